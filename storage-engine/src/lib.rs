@@ -5,3 +5,4 @@
 //! its completion, in the simulator as on a machine, so acknowledging before the sync shows as what it is.
 
 pub mod disk;
+pub mod entry;

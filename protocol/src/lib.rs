@@ -4,10 +4,11 @@
 //! and the seams (traits) that the other crates meet at. It does no I/O, starts no runtime, and knows no Arrow:
 //! a columns batch is opaque here, and is validated and converted through an injected [`codec::PayloadCodec`].
 //!
-//! Reading order: [`ids`] and [`limits`], then `batch` (what a record looks like), [`frame`] and [`messages`]
+//! Reading order: [`ids`] and [`limits`], then [`batch`] (what a record looks like), [`frame`] and [`messages`]
 //! (what crosses a socket), [`error`] (what can go wrong, with stable codes), [`topic`] (names and settings),
 //! [`source`], [`codec`] and [`context`] (the seams), [`ticket`] (what a Flight reader asks for).
 
+pub mod batch;
 pub mod codec;
 pub mod context;
 pub mod error;

@@ -1,0 +1,170 @@
+//! What goes into the node core and what comes out of it.
+
+use bytes::Bytes;
+use levada_protocol::{
+    error::{Error, NodeAddresses},
+    ids::{GroupId, IncarnationId, NodeId, TopicPartition},
+    source::{Appended, LogBounds, NewTopic},
+};
+use levada_storage_engine::{
+    disk::{DiskError, DiskOp},
+    store::Lane,
+};
+
+use crate::{cluster::metadata::Topic, raft::wire::PeerMessage};
+
+/// The time, as the driver tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds since the process began. Never jumps.
+    pub mono_ms: u64,
+    /// Milliseconds since the epoch, as the machine's clock has it. Goes into metadata, never into decisions of safety.
+    pub wall_ms: i64,
+}
+
+/// A request's number, chosen by the driver, under which the answer comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Event {
+    /// 50 milliseconds have passed (see [`crate::raft::TICK_MS`]).
+    Tick,
+    /// A disk effect was performed, or failed.
+    Disk {
+        /// The effect's token.
+        token: u64,
+        /// How it went.
+        result: Result<(), DiskError>,
+    },
+    /// A message from another node.
+    Peer {
+        /// The node, as its handshake proved.
+        from: NodeId,
+        /// What it says.
+        message: PeerMessage,
+    },
+    /// Messages to a node were dropped: it cannot be reached, or its queue is full.
+    Unreachable {
+        /// The node.
+        node: NodeId,
+    },
+    /// Somebody wants something.
+    Request {
+        /// Under which number the answer goes.
+        id: RequestId,
+        /// What is wanted.
+        request: Request,
+    },
+    /// The process is about to end: hand leadership over. [`Effect::ReadyToStop`] follows.
+    Shutdown,
+}
+
+/// What can be asked of a node.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// Append one batch that has passed the door checks (`batch::validate`; for a typed topic, the codec).
+    Produce {
+        /// Where to.
+        partition: TopicPartition,
+        /// The batch, rows or columns.
+        batch: Bytes,
+    },
+    /// Log start and high watermark, linearizably. Leader only.
+    Bounds {
+        /// Of which partition.
+        partition: TopicPartition,
+    },
+    /// A producer id. Controller only.
+    InitProducer,
+    /// A topic. Controller only.
+    CreateTopic {
+        /// The wish; its schema is canonical already.
+        new: NewTopic,
+        /// Only check.
+        dry_run: bool,
+    },
+    /// Other settings for a topic. Controller only.
+    AlterTopic {
+        /// The topic's name.
+        name: String,
+        /// Settings to set.
+        set: std::collections::BTreeMap<String, String>,
+        /// Settings that go back to their defaults.
+        unset: Vec<String>,
+    },
+    /// A topic's end. Controller only.
+    DeleteTopic {
+        /// The topic's name.
+        name: String,
+    },
+    /// A node's addresses. Controller only.
+    RegisterNode {
+        /// Where it listens.
+        addresses: NodeAddresses,
+        /// Its data directory.
+        incarnation: IncarnationId,
+        /// Where it stands.
+        rack: String,
+    },
+    /// Waits until this node's metadata is as new as the call. Controller only.
+    MetadataBarrier,
+    /// Leadership of a group goes to a replica on that node. Leader only.
+    TransferLeader {
+        /// The group.
+        group: GroupId,
+        /// The node.
+        to: NodeId,
+    },
+}
+
+/// What a node answers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// To [`Request::Produce`]: durable on a quorum.
+    Appended(Appended),
+    /// To [`Request::Bounds`].
+    Bounds(LogBounds),
+    /// To [`Request::InitProducer`]: the id; the epoch is 0.
+    ProducerId(i64),
+    /// To the requests about topics: as it is now (as it was, for a deletion).
+    Topic(std::sync::Arc<Topic>),
+    /// To the others.
+    Done,
+}
+
+/// Something a driver must do.
+#[derive(Debug)]
+pub enum Effect {
+    /// Send to another node. Messages to one node keep their order; they may be lost.
+    Send {
+        /// The node.
+        to: NodeId,
+        /// What to say.
+        message: PeerMessage,
+    },
+    /// Perform these operations in order, behind those given to the same lane before, and answer with [`Event::Disk`].
+    Disk {
+        /// Which queue.
+        lane: Lane,
+        /// For the answer.
+        token: u64,
+        /// What to do.
+        ops: Vec<DiskOp>,
+    },
+    /// The answer to a request. Every request gets exactly one.
+    Reply {
+        /// The request.
+        id: RequestId,
+        /// The answer.
+        result: Result<Answer, Error>,
+    },
+    /// The data directory failed: the process must end at once.
+    Fatal {
+        /// What happened, and what to do.
+        message: String,
+    },
+    /// After [`Event::Shutdown`]: nothing is led here any more, or nobody can take it.
+    ReadyToStop,
+}

@@ -121,6 +121,60 @@ pub enum DiskOp {
     },
 }
 
+impl DiskOp {
+    /// The system call that does it, as errors and traces name it.
+    #[must_use]
+    pub const fn call(&self) -> &'static str {
+        match self {
+            Self::CreateDir { .. } => "mkdir",
+            Self::Create { .. } => "create",
+            Self::ZeroFill { .. } => "zero-fill",
+            Self::Preallocate { .. } => "fallocate",
+            Self::Write { .. } => "write",
+            Self::Writeback { .. } => "sync_file_range",
+            Self::Sync { .. } => "fdatasync",
+            Self::SyncAll => "syncfs",
+            Self::Truncate { .. } => "truncate",
+            Self::Rename { .. } => "rename",
+            Self::Remove { .. } => "remove",
+            Self::SyncDir { .. } => "fsync directory",
+        }
+    }
+
+    /// The file or directory it is about; for a rename the old name.
+    #[must_use]
+    pub fn subject(&self) -> &str {
+        match self {
+            Self::CreateDir { dir } | Self::SyncDir { dir } => dir,
+            Self::Create { file }
+            | Self::ZeroFill { file, .. }
+            | Self::Preallocate { file, .. }
+            | Self::Write { file, .. }
+            | Self::Writeback { file, .. }
+            | Self::Sync { file }
+            | Self::Truncate { file, .. }
+            | Self::Remove { file } => file.as_str(),
+            Self::Rename { from, .. } => from.as_str(),
+            Self::SyncAll => "",
+        }
+    }
+
+    /// Whether the operation promises durability, so that its failure leaves the file in an unknown state.
+    #[must_use]
+    pub const fn is_sync(&self) -> bool {
+        matches!(self, Self::ZeroFill { .. } | Self::Sync { .. } | Self::SyncAll | Self::SyncDir { .. })
+    }
+}
+
+/// A queue of operations that are performed strictly in order. The lanes do not wait for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Blocks of the journal: short, synced, an acknowledgement waits for each.
+    Journal,
+    /// Everything else: segments, checkpoints, preparing journal files. Nobody waits for it.
+    Segments,
+}
+
 /// Why an operation on the disk failed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{op} {file}: {cause}")]

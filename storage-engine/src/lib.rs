@@ -6,3 +6,7 @@
 
 pub mod disk;
 pub mod entry;
+mod lru;
+mod mmap;
+pub mod sim_disk;
+pub mod std_disk;

@@ -1,0 +1,198 @@
+//! Reading files through memory maps, and the other system call that has no safe wrapper: the only `unsafe` of the
+//! workspace.
+//!
+//! A map is read-only and shared by everyone who holds a slice of it. Three things could go wrong when its memory is
+//! touched, and each has its answer here:
+//!
+//! * *Beyond the file's end* the kernel answers with SIGBUS. A slice is only handed out below the length that `fstat`
+//!   gave, and files that are mapped never become shorter while anyone reads them: segments are append-only, and
+//!   recovery cuts them before it maps them.
+//! * *A sector that cannot be read* would be a SIGBUS too. Every range is populated with `MADV_POPULATE_READ` first,
+//!   which reports the failure as an error. (A page that is evicted and then fails is left to the signal handler.)
+//! * *Bytes that change* under a slice. Only ranges that are written once are mapped; what is appended lies behind them.
+//!
+//! A map is longer than its file, up to the next window (`window_bytes`), so that a growing segment is mapped anew
+//! only when it leaves its window. A map lives as long as the cached descriptor of its file, which bounds how many there
+//! are (`vm.max_map_count` bounds them too), and as long as anyone holds a slice of it.
+#![allow(unsafe_code)]
+
+use std::{
+    fs::File,
+    io,
+    os::fd::AsRawFd,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use memmap2::{Advice, Mmap, MmapOptions};
+
+const WINDOW_BYTES_MIN: u64 = 64 * 1024;
+const WINDOW_BYTES_STEP: u64 = 64 * 1024 * 1024;
+
+/// How much address space a map of a file of this length takes: doubling up to 64 MiB, then in steps of it.
+const fn window_bytes(file_len: u64) -> u64 {
+    if file_len <= WINDOW_BYTES_MIN {
+        WINDOW_BYTES_MIN
+    } else if file_len <= WINDOW_BYTES_STEP {
+        file_len.next_power_of_two()
+    } else {
+        file_len.next_multiple_of(WINDOW_BYTES_STEP)
+    }
+}
+
+#[derive(Debug)]
+struct Mapping {
+    map: Mmap,
+    /// The file's length when last asked. Nothing beyond it is touched.
+    file_len: AtomicU64,
+}
+
+/// A range of a map that lies within its file.
+struct Slice {
+    mapping: Arc<Mapping>,
+    pos: usize,
+    len: usize,
+}
+
+impl AsRef<[u8]> for Slice {
+    fn as_ref(&self) -> &[u8] {
+        &self.mapping.map[self.pos..self.pos + self.len]
+    }
+}
+
+/// The map of one open file; made when first read, replaced when outgrown.
+#[derive(Debug, Default)]
+pub(crate) struct FileMap(Mutex<Option<Arc<Mapping>>>);
+
+impl FileMap {
+    /// Forgets the map: the file is about to get another content.
+    pub(crate) fn forget(&self) {
+        *self.lock() = None;
+    }
+
+    /// The bytes `pos..pos + len`, present in memory.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when the file is shorter, `Unsupported` when this kernel cannot populate a map (read instead),
+    /// and whatever the disk says when a page cannot be read.
+    pub(crate) fn slice(&self, file: &File, pos: u64, len: usize) -> io::Result<Bytes> {
+        let end = pos.checked_add(len as u64).ok_or(io::ErrorKind::InvalidInput)?;
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        let mapping = self.mapping(file, end)?;
+        let pos = usize::try_from(pos).map_err(|_| io::ErrorKind::InvalidInput)?;
+        loop {
+            match mapping.map.advise_range(Advice::PopulateRead, pos, len) {
+                Ok(()) => return Ok(Bytes::from_owner(Slice { mapping, pos, len })),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    return Err(io::ErrorKind::Unsupported.into());
+                }
+                Err(error) if error.raw_os_error() == Some(libc::EFAULT) => {
+                    return Err(io::Error::other("the range cannot be read into memory (bad sector?)"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// A map of the file that covers it up to `end`, which lies within the file.
+    fn mapping(&self, file: &File, end: u64) -> io::Result<Arc<Mapping>> {
+        let known = self.lock().clone();
+        if let Some(mapping) = &known
+            && end <= mapping.file_len.load(Ordering::Relaxed)
+        {
+            return Ok(Arc::clone(mapping));
+        }
+        let file_len = file.metadata()?.len();
+        if end > file_len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Some(mapping) = known
+            && end <= mapping.map.len() as u64
+        {
+            mapping.file_len.store(file_len.min(mapping.map.len() as u64), Ordering::Relaxed);
+            return Ok(mapping);
+        }
+        let window = usize::try_from(window_bytes(file_len)).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        // SAFETY: the map is read-only, and the module's essay says why its bytes neither vanish nor change below
+        // `file_len`; no reference beyond `file_len` is ever handed out.
+        let map = unsafe { MmapOptions::new().len(window).map(file)? };
+        let mapping = Arc::new(Mapping { map, file_len: AtomicU64::new(file_len) });
+        *self.lock() = Some(Arc::clone(&mapping));
+        Ok(mapping)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Mapping>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Asks the kernel to start writing a range back and returns at once (`sync_file_range`). Promises nothing; a file
+/// system that does not know it is no error.
+pub(crate) fn start_writeback(file: &File, pos: u64, len: u64) -> io::Result<()> {
+    sync_range(file, pos, len, libc::SYNC_FILE_RANGE_WRITE)
+}
+
+/// Writes a range back and waits for it, without the promises of a sync: for pacing.
+pub(crate) fn finish_writeback(file: &File, pos: u64, len: u64) -> io::Result<()> {
+    let wait = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    sync_range(file, pos, len, wait)
+}
+
+fn sync_range(file: &File, pos: u64, len: u64, flags: libc::c_uint) -> io::Result<()> {
+    let (Ok(pos), Ok(len)) = (i64::try_from(pos), i64::try_from(len)) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    loop {
+        // SAFETY: plain integers and a descriptor that `file` keeps open; the call touches no memory of ours.
+        if unsafe { libc::sync_file_range(file.as_raw_fd(), pos, len, flags) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EINTR) => {}
+            Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::ESPIPE) => return Ok(()),
+            _ => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_map_follows_its_growing_file_and_never_passes_its_end() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 5000]).unwrap();
+        let map = FileMap::default();
+        let early = map.slice(&file, 4000, 1000).unwrap();
+        assert_eq!(early, vec![7; 1000]);
+        assert_eq!(map.slice(&file, 4000, 1001).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+
+        file.write_all(&[8; 50_000]).unwrap();
+        assert_eq!(map.slice(&file, 4999, 2).unwrap(), [7, 8].as_slice());
+        assert_eq!(map.lock().as_ref().unwrap().map.len() as u64, WINDOW_BYTES_MIN);
+
+        file.write_all(&[9; 100_000]).unwrap();
+        assert_eq!(map.slice(&file, 154_999, 1).unwrap(), [9].as_slice());
+        assert_eq!(map.slice(&file, u64::MAX, 1).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        map.forget();
+        assert_eq!(early, vec![7; 1000]);
+    }
+
+    #[test]
+    fn windows_double_and_then_step() {
+        assert_eq!(window_bytes(1), WINDOW_BYTES_MIN);
+        assert_eq!(window_bytes(WINDOW_BYTES_MIN + 1), 2 * WINDOW_BYTES_MIN);
+        assert_eq!(window_bytes(WINDOW_BYTES_STEP), WINDOW_BYTES_STEP);
+        assert_eq!(window_bytes(WINDOW_BYTES_STEP + 1), 2 * WINDOW_BYTES_STEP);
+    }
+}

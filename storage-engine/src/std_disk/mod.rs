@@ -1,0 +1,248 @@
+//! The real disk: a data directory on a Linux file system.
+//!
+//! Durable means: the file was synced ([`DiskOp::Sync`], `fdatasync`) and so was its directory ([`DiskOp::SyncDir`]).
+//! Nothing here retries a failed sync: the kernel marks the pages clean when it reports the error, so a second try
+//! would succeed without the data. A failure of space (`StorageFull`) leaves the file as it was, as far as lengths go.
+//!
+//! One process owns a data directory, by a lock (`dir_lock`). Descriptors (`descriptors`) and maps
+//! (`mmap`) are cached within one bound, however many partitions there are.
+
+mod descriptors;
+mod dir_lock;
+
+use std::{
+    fs::{self, File},
+    io::{self, IoSlice},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use rustix::fs::FallocateFlags;
+
+pub use self::dir_lock::LockError;
+use self::{
+    descriptors::{Descriptors, Handle},
+    dir_lock::DirLock,
+};
+use crate::{
+    disk::{Disk, DiskError, DiskOp, FileName},
+    mmap,
+};
+
+/// The most buffers of one `pwritev` (Linux's `IOV_MAX`).
+const IOV_MAX: usize = 1024;
+/// Zeros are written in pieces of this size, each waited for: a long burst of dirty pages would stall the journal.
+const ZERO_PIECE: &[u8] = &[0; 1024 * 1024];
+
+/// The bound of the cache of a [`StdDisk`].
+#[derive(Clone, Copy, Debug)]
+pub struct StdDiskConfig {
+    /// The most files that are kept open, each with at most one map (`vm.max_map_count` bounds all maps of the process).
+    pub open_files_max: usize,
+}
+
+impl Default for StdDiskConfig {
+    fn default() -> Self {
+        Self { open_files_max: 512 }
+    }
+}
+
+/// A data directory on a real disk.
+#[derive(Debug)]
+pub struct StdDisk {
+    root: PathBuf,
+    descriptors: Descriptors,
+    _lock: DirLock,
+}
+
+impl StdDisk {
+    /// Opens a data directory, making it if it is not there, and locks it until this value is dropped.
+    ///
+    /// # Errors
+    /// When another process has it, or it cannot be made.
+    pub fn open(root: impl Into<PathBuf>, config: StdDiskConfig) -> Result<Self, LockError> {
+        let root = root.into();
+        let lock = DirLock::acquire(&root)?;
+        let descriptors = Descriptors::open(&root, config.open_files_max)
+            .map_err(|error| LockError::Io { path: root.clone(), error })?;
+        Ok(Self { root, descriptors, _lock: lock })
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn path(&self, file: &FileName) -> PathBuf {
+        self.root.join(file.as_str())
+    }
+
+    /// Performs a change of one file through its descriptor and remembers that it is not synced.
+    fn change(&self, file: &FileName, change: impl FnOnce(&Handle) -> io::Result<()>) -> io::Result<()> {
+        let handle = self.descriptors.get(file)?;
+        let result = change(&handle);
+        self.descriptors.mark_dirty(file, handle);
+        result
+    }
+
+    fn try_perform(&self, op: &DiskOp) -> io::Result<()> {
+        match op {
+            DiskOp::CreateDir { dir } => fs::create_dir_all(self.root.join(dir)),
+            DiskOp::Create { file } => self.descriptors.create(file),
+            DiskOp::ZeroFill { file, len } => {
+                self.change(file, |handle| {
+                    handle.map.forget();
+                    write_zeros(&handle.file, *len)
+                })?;
+                self.descriptors.sync(file)
+            }
+            DiskOp::Preallocate { file, len } => {
+                self.change(file, |handle| reserve(&handle.file, *len, FallocateFlags::KEEP_SIZE))
+            }
+            DiskOp::Write { file, pos, bufs } => {
+                self.change(file, |handle| write_all_vectored(&handle.file, *pos, bufs))
+            }
+            DiskOp::Writeback { file, pos, len } => {
+                mmap::start_writeback(&self.descriptors.get(file)?.file, *pos, *len)
+            }
+            DiskOp::Sync { file } => self.descriptors.sync(file),
+            DiskOp::SyncAll => self.descriptors.sync_all(),
+            DiskOp::Truncate { file, len } => self.change(file, |handle| {
+                handle.map.forget();
+                handle.file.set_len(*len)
+            }),
+            DiskOp::Rename { from, to } => {
+                fs::rename(self.path(from), self.path(to))?;
+                self.descriptors.rename(from, to);
+                Ok(())
+            }
+            DiskOp::Remove { file } => {
+                let removed = fs::remove_file(self.path(file));
+                self.descriptors.forget(file);
+                match removed {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                    other => other,
+                }
+            }
+            DiskOp::SyncDir { dir } => File::open(self.root.join(dir))?.sync_all(),
+        }
+    }
+}
+
+impl Disk for StdDisk {
+    fn perform(&self, op: &DiskOp) -> Result<(), DiskError> {
+        self.try_perform(op).map_err(|error| DiskError::new(op.call(), op.subject(), &error))
+    }
+
+    fn list(&self, dir: &str) -> Result<Vec<String>, DiskError> {
+        let read = || -> io::Result<Vec<String>> {
+            let mut names = Vec::new();
+            for entry in fs::read_dir(self.root.join(dir))? {
+                let entry = entry?;
+                if entry.file_type()?.is_file() {
+                    names.push(entry.file_name().to_string_lossy().into_owned());
+                }
+            }
+            names.sort_unstable();
+            Ok(names)
+        };
+        match read() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            other => other.map_err(|error| DiskError::new("readdir", dir, &error)),
+        }
+    }
+
+    fn len(&self, file: &FileName) -> Result<Option<u64>, DiskError> {
+        match fs::metadata(self.path(file)) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(DiskError::new("stat", file, &error)),
+        }
+    }
+
+    fn read(&self, name: &FileName, pos: u64, len: usize) -> Result<Bytes, DiskError> {
+        let read = || -> io::Result<Bytes> {
+            let file = &self.descriptors.get(name)?.file;
+            let there = file.metadata()?.len().saturating_sub(pos);
+            let mut bytes = vec![0; len.min(usize::try_from(there).unwrap_or(usize::MAX))];
+            let mut filled = 0;
+            while filled < bytes.len() {
+                match file.read_at(&mut bytes[filled..], pos + filled as u64) {
+                    Ok(0) => break,
+                    Ok(n) => filled += n,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            bytes.truncate(filled);
+            Ok(bytes.into())
+        };
+        read().map_err(|error| DiskError::new("read", name, &error))
+    }
+
+    fn map(&self, name: &FileName, pos: u64, len: usize) -> Result<Bytes, DiskError> {
+        let mapped = self.descriptors.get(name).and_then(|handle| handle.map.slice(&handle.file, pos, len));
+        match mapped {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                let bytes = self.read(name, pos, len)?;
+                if bytes.len() < len {
+                    return Err(DiskError::new("map", name, &io::ErrorKind::UnexpectedEof.into()));
+                }
+                Ok(bytes)
+            }
+            other => other.map_err(|error| DiskError::new("map", name, &error)),
+        }
+    }
+}
+
+/// Makes the file `len` zeros, each of them written.
+fn write_zeros(file: &File, len: u64) -> io::Result<()> {
+    // Reserves first: a full disk then fails before a byte is written.
+    reserve(file, len, FallocateFlags::empty())?;
+    file.set_len(len)?;
+    let mut pos = 0;
+    while pos < len {
+        let piece = ZERO_PIECE.len().min(usize::try_from(len - pos).unwrap_or(usize::MAX));
+        file.write_all_at(&ZERO_PIECE[..piece], pos)?;
+        mmap::finish_writeback(file, pos, piece as u64)?;
+        pos += piece as u64;
+    }
+    Ok(())
+}
+
+/// Reserves blocks up to `len`. A failure leaves none of the new ones behind ([M] half of them stay otherwise); a file
+/// system that cannot reserve is no error, since reserving only makes later writes quicker and surer.
+fn reserve(file: &File, len: u64, flags: FallocateFlags) -> io::Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    let len_before = file.metadata()?.len();
+    match rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, flags, 0, len)) {
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+        Err(error) => {
+            file.set_len(len_before)?;
+            Err(error.into())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Writes all buffers one after the other, however the system splits them.
+fn write_all_vectored(file: &File, mut pos: u64, bufs: &[Bytes]) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = bufs.iter().filter(|buf| !buf.is_empty()).map(|buf| IoSlice::new(buf)).collect();
+    let mut rest = slices.as_mut_slice();
+    while !rest.is_empty() {
+        let written = rustix::io::retry_on_intr(|| rustix::io::pwritev(file, &rest[..rest.len().min(IOV_MAX)], pos))?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        pos += written as u64;
+        IoSlice::advance_slices(&mut rest, written);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

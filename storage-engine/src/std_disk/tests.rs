@@ -1,0 +1,140 @@
+use std::error::Error;
+
+use super::*;
+
+type TestResult = Result<(), Box<dyn Error>>;
+
+fn name(name: &str) -> FileName {
+    FileName::new(name)
+}
+
+fn disk(open_files_max: usize) -> (tempfile::TempDir, StdDisk) {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = StdDisk::open(dir.path().join("data"), StdDiskConfig { open_files_max }).unwrap();
+    (dir, disk)
+}
+
+fn write(disk: &StdDisk, file: &str, pos: u64, bufs: &[&'static [u8]]) {
+    let bufs = bufs.iter().map(|buf| Bytes::from_static(buf)).collect();
+    disk.perform(&DiskOp::Write { file: name(file), pos, bufs }).unwrap();
+}
+
+fn create(disk: &StdDisk, file: &str) {
+    disk.perform(&DiskOp::Create { file: name(file) }).unwrap();
+}
+
+#[test]
+fn a_directory_has_one_owner_and_the_second_is_told_who() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let first = StdDisk::open(dir.path(), StdDiskConfig::default())?;
+    let refused = StdDisk::open(dir.path(), StdDiskConfig::default()).unwrap_err().to_string();
+    assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+    assert!(refused.contains(&dir.path().join("lock").display().to_string()), "{refused}");
+    drop(first);
+    StdDisk::open(dir.path(), StdDiskConfig::default())?;
+    Ok(())
+}
+
+#[test]
+fn files_come_and_go_as_the_operations_say() -> TestResult {
+    let (_dir, disk) = disk(8);
+    assert_eq!(disk.list("a/b")?, Vec::<String>::new());
+    disk.perform(&DiskOp::CreateDir { dir: "a/b".into() })?;
+    create(&disk, "a/b/one");
+    write(&disk, "a/b/one", 3, &[b"xy", b"", b"z"]);
+    disk.perform(&DiskOp::Sync { file: name("a/b/one") })?;
+    disk.perform(&DiskOp::Writeback { file: name("a/b/one"), pos: 0, len: 6 })?;
+    assert_eq!(disk.read(&name("a/b/one"), 1, 100)?, b"\0\0xyz".as_slice());
+    assert_eq!(disk.read(&name("a/b/one"), 100, 100)?, b"".as_slice());
+
+    create(&disk, "a/b/two");
+    disk.perform(&DiskOp::Rename { from: name("a/b/one"), to: name("a/b/two") })?;
+    disk.perform(&DiskOp::SyncDir { dir: "a/b".into() })?;
+    assert_eq!(disk.list("a/b")?, ["two"]);
+    assert_eq!(disk.len(&name("a/b/one"))?, None);
+    assert_eq!(disk.map(&name("a/b/two"), 3, 3)?, b"xyz".as_slice());
+
+    disk.perform(&DiskOp::Truncate { file: name("a/b/two"), len: 4 })?;
+    assert_eq!(disk.len(&name("a/b/two"))?, Some(4));
+    assert!(disk.map(&name("a/b/two"), 3, 3).is_err());
+    create(&disk, "a/b/two");
+    assert_eq!(disk.len(&name("a/b/two"))?, Some(0));
+    disk.perform(&DiskOp::SyncAll)?;
+    disk.perform(&DiskOp::Remove { file: name("a/b/two") })?;
+    disk.perform(&DiskOp::Remove { file: name("a/b/two") })?;
+    assert_eq!(disk.list("a/b")?, Vec::<String>::new());
+
+    let error = disk.perform(&DiskOp::Sync { file: name("a/b/two") }).unwrap_err();
+    assert_eq!((error.op, error.file.as_str(), error.kind), ("fdatasync", "a/b/two", io::ErrorKind::NotFound));
+    Ok(())
+}
+
+#[test]
+fn more_buffers_than_one_call_takes_are_all_written() -> TestResult {
+    let (_dir, disk) = disk(8);
+    create(&disk, "f");
+    let bufs: Vec<Bytes> = (0..5000_u32).map(|i| Bytes::from(i.to_le_bytes().to_vec())).collect();
+    disk.perform(&DiskOp::Write { file: name("f"), pos: 7, bufs: bufs.clone() })?;
+    assert_eq!(disk.read(&name("f"), 7, 50_000)?, bufs.concat());
+    Ok(())
+}
+
+#[test]
+fn zero_filled_files_have_their_blocks_and_reserved_ones_keep_their_length() -> TestResult {
+    use std::os::unix::fs::MetadataExt;
+    let (_dir, disk) = disk(8);
+    create(&disk, "j");
+    write(&disk, "j", 5_000_000, &[b"old"]);
+    disk.perform(&DiskOp::ZeroFill { file: name("j"), len: 3_000_000 })?;
+    assert_eq!(disk.len(&name("j"))?, Some(3_000_000));
+    assert!(disk.read(&name("j"), 0, 3_000_000)?.iter().all(|byte| *byte == 0));
+    assert!(fs::metadata(disk.path(&name("j")))?.blocks() * 512 >= 3_000_000);
+
+    create(&disk, "s");
+    disk.perform(&DiskOp::Preallocate { file: name("s"), len: 1_000_000 })?;
+    assert_eq!(disk.len(&name("s"))?, Some(0));
+    // More than any disk has: refused, and nothing of it stays.
+    let error = disk.perform(&DiskOp::Preallocate { file: name("s"), len: 1 << 43 }).unwrap_err();
+    assert!(matches!(error.kind, io::ErrorKind::StorageFull | io::ErrorKind::FileTooLarge), "{error}");
+    assert_eq!(fs::metadata(disk.path(&name("s")))?.blocks(), 0);
+    Ok(())
+}
+
+#[test]
+fn descriptors_stay_bounded_and_a_file_closed_dirty_is_still_synced() -> TestResult {
+    let (_dir, disk) = disk(4);
+    for i in 0..10 {
+        create(&disk, &format!("f{i}"));
+        write(&disk, &format!("f{i}"), 0, &[b"data"]);
+    }
+    assert_eq!(disk.descriptors.counts(), (0, 4, 6));
+    disk.perform(&DiskOp::Sync { file: name("f9") })?;
+    assert_eq!(disk.descriptors.counts(), (1, 3, 6));
+    disk.perform(&DiskOp::Sync { file: name("f0") })?;
+    assert_eq!(disk.descriptors.counts(), (4, 0, 0));
+    for i in 0..10 {
+        assert_eq!(disk.map(&name(&format!("f{i}")), 0, 4)?, b"data".as_slice());
+    }
+    assert_eq!(disk.descriptors.counts(), (4, 0, 0));
+    Ok(())
+}
+
+#[test]
+fn a_reader_keeps_what_it_mapped_while_the_file_grows_and_goes() -> TestResult {
+    let (_dir, disk) = disk(2);
+    create(&disk, "s");
+    write(&disk, "s", 0, &[b"first"]);
+    let first = disk.map(&name("s"), 0, 5)?;
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..200).for_each(|i| write(&disk, "s", 5 + i * 4096, &[&[1; 4096]])));
+        for i in 0..200 {
+            match disk.map(&name("s"), 5 + i * 4096, 4096) {
+                Ok(bytes) => assert!(bytes.iter().all(|byte| *byte == 1)),
+                Err(error) => assert_eq!(error.kind, io::ErrorKind::UnexpectedEof),
+            }
+        }
+    });
+    disk.perform(&DiskOp::Remove { file: name("s") })?;
+    assert_eq!(first, b"first".as_slice());
+    Ok(())
+}

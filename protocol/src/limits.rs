@@ -17,12 +17,19 @@ pub const HANDSHAKE_BYTES_MAX: usize = 16 * KIB;
 pub const BATCH_BYTES_MAX: usize = 32 * MIB;
 /// `max.message.bytes` of a topic that does not say.
 pub const BATCH_BYTES_DEFAULT: usize = 8 * MIB;
-/// The largest batch once decompressed, and the largest ratio: a small batch must not unfold into a large one.
+/// The largest batch once decompressed.
 pub const BATCH_DECOMPRESSED_BYTES_MAX: usize = 64 * MIB;
+/// How many times its size a batch may decompress to, where that is more than [`BATCH_BYTES_DEFAULT`] (which might have
+/// come without compression just as well): a small batch must not unfold into a large one.
+pub const BATCH_DECOMPRESSED_RATIO_MAX: usize = 256;
 /// The most records in one batch.
 pub const BATCH_RECORDS_MAX: usize = 1 << 20;
 /// The most headers of one record.
 pub const RECORD_HEADERS_MAX: usize = 1024;
+/// The lowest timestamp of a record, in milliseconds since 1970: Kafka's "none".
+pub const TIMESTAMP_MS_MIN: i64 = -1;
+/// The highest one, the end of the year 9999: microseconds taken for milliseconds are noticed.
+pub const TIMESTAMP_MS_MAX: i64 = 253_402_300_799_999;
 /// Where a batch starts within a file, and a columns body within its batch: a multiple of this.
 pub const BATCH_ALIGN: usize = 64;
 
@@ -58,6 +65,7 @@ pub const PRODUCERS_PER_PARTITION_MAX: usize = 20_000;
 pub const PEER_QUEUE_BYTES_MAX: usize = 64 * MIB;
 
 const _: () = assert!(BATCH_BYTES_DEFAULT <= BATCH_BYTES_MAX);
+const _: () = assert!(BATCH_BYTES_MAX <= BATCH_DECOMPRESSED_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX + FRAME_HEADER_BYTES_MAX < FRAME_BYTES_MAX);
 const _: () = assert!(ENTRY_BYTES_MAX < JOURNAL_BLOCK_BYTES_MAX);
 const _: () = assert!(ENTRY_PACK_BYTES < ENTRY_BYTES_MAX);

@@ -16,6 +16,7 @@ pub mod frame;
 pub mod ids;
 pub mod limits;
 pub mod messages;
+pub mod partitioner;
 pub mod source;
 pub mod ticket;
 pub mod topic;

@@ -1,5 +1,6 @@
 //! Why bytes are not a record batch.
 
+use super::Compression;
 use crate::error::{Error, ErrorCode};
 
 /// What is wrong with a record batch. Positions and lengths are in bytes.
@@ -52,15 +53,45 @@ pub enum BatchError {
         /// Its value.
         value: i64,
     },
-    /// The padding between two batches is not zero.
+    /// The padding between two batches, or in front of a columns body, is not zero.
     #[error("the padding at byte {0} is not zero")]
     Padding(usize),
+    /// Bytes follow where the batch, or its last record, ends.
+    #[error("{0} bytes follow the end")]
+    Surplus(usize),
+    /// A record is malformed.
+    #[error("record {number} of the batch is malformed: {fault}")]
+    Record {
+        /// Which one, from 0.
+        number: u32,
+        /// What is wrong with it.
+        fault: &'static str,
+    },
+    /// The records do not decompress.
+    #[error("the records do not decompress with {codec:?}: {reason}")]
+    Decompress {
+        /// The codec that the attributes name.
+        codec: Compression,
+        /// What it says.
+        reason: String,
+    },
+    /// The records decompress to more than is allowed.
+    #[error("the records decompress with {codec:?} to more than {max} bytes; send smaller batches")]
+    Unfolds {
+        /// The codec.
+        codec: Compression,
+        /// What is allowed for a batch of this size.
+        max: usize,
+    },
+    /// The container of a columns batch is malformed.
+    #[error("the columns are malformed: {0}")]
+    Columns(&'static str),
 }
 
 impl From<BatchError> for Error {
     fn from(error: BatchError) -> Self {
         let code = match error {
-            BatchError::TooLarge { .. } => ErrorCode::RecordTooLarge,
+            BatchError::TooLarge { .. } | BatchError::Unfolds { .. } => ErrorCode::RecordTooLarge,
             _ => ErrorCode::CorruptBatch,
         };
         Self::new(code, error.to_string())

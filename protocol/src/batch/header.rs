@@ -18,7 +18,7 @@
 
 #![deny(clippy::indexing_slicing)]
 
-use super::{Attributes, BatchError};
+use super::{Attributes, BatchError, BatchProducer, sequence_plus};
 use crate::{
     ids::{Offset, ProducerEpoch, ProducerId},
     limits::BATCH_BYTES_MAX,
@@ -146,6 +146,12 @@ impl BatchHeader {
         PREFIX_BYTES + self.batch_length as usize
     }
 
+    /// The payload's size: what follows the header.
+    #[must_use]
+    pub const fn payload_bytes(&self) -> usize {
+        self.batch_bytes() - HEADER_BYTES
+    }
+
     /// The offset of the last record (or where it was before compaction).
     #[must_use]
     pub const fn last_offset(&self) -> Offset {
@@ -164,10 +170,16 @@ impl BatchHeader {
         self.magic == MAGIC_COLUMNS
     }
 
+    /// Who made it.
+    #[must_use]
+    pub const fn producer(&self) -> BatchProducer {
+        BatchProducer { id: self.producer_id, epoch: self.producer_epoch, base_sequence: self.base_sequence }
+    }
+
     /// Whether an idempotent producer made it.
     #[must_use]
     pub const fn has_producer(&self) -> bool {
-        self.producer_id.0 >= 0
+        self.producer().is_some()
     }
 
     /// The sequence number of the last record. Sequences wrap from `i32::MAX` to 0.
@@ -197,13 +209,6 @@ impl BatchHeader {
         debug_assert!(out.0.is_empty());
         bytes
     }
-}
-
-/// The sequence number `count` further; they wrap from `i32::MAX` to 0.
-#[must_use]
-#[allow(clippy::cast_possible_truncation, reason = "masked to 31 bits")]
-pub const fn sequence_plus(sequence: i32, count: u32) -> i32 {
-    ((sequence as i64 + count as i64) & 0x7FFF_FFFF) as i32
 }
 
 /// The size of the batch that starts at the front of `bytes`, which need not hold it all.
@@ -254,6 +259,24 @@ pub fn seal(batch: &mut [u8]) {
     {
         *crc = crc_fast::crc32_iscsi(covered).to_be_bytes();
     }
+}
+
+/// Writes the header, and then the CRC, in front of a payload that is there already.
+pub(super) fn write(header: &BatchHeader, batch: &mut [u8]) {
+    debug_assert_eq!(batch.len(), header.batch_bytes());
+    if let Some(place) = batch.first_chunk_mut::<HEADER_BYTES>() {
+        *place = header.to_bytes();
+    }
+    seal(batch);
+}
+
+/// The length field of a batch of this size.
+pub(super) fn length_field(batch_bytes: usize) -> Result<u32, BatchError> {
+    let too_large = BatchError::TooLarge { bytes: batch_bytes, max: BATCH_BYTES_MAX };
+    if batch_bytes > BATCH_BYTES_MAX {
+        return Err(too_large);
+    }
+    u32::try_from(batch_bytes.saturating_sub(PREFIX_BYTES)).map_err(|_| too_large)
 }
 
 /// The batch's size from its length field.

@@ -12,14 +12,27 @@
 //!   of [`crate::limits`] before anything is allocated, and no input panics.
 
 mod attributes;
+mod builder;
+pub mod columns;
+mod compression;
 mod error;
 pub mod header;
 mod iter;
+mod producer;
+pub mod rows;
+pub mod validate;
+mod varint;
 
 pub use attributes::{Attributes, Compression, TimestampType};
+pub use builder::{NewRecord, RowsBuilder};
+pub use columns::{ColumnsInfo, ColumnsPayload};
+pub use compression::decompressed_bytes_max;
 pub use error::BatchError;
 pub use header::{
-    BatchHeader, HEADER_BYTES, MAGIC_COLUMNS, MAGIC_ROWS, NO_LEADER_EPOCH, UNCRCED_BYTES, batch_bytes, seal,
-    sequence_plus, stamp, verify_crc,
+    BatchHeader, HEADER_BYTES, MAGIC_COLUMNS, MAGIC_ROWS, NO_LEADER_EPOCH, UNCRCED_BYTES, batch_bytes, seal, stamp,
+    verify_crc,
 };
 pub use iter::{BatchIter, BatchRef, padded_bytes};
+pub use producer::{BatchProducer, sequence_plus};
+pub use rows::{Record, RecordHeaders, Records, Rows};
+pub use validate::{validate_envelope, validate_produced, validate_records};

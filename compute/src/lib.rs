@@ -1,1 +1,5 @@
-//! (to be written)
+//! Levada's compute: columns as Arrow, and the Flight service.
+
+mod convert;
+pub mod ipc;
+pub mod schema;

@@ -12,7 +12,7 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    const fn plus(self, other: Self) -> Self {
+    pub(crate) const fn plus(self, other: Self) -> Self {
         Self { nodes: self.nodes + other.nodes, buffers: self.buffers + other.buffers }
     }
 }

@@ -44,9 +44,8 @@ impl BatchMessage {
         if usize::try_from(message.bodyLength()) != Ok(body_bytes) {
             return Err(fail(format!("the body is {body_bytes} bytes, not {}", message.bodyLength())));
         }
-        let rows = count(batch.length(), BATCH_RECORDS_MAX).ok_or_else(|| {
-            fail(format!("{} rows; at most {BATCH_RECORDS_MAX} make a batch", batch.length()))
-        })?;
+        let rows = count(batch.length(), BATCH_RECORDS_MAX)
+            .ok_or_else(|| fail(format!("{} rows; at most {BATCH_RECORDS_MAX} make a batch", batch.length())))?;
         if batch.variadicBufferCounts().is_some_and(|counts| !counts.is_empty()) {
             return Err(fail("views are not supported; cast them to plain strings or binaries".to_owned()));
         }

@@ -181,15 +181,20 @@ impl Parts {
     }
 }
 
-/// The front of an Arrow buffer, shared.
-fn shared(buffer: Buffer, length: usize) -> Bytes {
+/// An Arrow buffer, shared.
+pub(crate) fn bytes_of(buffer: Buffer) -> Bytes {
     struct Owner(Buffer);
     impl AsRef<[u8]> for Owner {
         fn as_ref(&self) -> &[u8] {
             &self.0
         }
     }
-    let bytes = Bytes::from_owner(Owner(buffer));
+    Bytes::from_owner(Owner(buffer))
+}
+
+/// The front of an Arrow buffer, shared.
+fn shared(buffer: Buffer, length: usize) -> Bytes {
+    let bytes = bytes_of(buffer);
     let length = length.min(bytes.len());
     bytes.slice(..length)
 }
@@ -312,7 +317,8 @@ mod tests {
             let (at, share) = (starts[starts.len() - 1], layout::share(field.data_type()).unwrap());
             starts.push(Share { nodes: at.nodes + share.nodes, buffers: at.buffers + share.buffers });
         }
-        for (picks, pieces) in [(vec![0, 1, 2, 3, 4, 5, 6, 7, 8], 1), (vec![2, 3, 7], 2), (vec![8, 0], 2), (vec![], 0)] {
+        for (picks, pieces) in [(vec![0, 1, 2, 3, 4, 5, 6, 7, 8], 1), (vec![2, 3, 7], 2), (vec![8, 0], 2), (vec![], 0)]
+        {
             let mut parts = Parts::new(4, None);
             for &pick in &picks {
                 parts.shared(&stored, &body, starts[pick], layout::share(all[pick].data_type()).unwrap());

@@ -91,11 +91,10 @@ impl Reader<'_> {
         builder = self.validity(builder, node)?;
         match data_type {
             DataType::Utf8 | DataType::Binary | DataType::LargeUtf8 | DataType::LargeBinary => {
-                let offsets = self.next_buffer()?;
-                builder = builder.add_buffer(offsets).add_buffer(self.next_buffer()?);
+                builder = builder.add_buffer(self.offsets(data_type, node)?).add_buffer(self.next_buffer()?);
             }
             DataType::List(item) | DataType::LargeList(item) => {
-                let offsets = self.next_buffer()?;
+                let offsets = self.offsets(data_type, node)?;
                 builder = builder.add_buffer(offsets).add_child_data(self.array(item.data_type())?);
             }
             DataType::FixedSizeList(item, size) => {
@@ -135,6 +134,19 @@ impl Reader<'_> {
             return Err(format!("{nulls} nulls where the message says {}", node.nulls));
         }
         Ok(if nulls == 0 { builder } else { builder.null_count(nulls).null_bit_buffer(Some(bits)) })
+    }
+
+    /// As many offsets as there should be: arrow panics over a buffer that ends in the middle of one.
+    fn offsets(&mut self, data_type: &DataType, node: Node) -> Result<Buffer, String> {
+        let wide = matches!(data_type, DataType::LargeUtf8 | DataType::LargeBinary | DataType::LargeList(_));
+        let width = if wide { size_of::<i64>() } else { size_of::<i32>() };
+        let offsets = self.next_buffer()?;
+        let needed = (node.length + 1) * width;
+        match offsets.len() {
+            length if length >= needed => Ok(offsets.slice_with_length(0, needed)),
+            _ if node.length == 0 => Ok(Buffer::default()),
+            length => Err(format!("{length} bytes of offsets for {} elements", node.length)),
+        }
     }
 
     fn next_node(&mut self) -> Result<Node, String> {

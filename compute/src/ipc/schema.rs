@@ -84,9 +84,7 @@ fn data_type(wire: arrow_ipc::Field<'_>, budget: &mut usize) -> Result<Option<Da
             .map(|binary| binary.byteWidth())
             .filter(|width| *width > 0)
             .map(DataType::FixedSizeBinary),
-        Type::Date => {
-            wire.type_as_date().filter(|date| date.unit() == DateUnit::DAY).map(|_| DataType::Date32)
-        }
+        Type::Date => wire.type_as_date().filter(|date| date.unit() == DateUnit::DAY).map(|_| DataType::Date32),
         Type::Time => wire.type_as_time().and_then(|time| match (time.bitWidth(), unit(time.unit())?) {
             (32, unit @ (TimeUnit::Second | TimeUnit::Millisecond)) => Some(DataType::Time32(unit)),
             (64, unit @ (TimeUnit::Microsecond | TimeUnit::Nanosecond)) => Some(DataType::Time64(unit)),

@@ -37,7 +37,11 @@ pub struct SchemaError(String);
 
 impl SchemaError {
     fn at(path: &[String], why: impl std::fmt::Display) -> Self {
-        if path.is_empty() { Self(format!("schema: {why}")) } else { Self(format!("field `{}`: {why}", path.join("."))) }
+        if path.is_empty() {
+            Self(format!("schema: {why}"))
+        } else {
+            Self(format!("field `{}`: {why}", path.join(".")))
+        }
     }
 }
 

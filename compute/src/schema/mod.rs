@@ -20,7 +20,7 @@ use levada_protocol::{
 };
 
 pub use json::{SchemaError, parse as parse_json, write as write_json};
-pub(crate) use types::{fold as fold_type, write as write_type};
+pub(crate) use types::write as write_type;
 
 /// What stands before the name of a column that every typed topic has.
 pub(crate) const RESERVED: char = '_';
@@ -141,9 +141,8 @@ mod tests {
     fn the_three_views_of_a_typed_topic() {
         let json = r#"{"fields":[{"name":"a","type":"int64"},{"name":"b","type":"utf8"}]}"#;
         let schema = TypedSchema::new(&TopicSchema { id: 7, json: json.to_owned() }).unwrap();
-        let names = |schema: &SchemaRef| -> Vec<String> {
-            schema.fields().iter().map(|field| field.name().clone()).collect()
-        };
+        let names =
+            |schema: &SchemaRef| -> Vec<String> { schema.fields().iter().map(|field| field.name().clone()).collect() };
         assert_eq!(names(schema.own()), ["a", "b"]);
         assert_eq!(names(schema.stored()), ["a", "b", "_timestamp", "_key", "_headers"]);
         assert_eq!(names(schema.served()), ["a", "b", "_partition", "_offset", "_timestamp", "_key", "_headers"]);

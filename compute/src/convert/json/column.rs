@@ -128,20 +128,22 @@ impl Column {
     }
 
     fn data(mut self) -> Result<ArrayData, String> {
-        let mut data =
-            ArrayData::builder(self.field.data_type().clone()).len(self.validity.len()).align_buffers(true);
+        let mut data = ArrayData::builder(self.field.data_type().clone()).len(self.validity.len()).align_buffers(true);
         if self.nulls > 0 {
             data = data.null_count(self.nulls).null_bit_buffer(Some(self.validity.finish().into_inner()));
         }
         data = match self.values {
             Values::Bool(mut bits) => data.add_buffer(bits.finish().into_inner()),
             Values::Fixed { bytes, .. } => data.add_buffer(Buffer::from_vec(bytes)),
-            Values::Bytes { ends, bytes } => data.add_buffer(Buffer::from_vec(ends)).add_buffer(Buffer::from_vec(bytes)),
+            Values::Bytes { ends, bytes } => {
+                data.add_buffer(Buffer::from_vec(ends)).add_buffer(Buffer::from_vec(bytes))
+            }
             Values::List { ends, item } => data.add_buffer(Buffer::from_vec(ends)).add_child_data(item.data()?),
             Values::FixedList { item, .. } => data.add_child_data(item.data()?),
-            Values::Struct(columns) => {
-                columns.all.into_iter().try_fold(data, |data, child| Ok::<_, String>(data.add_child_data(child.data()?)))?
-            }
+            Values::Struct(columns) => columns
+                .all
+                .into_iter()
+                .try_fold(data, |data, child| Ok::<_, String>(data.add_child_data(child.data()?)))?,
         };
         data.build().map_err(|error| error.to_string())
     }

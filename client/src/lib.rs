@@ -1,1 +1,34 @@
-//! (to be written)
+//! Levada's native client: write records, read them as Arrow, look after topics.
+//!
+//! - [`Producer`] writes, idempotently: batches, retries across leader changes, never doubles a record.
+//! - [`Admin`] creates and describes topics, asks for offsets, moves leaders.
+//!
+//! All find the cluster from a few `host:port`s and follow it as leaders move. Errors carry the protocol's stable
+//! codes; a failed write says whether the record may be in the log all the same ([`Written`]).
+//!
+//! Reading order: `connection` (one socket, many requests under way), `pool`, `cluster` (who leads what), `call` (one
+//! request to whoever can answer), `producer` (its core is without I/O), `admin`.
+
+mod admin;
+mod call;
+mod cluster;
+mod config;
+mod connection;
+mod error;
+mod pool;
+mod producer;
+mod retry;
+mod topology;
+
+pub use admin::{Admin, Fetched, Offsets};
+pub use config::ClientConfig;
+pub use error::{DeliveryError, Error, ErrorClass, ErrorCode, NodeAddresses, Result, Written};
+pub use levada_protocol::{
+    batch::Compression,
+    ids::{NodeId, Offset, PartitionId},
+    source::NewTopic,
+};
+pub use producer::{
+    Callback, Delivered, Delivery, Producer, ProducerBuilder, ProducerConfig, ProducerStats, Record, partition_for_key,
+};
+pub use topology::{Partition, Replica, Schema, Topic};

@@ -1,0 +1,281 @@
+//! Topics, offsets, nodes and leaders: what operators and tools ask for.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use levada_protocol::{
+    error::{Error, ErrorCode, Result},
+    frame::Api,
+    ids::{ClusterId, GroupId, NodeId, Offset, PartitionId, Term, TopicPartition},
+    messages::native::{
+        AlterTopicRequest, ClusterStatusRequest, ClusterStatusResponse, CreateTopicRequest, DeleteTopicRequest,
+        FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, TopicResponse,
+        TransferLeaderRequest, TransferLeaderResponse,
+    },
+    source::NewTopic,
+};
+
+use crate::{
+    call::{Failed, Target},
+    cluster::Cluster,
+    config::ClientConfig,
+    topology::Topic,
+};
+
+/// Where a partition begins and ends, and where a time is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offsets {
+    /// The first offset that can still be read.
+    pub log_start: Offset,
+    /// The first offset not yet committed.
+    pub high_watermark: Offset,
+    /// For the time asked for: the first offset whose record is not older; the high watermark when there is none.
+    pub for_time: Option<Offset>,
+    /// The leader's term.
+    pub leader_epoch: Term,
+    /// Bytes of the partition's segments.
+    pub bytes: u64,
+}
+
+/// Record batches as they are stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// Whole batches, one behind the other (`levada_protocol::batch::BatchIter::adjacent` takes them apart). The first
+    /// may begin below the offset asked for. Empty at the end of the log.
+    pub batches: Bytes,
+    /// The first offset not yet committed.
+    pub high_watermark: Offset,
+    /// The first offset that can still be read.
+    pub log_start: Offset,
+}
+
+/// Creates, describes, changes and deletes topics; asks for offsets and health. Cheap to clone.
+///
+/// Every call finds the node that can answer it and tries again, up to `operation_timeout`, while leaders change.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    cluster: Arc<Cluster>,
+}
+
+impl Admin {
+    /// Finds the cluster through some of its nodes: `host:port`, several separated by commas.
+    ///
+    /// # Errors
+    /// No node answers, or the addresses are none.
+    pub async fn connect(bootstrap: &str) -> Result<Self> {
+        Self::with_config(ClientConfig::new(bootstrap)?).await
+    }
+
+    /// The same with settings of your own.
+    ///
+    /// # Errors
+    /// No node answers.
+    pub async fn with_config(config: ClientConfig) -> Result<Self> {
+        Ok(Self { cluster: Cluster::connect(config).await? })
+    }
+
+    /// The cluster's identity.
+    #[must_use]
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        self.cluster.id().get().copied()
+    }
+
+    /// All topics, by name.
+    ///
+    /// # Errors
+    /// No node answers.
+    pub async fn list_topics(&self) -> Result<Vec<Arc<Topic>>> {
+        let request = MetadataRequest { all_topics: true, ..MetadataRequest::default() };
+        let mut topics = self.cluster.refresh(request).await?.topics;
+        topics.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(topics)
+    }
+
+    /// One topic, with its partitions, leaders, settings and schema.
+    ///
+    /// # Errors
+    /// `UnknownTopic`; no node answers.
+    pub async fn describe_topic(&self, name: &str) -> Result<Arc<Topic>> {
+        self.cluster.fresh_topic(name).await
+    }
+
+    /// Makes a topic; its partitions can be written when this returns.
+    ///
+    /// # Errors
+    /// `TopicExists`; name, settings, schema or number of replicas are wrong.
+    pub async fn create_topic(&self, new: NewTopic) -> Result<Arc<Topic>> {
+        match self.create(new.clone(), false).await {
+            Ok(topic) => Ok(topic),
+            // An earlier try had succeeded and its answer was lost: what is there is what was asked for.
+            Err(Failed { error, may_have_happened: true }) if error.code == ErrorCode::TopicExists => {
+                let topic = self.describe_topic(&new.name).await?;
+                if topic.partition_count() == new.partitions && topic.config == new.config {
+                    Ok(topic)
+                } else {
+                    Err(error)
+                }
+            }
+            Err(failed) => Err(failed.into()),
+        }
+    }
+
+    /// Checks whether a topic could be made, and makes none.
+    ///
+    /// # Errors
+    /// As [`Admin::create_topic`].
+    pub async fn check_topic(&self, new: NewTopic) -> Result<()> {
+        self.create(new, true).await.map(drop).map_err(Error::from)
+    }
+
+    async fn create(&self, new: NewTopic, dry_run: bool) -> std::result::Result<Arc<Topic>, Failed> {
+        let request = CreateTopicRequest {
+            name: new.name,
+            partitions: new.partitions,
+            replicas: new.replicas,
+            config: new.config,
+            schema_json: new.schema_json.unwrap_or_default(),
+            dry_run,
+        };
+        let frame = self.cluster.call(Target::Controller, Api::CreateTopic, &request, Duration::ZERO).await?;
+        let certain = |error| Failed { error, may_have_happened: false };
+        let response: TopicResponse = frame.message().map_err(certain)?;
+        topic_of(response).map_err(certain)
+    }
+
+    /// Sets some settings of a topic, and takes others back to their defaults.
+    ///
+    /// # Errors
+    /// `UnknownTopic`; `InvalidConfig`.
+    pub async fn alter_topic(
+        &self,
+        name: &str,
+        set: BTreeMap<String, String>,
+        unset: Vec<String>,
+    ) -> Result<Arc<Topic>> {
+        let request = AlterTopicRequest { name: name.to_owned(), set, unset };
+        let frame = self.cluster.call(Target::Controller, Api::AlterTopic, &request, Duration::ZERO).await?;
+        topic_of(frame.message()?)
+    }
+
+    /// Deletes a topic and its records.
+    ///
+    /// # Errors
+    /// `UnknownTopic`.
+    pub async fn delete_topic(&self, name: &str) -> Result<()> {
+        let request = DeleteTopicRequest { name: name.to_owned() };
+        match self.cluster.call(Target::Controller, Api::DeleteTopic, &request, Duration::ZERO).await {
+            Ok(_) => Ok(()),
+            // An earlier try had succeeded and its answer was lost.
+            Err(failed) if failed.may_have_happened && failed.error.code == ErrorCode::UnknownTopic => Ok(()),
+            Err(failed) => Err(failed.into()),
+        }
+    }
+
+    /// Both ends of a partition, read linearizably from its leader; with a time also the first offset not older.
+    ///
+    /// # Errors
+    /// `UnknownTopic`, `UnknownPartition`; no leader within `operation_timeout`.
+    pub async fn list_offsets(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        timestamp_ms: Option<i64>,
+    ) -> Result<Offsets> {
+        self.cluster.list_offsets(topic, partition, timestamp_ms).await
+    }
+
+    /// Record batches as they are stored, from the one that holds `offset`; waits up to `wait` when there is none yet.
+    ///
+    /// # Errors
+    /// `OffsetOutOfRange`; `UnknownTopic`, `UnknownPartition`; no leader within `operation_timeout`.
+    pub async fn fetch(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        offset: Offset,
+        bytes_max: u32,
+        wait: Duration,
+    ) -> Result<Fetched> {
+        let request = |known| FetchRequest {
+            topic_id: id_bytes(known),
+            partition: partition.get(),
+            offset: offset.get(),
+            max_bytes: bytes_max,
+            wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+        };
+        let frame = self.cluster.call_leader(topic, partition, Api::Fetch, request, wait).await?;
+        let response: FetchResponse = frame.message()?;
+        Ok(Fetched {
+            batches: frame.payload,
+            high_watermark: Offset(response.high_watermark),
+            log_start: Offset(response.log_start_offset),
+        })
+    }
+
+    /// Nodes and partitions, as one node sees them or, with `all_nodes`, as every node sees its own.
+    ///
+    /// # Errors
+    /// No node answers.
+    pub async fn cluster_status(&self, all_nodes: bool) -> Result<ClusterStatusResponse> {
+        let request = ClusterStatusRequest { all_nodes };
+        self.cluster.call(Target::Any, Api::ClusterStatus, &request, Duration::ZERO).await?.message()
+    }
+
+    /// Moves a partition's leadership to another node that has a replica of it.
+    ///
+    /// # Errors
+    /// The node has no replica, or does not take over in time.
+    pub async fn transfer_leader(&self, topic: &str, partition: PartitionId, to: NodeId) -> Result<()> {
+        let described = self.cluster.topic(topic).await?;
+        let known = described.topic_partition(partition)?;
+        let group = described.partition(partition).map(|partition| partition.group).unwrap_or_default();
+        self.transfer(Target::Leader(topic, known), group, to).await
+    }
+
+    /// Moves the controller to another node.
+    ///
+    /// # Errors
+    /// The node does not vote on metadata, or does not take over in time.
+    pub async fn transfer_controller(&self, to: NodeId) -> Result<()> {
+        self.transfer(Target::Controller, GroupId::METADATA, to).await
+    }
+
+    async fn transfer(&self, target: Target<'_>, group: GroupId, to: NodeId) -> Result<()> {
+        let request = TransferLeaderRequest { group: group.get(), node_id: to.get() };
+        let frame = self.cluster.call(target, Api::TransferLeader, &request, Duration::ZERO).await?;
+        frame.message::<TransferLeaderResponse>().map(drop)
+    }
+}
+
+impl Cluster {
+    /// Both ends of a partition, and where a time is.
+    pub(crate) async fn list_offsets(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        timestamp_ms: Option<i64>,
+    ) -> Result<Offsets> {
+        let request =
+            |known| ListOffsetsRequest { topic_id: id_bytes(known), partition: partition.get(), timestamp_ms };
+        let frame = self.call_leader(topic, partition, Api::ListOffsets, request, Duration::ZERO).await?;
+        let response: ListOffsetsResponse = frame.message()?;
+        Ok(Offsets {
+            log_start: Offset(response.log_start_offset),
+            high_watermark: Offset(response.high_watermark),
+            for_time: response.offset_for_time.map(Offset),
+            leader_epoch: Term(response.leader_epoch),
+            bytes: response.bytes,
+        })
+    }
+}
+
+fn id_bytes(partition: TopicPartition) -> Bytes {
+    Bytes::copy_from_slice(&partition.topic.to_bytes())
+}
+
+fn topic_of(response: TopicResponse) -> Result<Arc<Topic>> {
+    let described = response.topic.ok_or_else(|| {
+        Error::new(ErrorCode::BadFrame, "the server answered without describing the topic; upgrade the older side")
+    })?;
+    Topic::try_from(described).map(Arc::new)
+}

@@ -1,0 +1,160 @@
+//! One request to whoever can answer it: found, asked, followed to where it is redirected, and asked again after a
+//! pause until `operation_timeout` is over.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use levada_protocol::{
+    error::{Error, ErrorClass, ErrorCode, NodeAddresses, Result},
+    frame::{Api, Frame},
+    ids::{NodeId, PartitionId, TopicPartition},
+    messages::native::MetadataRequest,
+};
+use prost::Message;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::{
+    cluster::Cluster,
+    error::CallError,
+    retry::{Backoff, Rng},
+};
+
+/// Redirects that are followed without a pause; nodes that disagree about a leader must not be asked in a loop.
+const HOPS_MAX: u32 = 3;
+
+/// Who can answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target<'a> {
+    /// Any node.
+    Any,
+    /// The leader of the metadata group.
+    Controller,
+    /// The leader of a partition of the named topic.
+    Leader(&'a str, TopicPartition),
+}
+
+/// A failure, and what went before it.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) error: Error,
+    /// An earlier try may have taken effect without saying so.
+    pub(crate) may_have_happened: bool,
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        failed.error
+    }
+}
+
+impl Cluster {
+    /// Asks until there is an answer, the request is refused for good, or the time is over. A try may have taken
+    /// effect although its answer got lost: what is asked must bear being asked twice.
+    ///
+    /// `patience` is how long the server may deliberately hold the answer back.
+    pub(crate) async fn call(
+        &self,
+        target: Target<'_>,
+        api: Api,
+        message: &impl Message,
+        patience: Duration,
+    ) -> std::result::Result<Frame, Failed> {
+        let give_up = Instant::now() + self.config().operation_timeout + patience;
+        let mut rng = Rng::from_entropy();
+        let (mut failures, mut hops) = (0, 0);
+        let mut may_have_happened = false;
+        let mut hint = None;
+        loop {
+            let tried = match self.address_of(target, hint.take()) {
+                Some(address) => {
+                    let timeout = self.config().request_timeout + patience;
+                    let call = self.pool().get(&address).call(api, message, Bytes::new(), timeout).await;
+                    call.inspect_err(|failed| may_have_happened |= failed.may_have_happened())
+                }
+                None => Err(CallError::unsent(Error::new(ErrorCode::NotReady, format!("{target:?} is not known")))),
+            };
+            let error = match tried {
+                Ok(frame) => return Ok(frame),
+                Err(failed) => failed.error,
+            };
+            if !is_worth_another_try(error.code) || Instant::now() >= give_up {
+                return Err(Failed { error, may_have_happened });
+            }
+            hint = error.leader.as_deref().cloned();
+            if let Some(leader) = &hint {
+                self.learn(leader);
+                hops += 1;
+                if hops <= HOPS_MAX {
+                    continue;
+                }
+            }
+            failures += 1;
+            hops = 0;
+            let pause = if error.code == ErrorCode::Busy { Backoff::BUSY } else { Backoff::ELECTION };
+            sleep(pause.pause(failures, &mut rng)).await;
+            // Without an answer the next try is made with what is known.
+            let _ = timeout_at(give_up, self.refresh(request_for(target))).await;
+        }
+    }
+
+    fn address_of(&self, target: Target<'_>, hint: Option<NodeAddresses>) -> Option<String> {
+        let known = hint.filter(|hint| !hint.native.is_empty()).or_else(|| match target {
+            Target::Any => None,
+            Target::Controller => self.controller(),
+            Target::Leader(topic, partition) => self.leader(topic, partition).and_then(|node| self.node(node)),
+        });
+        match (known, target) {
+            (Some(node), _) => Some(node.native),
+            // Whoever is asked knows the controller better than we do.
+            (None, Target::Any | Target::Controller) => self.candidates().into_iter().next(),
+            (None, Target::Leader(..)) => None,
+        }
+    }
+
+    /// The same to the leader of a partition. A topic that is unknown there was perhaps made anew: then its present
+    /// self is asked.
+    pub(crate) async fn call_leader<M: Message>(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        api: Api,
+        message: impl Fn(TopicPartition) -> M,
+        patience: Duration,
+    ) -> Result<Frame> {
+        let known = self.topic(topic).await?.topic_partition(partition)?;
+        let failed = match self.call(Target::Leader(topic, known), api, &message(known), patience).await {
+            Ok(frame) => return Ok(frame),
+            Err(failed) => failed,
+        };
+        if failed.error.code != ErrorCode::UnknownTopic {
+            return Err(failed.into());
+        }
+        let present = self.fresh_topic(topic).await?.topic_partition(partition)?;
+        if present == known {
+            return Err(failed.into());
+        }
+        Ok(self.call(Target::Leader(topic, present), api, &message(present), patience).await?)
+    }
+
+    /// The leader of a partition, as far as known.
+    pub(crate) fn leader(&self, topic: &str, partition: TopicPartition) -> Option<NodeId> {
+        self.known_topic(topic)?.partition(partition.partition)?.leader
+    }
+}
+
+fn request_for(target: Target<'_>) -> MetadataRequest {
+    let topics = match target {
+        Target::Leader(topic, _) => vec![topic.to_owned()],
+        Target::Any | Target::Controller => Vec::new(),
+    };
+    MetadataRequest { topics, ..MetadataRequest::default() }
+}
+
+/// Whether another node, or the same one later, may answer better.
+const fn is_worth_another_try(code: ErrorCode) -> bool {
+    match code.class() {
+        ErrorClass::Retry | ErrorClass::Redirect => true,
+        ErrorClass::Stop => matches!(code, ErrorCode::StorageFailed),
+        ErrorClass::Fence | ErrorClass::FixRequest => false,
+    }
+}

@@ -1,6 +1,1 @@
-//! Levada's compute: columns as Arrow, and the Flight service.
-
-pub mod codec;
-mod convert;
-pub mod ipc;
-pub mod schema;
+//! (to be written)

@@ -1,3 +1,1 @@
-//! End-to-end tests over the built binary and the public clients.
-
-pub mod disks;
+//! (to be written)

@@ -5,8 +5,10 @@
 
 mod common;
 
+use std::io::Write;
+
 use levada_protocol::{
-    batch::{Attributes, BatchError, BatchHeader, Compression, HEADER_BYTES, seal, validate_produced},
+    batch::{Attributes, BatchError, BatchHeader, Compression, seal, validate_produced},
     limits::{BATCH_BYTES_MAX, MIB},
 };
 
@@ -52,29 +54,25 @@ fn claims_are_free_and_bombs_are_bounded() {
     let grown = peak_bytes() - before;
     assert!(grown < 8 * MIB, "{grown} bytes for {} empty claims", claims.len());
 
-    let zeros = vec![0; 128 * MIB];
     let bombs = [
-        batch(Gzip, &{
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-            std::io::Write::write_all(&mut encoder, &zeros).unwrap();
-            encoder.finish().unwrap()
-        }),
-        batch(Zstd, &zstd::bulk::compress(&zeros, 1).unwrap()),
+        batch(Gzip, &bomb(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast())).finish().unwrap()),
+        batch(Zstd, &bomb(zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap()).finish().unwrap()),
     ];
-    drop(zeros);
-    let before = resident_bytes();
+    let before = peak_bytes();
     for bomb in bombs {
-        std::fs::write("/proc/self/clear_refs", "5").unwrap(); // the peak begins anew
         let verdict = validate_produced(&bomb, BATCH_BYTES_MAX);
         assert!(matches!(verdict, Err(BatchError::Unfolds { .. })), "{verdict:?}");
-        assert!(bomb.len() < HEADER_BYTES + 4 * MIB);
-        let grown = peak_bytes().saturating_sub(before);
+        assert!(bomb.len() < 4 * MIB);
+        let grown = peak_bytes() - before;
         assert!(grown < 160 * MIB, "{grown} bytes for a bomb of {}", bomb.len());
     }
 }
 
-fn resident_bytes() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+/// Feeds an encoder with 512 MiB of zeros.
+fn bomb<W: Write>(mut encoder: W) -> W {
+    let zeros = vec![0; MIB];
+    for _ in 0..512 {
+        encoder.write_all(&zeros).unwrap();
+    }
+    encoder
 }

@@ -4,9 +4,13 @@
 
 mod common;
 
+use bytes::Bytes;
 use common::{Row, decode, encode};
 use levada_protocol::{
-    batch::{BatchIter, BatchProducer, Compression, Rows, padded_bytes, stamp, validate_produced, verify_crc},
+    batch::{
+        Attributes, BatchError, BatchHeader, BatchIter, BatchProducer, Compression, HEADER_BYTES, NewRecord, Rows,
+        RowsBuilder, TimestampType, padded_bytes, seal, stamp, validate_produced, verify_crc,
+    },
     ids::{Offset, ProducerEpoch, ProducerId},
     limits::BATCH_BYTES_MAX,
 };
@@ -99,4 +103,59 @@ fn compression_that_does_not_help_is_left_out() {
         let batch = encode(&[Row::new(0, None, Some("x"))], codec, BatchProducer::NONE);
         assert_eq!(Rows::open(&batch).unwrap().header().attributes.compression(), Compression::None);
     }
+}
+
+/// A batch whose second record was taken away, as compaction does it.
+fn compacted() -> Bytes {
+    let rows: Vec<_> = (0..4).map(|n| Row::new(100 + n, None, Some("value"))).collect();
+    let batch = encode(&rows, Compression::None, BatchProducer::NONE);
+    let mut header = BatchHeader::parse(&batch).unwrap();
+    let record_bytes = header.payload_bytes() / 4;
+    header.record_count = 3;
+    header.batch_length -= u32::try_from(record_bytes).unwrap();
+    let second = HEADER_BYTES + record_bytes;
+    let mut bytes = [&header.to_bytes(), &batch[HEADER_BYTES..second], &batch[second + record_bytes..]].concat();
+    seal(&mut bytes);
+    bytes.into()
+}
+
+#[test]
+fn compaction_leaves_gaps_that_only_the_log_may_make() {
+    let batch = compacted();
+    verify_crc(&batch).unwrap();
+    let rows = Rows::open(&batch).unwrap();
+    let offsets: Vec<_> = rows.iter().map(|record| record.unwrap().offset.get()).collect();
+    assert_eq!(offsets, [0, 2, 3]);
+    assert_eq!(rows.header().next_offset(), Offset(4));
+    assert!(validate_produced(&batch, BATCH_BYTES_MAX).is_err());
+}
+
+#[test]
+fn append_time_is_the_same_for_all_records() {
+    let mut batch = compacted().to_vec();
+    let mut header = BatchHeader::parse(&batch).unwrap();
+    header.attributes = header.attributes.with_timestamp_type(TimestampType::LogAppendTime);
+    header.max_timestamp_ms = 777;
+    batch[..HEADER_BYTES].copy_from_slice(&header.to_bytes());
+    let rows = Rows::open(&batch.into()).unwrap();
+    assert!(rows.iter().all(|record| record.unwrap().timestamp_ms == 777));
+}
+
+#[test]
+fn a_full_builder_says_so_and_stays_as_it_was() {
+    let mut builder = RowsBuilder::new();
+    let value = vec![0; BATCH_BYTES_MAX / 2];
+    let record = NewRecord { value: Some(&value), ..NewRecord::default() };
+    assert_eq!(builder.push(&record), Ok(0));
+    let bytes = builder.bytes();
+    assert!(matches!(builder.push(&record), Err(BatchError::TooLarge { .. })));
+    let before_1970 = NewRecord { timestamp_ms: -2, ..NewRecord::default() };
+    assert!(matches!(builder.push(&before_1970), Err(BatchError::Field { field: "timestamp", .. })));
+    assert_eq!((builder.bytes(), builder.record_count()), (bytes, 1));
+
+    // Half a maximal batch of zeros would unfold further than a reader goes; it is left as it is.
+    let codec = Attributes::default().with_compression(Compression::Zstd);
+    let batch = builder.finish(codec, BatchProducer::NONE).unwrap();
+    let header = validate_produced(&batch, BATCH_BYTES_MAX).unwrap();
+    assert_eq!(header.attributes.compression(), Compression::None);
 }

@@ -5,8 +5,12 @@
 //! its completion, in the simulator as on a machine, so acknowledging before the sync shows as what it is.
 
 pub mod disk;
+pub mod driver;
 pub mod entry;
+pub mod journal;
 mod lru;
+pub mod metrics;
 mod mmap;
+pub mod poison;
 pub mod sim_disk;
 pub mod std_disk;

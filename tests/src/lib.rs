@@ -1,1 +1,3 @@
-//! (to be written)
+//! End-to-end tests over the built binary and the public clients.
+
+pub mod disks;

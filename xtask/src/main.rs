@@ -1,2 +1,51 @@
-//! (to be written)
-fn main() {}
+//! The project's own commands: `cargo xtask test`, `cargo xtask demo`, `cargo xtask sim`, `cargo xtask tidy`.
+//!
+//! What a newcomer types after cloning. Each command prints what it does and how long that took, installs what it
+//! needs beyond Rust, and says exactly what is missing when it cannot.
+#![allow(clippy::print_stdout, reason = "these programs talk to a person")]
+
+mod process;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Format check, tidy check, clippy, all tests, documentation: what CI runs.
+    Test,
+    /// Looks for what the compiler does not: leftovers, dead files, long files and functions.
+    Tidy,
+    /// The simulator: a whole cluster on one thread. Arguments go to `levada-sim`.
+    Sim {
+        /// As `cargo xtask sim -- --help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Test => test::run(),
+        Command::Tidy => tidy::run(),
+        Command::Sim { arguments } => process::sim(&arguments),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

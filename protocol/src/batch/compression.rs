@@ -42,10 +42,7 @@ pub(super) fn decompress(codec: Compression, payload: &[u8]) -> Result<Vec<u8>, 
             read_all(codec, lz4_flex::frame::FrameDecoder::new(payload), payload.len())
         }
         Compression::Lz4 => Err(failed(codec, "it is not one whole frame")),
-        Compression::Zstd => {
-            let decoder = zstd::stream::read::Decoder::with_buffer(payload).map_err(|error| failed(codec, error))?;
-            read_all(codec, decoder, payload.len())
-        }
+        Compression::Zstd => zstd(payload),
     }
 }
 
@@ -86,13 +83,37 @@ pub(super) fn compress(codec: Compression, payload: &[u8], mut out: Vec<u8>) -> 
     Ok(out)
 }
 
+/// What most payloads of this size unfold to, so that the output rarely moves while it grows.
+const fn first_capacity(compressed: usize) -> usize {
+    compressed.saturating_mul(4)
+}
+
 fn read_all(codec: Compression, decoder: impl Read, compressed: usize) -> Result<Vec<u8>, BatchError> {
     let max = decompressed_bytes_max(compressed);
-    let mut out = Vec::with_capacity(compressed.saturating_mul(4).min(max));
+    let mut out = Vec::with_capacity(first_capacity(compressed));
     // One byte more tells "exactly the most" from "more than that".
     let most = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
     decoder.take(most).read_to_end(&mut out).map_err(|error| failed(codec, error))?;
     if out.len() > max { Err(BatchError::Unfolds { codec, max }) } else { Ok(out) }
+}
+
+/// A frame that says how large its content is (ours do, those of Java's and librdkafka's streams do not) is decoded at
+/// once into a buffer of that size. The claim is bounded, and memory that is not written to costs nothing.
+fn zstd(payload: &[u8]) -> Result<Vec<u8>, BatchError> {
+    let codec = Compression::Zstd;
+    let max = decompressed_bytes_max(payload.len());
+    let claimed = zstd::zstd_safe::get_frame_content_size(payload).ok().flatten();
+    if let Some(bytes) = claimed.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)) {
+        if bytes > max {
+            return Err(BatchError::Unfolds { codec, max });
+        }
+        if let Ok(out) = zstd::bulk::decompress(payload, bytes) {
+            return Ok(out);
+        }
+    }
+    // No claim, a wrong one, or several frames.
+    let decoder = zstd::stream::read::Decoder::with_buffer(payload).map_err(|error| failed(codec, error))?;
+    read_all(codec, decoder, payload.len())
 }
 
 /// Whether an LZ4 payload is one frame from its magic to its end mark, which the decoder does not insist on.
@@ -119,7 +140,7 @@ fn snappy(payload: &[u8]) -> Result<Vec<u8>, BatchError> {
     let codec = Compression::Snappy;
     let max = decompressed_bytes_max(payload.len());
     let mut decoder = snap::raw::Decoder::new();
-    let mut out = Vec::new();
+    let mut out = Vec::with_capacity(first_capacity(payload.len()));
     if !payload.starts_with(&XERIAL_MAGIC) {
         snappy_block(&mut decoder, payload, max, &mut out)?;
         return Ok(out);

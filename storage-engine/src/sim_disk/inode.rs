@@ -59,7 +59,7 @@ fn split(pos: u64) -> (usize, usize) {
 pub(super) struct Inode {
     live: Content,
     durable: Content,
-    /// Sectors whose live content is not, or not surely, the durable one.
+    /// Sectors that the next sync writes. After a failed one the live content of others may differ from the durable.
     dirty: BTreeSet<usize>,
     unreadable: BTreeSet<usize>,
     reserved: u64,
@@ -135,7 +135,8 @@ impl Inode {
         self.durable.len = self.live.len;
     }
 
-    /// A sync that failed, as on Linux: some of it reached the platter, the rest is forgotten and counts as clean.
+    /// A sync that failed, as on Linux: some of it reached the platter, the rest counts as clean and never will. Some
+    /// file systems forget the rest at once, others show it until the page leaves the cache, here at the next crash.
     pub(super) fn fail_sync(&mut self, rng: &mut Rng) {
         for sector in std::mem::take(&mut self.dirty) {
             if rng.chance(50) {
@@ -145,7 +146,9 @@ impl Inode {
         if rng.chance(50) {
             self.durable.cut(self.live.len);
         }
-        self.live = self.durable.clone();
+        if rng.chance(50) {
+            self.live = self.durable.clone();
+        }
     }
 
     /// What a power cut leaves: of every sector that was not synced the new content, the old, or neither.

@@ -98,9 +98,7 @@ impl StdDisk {
                 })?;
                 self.descriptors.sync(file)
             }
-            DiskOp::Preallocate { file, len } => {
-                self.change(file, |handle| reserve(&handle.file, *len, FallocateFlags::KEEP_SIZE))
-            }
+            DiskOp::Preallocate { file, len } => self.change(file, |handle| reserve(&handle.file, *len)),
             DiskOp::Write { file, pos, bufs } => {
                 self.change(file, |handle| write_all_vectored(&handle.file, *pos, bufs))
             }
@@ -197,11 +195,11 @@ impl Disk for StdDisk {
     }
 }
 
-/// Makes the file `len` zeros, each of them written.
+/// Makes the file `len` zeros, each of them written. It grows with them, so that a file of the wanted length is whole.
 fn write_zeros(file: &File, len: u64) -> io::Result<()> {
+    file.set_len(0)?;
     // Reserves first: a full disk then fails before a byte is written.
-    reserve(file, len, FallocateFlags::empty())?;
-    file.set_len(len)?;
+    reserve(file, len)?;
     let mut pos = 0;
     while pos < len {
         let piece = ZERO_PIECE.len().min(usize::try_from(len - pos).unwrap_or(usize::MAX));
@@ -212,14 +210,14 @@ fn write_zeros(file: &File, len: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Reserves blocks up to `len`. A failure leaves none of the new ones behind ([M] half of them stay otherwise); a file
+/// Reserves blocks up to `len` without changing the length. A failure leaves none of the new ones behind ([M] half of them stay otherwise); a file
 /// system that cannot reserve is no error, since reserving only makes later writes quicker and surer.
-fn reserve(file: &File, len: u64, flags: FallocateFlags) -> io::Result<()> {
+fn reserve(file: &File, len: u64) -> io::Result<()> {
     if len == 0 {
         return Ok(());
     }
     let len_before = file.metadata()?.len();
-    match rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, flags, 0, len)) {
+    match rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, len)) {
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
         Err(error) => {
             file.set_len(len_before)?;

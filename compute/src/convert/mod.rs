@@ -1,0 +1,10 @@
+//! From what is stored to what readers see, and back.
+//!
+//! [`rows`]: records to the columns of an untyped topic. [`columns`]: stored columns to a reader's. [`json`] and
+//! [`hidden`]: JSON objects to stored columns, and back.
+
+pub(crate) mod columns;
+pub(crate) mod hidden;
+pub(crate) mod json;
+mod pieces;
+pub(crate) mod rows;

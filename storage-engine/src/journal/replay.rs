@@ -1,0 +1,215 @@
+//! Reading the journal back: what must be there, what may be there, and what is in doubt.
+
+use std::{collections::BTreeMap, collections::BTreeSet, fmt};
+
+use bytes::Bytes;
+use levada_protocol::ids::{GroupId, IncarnationId, Lsn};
+
+use super::{
+    block::Block,
+    files::Files,
+    format::Table,
+    plan::{Plan, plan},
+    survey::{Found, load, survey},
+};
+use crate::{
+    disk::{Disk, DiskError, FileName},
+    entry::{Entry, HardState},
+};
+
+/// Where replay starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReplayStart {
+    /// The first block that is needed; what lies below is covered by the checkpoint. 0 and 1 both mean from the start.
+    pub lsn: Lsn,
+    /// A block that is known to have been durable ([`JournalWriter::synced_lsn`](super::JournalWriter::synced_lsn) when
+    /// the checkpoint was written); 0 when nothing is known.
+    pub synced: Lsn,
+}
+
+/// Why the journal cannot be replayed now. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// The disk refuses.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A later release wrote it.
+    #[error(
+        "{file} is in format {version}, which this release does not know; start the release that wrote it, or a later one"
+    )]
+    LaterVersion {
+        /// The file.
+        file: FileName,
+        /// Its format.
+        version: u16,
+    },
+    /// A block that could be read cannot be read any more.
+    #[error("block {lsn} in {file} was whole a moment ago and is not any more: check the disk")]
+    Unstable {
+        /// The block.
+        lsn: Lsn,
+        /// Its file.
+        file: FileName,
+    },
+}
+
+/// A block that was durable once and is not there, or not as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedBlock {
+    /// The block, or the first of several.
+    pub lsn: Lsn,
+    /// Where it stands, if its header is sound.
+    pub place: Option<(FileName, u64)>,
+    /// The groups that had something in it; `None` when that is not known.
+    pub groups: Option<Vec<GroupId>>,
+}
+
+impl fmt::Display for DamagedBlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "journal block {}", self.lsn)?;
+        match &self.place {
+            Some((file, pos)) => write!(f, " in {file} at byte {pos} is damaged")?,
+            None => write!(f, " is missing")?,
+        }
+        match &self.groups {
+            Some(groups) => write!(f, "; it held entries of {} groups", groups.len()),
+            None => write!(f, "; whose entries it held is not known"),
+        }
+    }
+}
+
+/// Which groups may have lost something that was acknowledged. They must not vote, acknowledge or campaign, and are
+/// replaced under new replica ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// None: the journal is sound.
+    None,
+    /// These.
+    Groups(BTreeSet<GroupId>),
+    /// All groups of this directory.
+    All,
+}
+
+/// A block that was read back.
+///
+/// Apply it entry by entry. An entry that the log already has, with index *and* term, changes nothing (entries are written
+/// again when they hold up recycling); one with an index the log has under another term replaces it and all above.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplayedBlock {
+    /// Its number.
+    pub lsn: Lsn,
+    /// Its entries in the order they were submitted. The payloads hold no other memory alive.
+    pub entries: Vec<(GroupId, Entry)>,
+    /// The hard states, valid with the entries.
+    pub hard_states: Vec<(GroupId, HardState)>,
+}
+
+/// Where the writer goes on.
+#[derive(Debug)]
+pub struct JournalEnd {
+    pub(super) directory: IncarnationId,
+    pub(super) next_lsn: Lsn,
+    pub(super) files: Files,
+    pub(super) tail: Option<Block>,
+}
+
+/// A replay in progress: everything has been looked at, blocks are read one by one.
+#[derive(Debug)]
+pub struct Replay<'a> {
+    disk: &'a dyn Disk,
+    directory: IncarnationId,
+    found: Vec<Found>,
+    plan: Plan,
+    next: usize,
+    tail: Option<Block>,
+    files: Files,
+    /// From which block on nothing of a group, or of any group, is handed out.
+    doubted: BTreeMap<GroupId, Lsn>,
+    doubted_all: Option<Lsn>,
+}
+
+impl<'a> Replay<'a> {
+    /// Looks at the whole journal and decides what counts.
+    ///
+    /// # Errors
+    /// When the disk refuses or a later release wrote it. Damage is no error: see [`Replay::doubt`].
+    pub fn open(disk: &'a dyn Disk, directory: IncarnationId, start: ReplayStart) -> Result<Self, ReplayError> {
+        let survey = survey(disk, directory)?;
+        let plan = plan(&survey, start);
+        let mut doubted = BTreeMap::new();
+        let mut doubted_all = None;
+        for damaged in &plan.damaged {
+            tracing::error!(%damaged, "acknowledged entries may be lost here");
+            match &damaged.groups {
+                Some(groups) => groups.iter().for_each(|group| {
+                    doubted.entry(*group).or_insert(damaged.lsn);
+                }),
+                None => doubted_all = doubted_all.or(Some(damaged.lsn)),
+            }
+        }
+        let tail = match plan.tail.and_then(|tail| survey.found.get(tail)) {
+            Some(tail) => Some(load(disk, tail)?).map(|(table, frames)| Block::from_parts(table, frames)),
+            None => None,
+        };
+        let files = survey.files.iter().map(|file| (*file, plan.last_lsns.get(&file.number).copied())).collect();
+        let files = Files::new(files, plan.next_generation);
+        tracing::info!(blocks = plan.blocks.len(), proven = %plan.proven, tail = tail.is_some(), "journal found");
+        Ok(Self { disk, directory, found: survey.found, plan, next: 0, tail, files, doubted, doubted_all })
+    }
+
+    /// Whether what is handed out is all that was acknowledged; known before the first block is read.
+    #[must_use]
+    pub fn doubt(&self) -> Doubt {
+        if self.doubted_all.is_some() {
+            Doubt::All
+        } else if self.doubted.is_empty() {
+            Doubt::None
+        } else {
+            Doubt::Groups(self.doubted.keys().copied().collect())
+        }
+    }
+
+    /// What is damaged, for the operator.
+    #[must_use]
+    pub fn damaged(&self) -> &[DamagedBlock] {
+        &self.plan.damaged
+    }
+
+    /// The next block. Of groups in doubt only what stood before the damage.
+    ///
+    /// # Errors
+    /// When the disk refuses, or gives something else than before.
+    pub fn next_block(&mut self) -> Result<Option<ReplayedBlock>, ReplayError> {
+        let Some(index) = self.plan.blocks.get(self.next).copied() else { return Ok(None) };
+        let Some(found) = self.found.get(index) else { return Ok(None) };
+        let lsn = found.header.id.lsn;
+        if self.doubted_all.is_some_and(|from| lsn >= from) {
+            return Ok(None);
+        }
+        self.next += 1;
+        let (table, frames) = match &self.tail {
+            Some(tail) if self.plan.tail == Some(index) => (tail.table.clone(), tail.frames.clone()),
+            _ => load(self.disk, found)?,
+        };
+        Ok(Some(self.without_doubted(lsn, &table, frames)))
+    }
+
+    fn without_doubted(&self, lsn: Lsn, table: &Table, frames: Vec<(GroupId, Entry)>) -> ReplayedBlock {
+        let sound = |group: &GroupId| self.doubted.get(group).is_none_or(|from| lsn < *from);
+        let entries = frames.into_iter().filter(|(group, _)| sound(group)).map(|(group, entry)| {
+            let payload = Bytes::copy_from_slice(&entry.payload);
+            (group, Entry { payload, ..entry })
+        });
+        let hard_states = table.iter().filter(|(group, _)| sound(group));
+        let hard_states = hard_states.filter_map(|(group, entry)| entry.hard_state.map(|state| (*group, state)));
+        ReplayedBlock { lsn, entries: entries.collect(), hard_states: hard_states.collect() }
+    }
+
+    /// Where the writer goes on, for [`JournalWriter::resume`](super::JournalWriter::resume).
+    #[must_use]
+    pub fn finish(self) -> JournalEnd {
+        let tail = self.tail.filter(|tail| !tail.is_empty());
+        JournalEnd { directory: self.directory, next_lsn: Lsn(self.plan.proven.get() + 1), files: self.files, tail }
+    }
+}

@@ -1,0 +1,145 @@
+//! Looking at every page of every file for blocks.
+
+use bytes::Bytes;
+use levada_protocol::{
+    ids::{GroupId, IncarnationId, Lsn},
+    limits::MIB,
+};
+
+use super::{
+    JOURNAL_DIR,
+    files::{self, JournalFile},
+    format::{BlockHeader, HeaderError, PAGE_BYTES, Table, peek},
+    replay::ReplayError,
+};
+use crate::{
+    disk::{Disk, FileName},
+    entry::Entry,
+};
+
+/// How much is read at once. Larger blocks are read one by one.
+const WINDOW_BYTES: usize = MIB;
+
+/// A block whose header is sound.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) header: BlockHeader,
+    /// Whether the frames are sound, too.
+    pub(super) whole: bool,
+}
+
+/// What the directory holds.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    pub(super) files: Vec<JournalFile>,
+    pub(super) found: Vec<Found>,
+    /// What misplaced blocks (a file was renamed, a write went astray) say was durable.
+    pub(super) misplaced_synced: Lsn,
+    /// Pages that the disk did not give back, where a block might stand.
+    pub(super) unreadable: usize,
+}
+
+/// Reads a file from its start to its end, most of it only once.
+struct Pages<'a> {
+    disk: &'a dyn Disk,
+    file: FileName,
+    file_bytes: u64,
+    window_pos: u64,
+    window: Bytes,
+}
+
+impl Pages<'_> {
+    /// The bytes at `pos`; `None` when the file ends before or the disk does not give them back.
+    fn bytes(&mut self, pos: u64, len: usize) -> Option<Bytes> {
+        if pos.checked_add(len as u64)? > self.file_bytes {
+            return None;
+        }
+        if let Some(bytes) = self.within(pos, len) {
+            return Some(bytes);
+        }
+        if len < WINDOW_BYTES
+            && let Ok(window) = self.disk.read(&self.file, pos, WINDOW_BYTES)
+        {
+            (self.window_pos, self.window) = (pos, window);
+            return self.within(pos, len);
+        }
+        // Too large, or a sector in the window is bad: then page by page.
+        self.disk.read(&self.file, pos, len).ok().filter(|bytes| bytes.len() == len)
+    }
+
+    fn within(&self, pos: u64, len: usize) -> Option<Bytes> {
+        let start = usize::try_from(pos.checked_sub(self.window_pos)?).ok()?;
+        let end = start.checked_add(len)?;
+        (end <= self.window.len()).then(|| self.window.slice(start..end))
+    }
+}
+
+/// Looks at all files.
+pub(super) fn survey(disk: &dyn Disk, directory: IncarnationId) -> Result<Survey, ReplayError> {
+    let mut survey = Survey::default();
+    for name in disk.list(JOURNAL_DIR)? {
+        let Some(number) = files::number(&name) else { continue };
+        let file = files::name(number);
+        let bytes = disk.len(&file)?.unwrap_or(0);
+        survey.files.push(JournalFile { number, bytes });
+        let mut pages = Pages { disk, file, file_bytes: bytes, window_pos: 0, window: Bytes::new() };
+        survey_file(&mut survey, &mut pages, number, directory)?;
+    }
+    Ok(survey)
+}
+
+fn survey_file(
+    survey: &mut Survey,
+    pages: &mut Pages<'_>,
+    number: u32,
+    directory: IncarnationId,
+) -> Result<(), ReplayError> {
+    let mut pos = 0;
+    while pos + PAGE_BYTES as u64 <= pages.file_bytes {
+        let Some(page) = pages.bytes(pos, PAGE_BYTES) else {
+            survey.unreadable += 1;
+            pos += PAGE_BYTES as u64;
+            continue;
+        };
+        let bytes = peek(&page, directory).and_then(|len| pages.bytes(pos, len));
+        let header = match bytes.map(|bytes| BlockHeader::decode(&bytes)) {
+            // At the start of a file only: elsewhere it may be anything's payload.
+            Some(Err(HeaderError::Later(version))) if pos == 0 => {
+                return Err(ReplayError::LaterVersion { file: pages.file.clone(), version });
+            }
+            Some(Ok(header)) if header.id.file == number && header.id.pos() == pos => Some(header),
+            Some(Ok(misplaced)) => {
+                survey.misplaced_synced = survey.misplaced_synced.max(misplaced.id.synced_lsn);
+                None
+            }
+            _ => None,
+        };
+        let Some(mut header) = header else {
+            pos += PAGE_BYTES as u64;
+            continue;
+        };
+        let frames = pages.bytes(pos, header.block_bytes());
+        survey.unreadable += usize::from(frames.is_none());
+        let whole = frames.is_some_and(|bytes| header.decode_frames(bytes.slice(header.header_bytes()..)).is_some());
+        // What a whole block covers is its own payload; what a torn one would cover may be anything.
+        pos += if whole { header.padded_bytes() } else { PAGE_BYTES as u64 };
+        if whole {
+            header.forget_table();
+        }
+        survey.found.push(Found { header, whole });
+    }
+    Ok(())
+}
+
+/// Reads a block again that the survey found whole.
+pub(super) fn load(disk: &dyn Disk, found: &Found) -> Result<(Table, Vec<(GroupId, Entry)>), ReplayError> {
+    let BlockHeader { id, .. } = found.header;
+    let file = files::name(id.file);
+    let bytes = disk.read(&file, id.pos(), found.header.block_bytes())?;
+    let decode = || {
+        let header = BlockHeader::decode(bytes.get(..found.header.header_bytes())?).ok()?;
+        let frames = header.decode_frames(bytes.slice(header.header_bytes()..))?;
+        (header.id == id).then_some((header.table, frames))
+    };
+    decode().ok_or(ReplayError::Unstable { lsn: id.lsn, file })
+}

@@ -1,0 +1,138 @@
+//! Disks whose power can be cut: an ext4 of its own on a loop device, which can be shut down so that everything not yet
+//! synced is gone, as after a power cut (`EXT4_IOC_SHUTDOWN` without flushing the journal).
+//!
+//! Needs root and loop devices; [`PowerDisk::unavailable`] says why there are none.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// `_IOR('X', 125, __u32)`.
+const EXT4_IOC_SHUTDOWN: u32 = 0x8004_587d;
+/// Do not flush the file system's journal.
+const SHUTDOWN_NOLOGFLUSH: u32 = 2;
+
+/// One such disk. Unmounted and removed when dropped.
+#[derive(Debug)]
+pub struct PowerDisk {
+    image: PathBuf,
+    mount: PathBuf,
+    mounted: bool,
+}
+
+impl PowerDisk {
+    /// Why this machine cannot have such disks, if it cannot.
+    #[must_use]
+    pub fn unavailable() -> Option<&'static str> {
+        if !Path::new("/dev/loop-control").exists() {
+            return Some("there are no loop devices");
+        }
+        let uid = Command::new("id").arg("-u").output().map(|out| out.stdout).unwrap_or_default();
+        (uid.trim_ascii() != b"0").then_some("mounting needs root")
+    }
+
+    /// Makes and mounts a disk of this size below a directory.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn create(dir: &Path, name: &str, size_mib: u64) -> Result<Self> {
+        let image = dir.join(format!("{name}.img"));
+        let mount = dir.join(name);
+        fs::create_dir_all(&mount)?;
+        fs::File::create(&image)?.set_len(size_mib << 20)?;
+        run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=0"]).arg(&image))?;
+        let mut disk = Self { image, mount, mounted: false };
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.mount
+    }
+
+    /// Cuts the power: what is not synced is lost, every later operation fails. Processes go on until they notice.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn cut(&self) -> Result<()> {
+        let script = format!(
+            "import fcntl, os, struct, sys\n\
+             fd = os.open(sys.argv[1], os.O_RDONLY)\n\
+             fcntl.ioctl(fd, {EXT4_IOC_SHUTDOWN}, struct.pack('I', {SHUTDOWN_NOLOGFLUSH}))\n"
+        );
+        run(Command::new("python3").args(["-c", &script]).arg(&self.mount))
+    }
+
+    /// Power is back: mounts what the disk had kept. All processes that used it must have ended.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn restore(&mut self) -> Result<()> {
+        self.unmount()?;
+        self.mount()
+    }
+
+    fn mount(&mut self) -> Result<()> {
+        run(Command::new("mount").args(["-o", "loop"]).arg(&self.image).arg(&self.mount))?;
+        self.mounted = true;
+        Ok(())
+    }
+
+    fn unmount(&mut self) -> Result<()> {
+        if self.mounted {
+            run(Command::new("umount").arg(&self.mount))?;
+            self.mounted = false;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for PowerDisk {
+    fn drop(&mut self) {
+        if self.mounted {
+            // A process may still hold it: the lazy way never leaves the machine dirty.
+            let _ = Command::new("umount").arg("--lazy").arg(&self.mount).status();
+        }
+    }
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_power_cut_keeps_what_was_synced_and_nothing_else() {
+        if let Some(why) = PowerDisk::unavailable() {
+            println!("SKIPPED: {why}");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mut disk = PowerDisk::create(dir.path(), "disk", 64).unwrap();
+        let mut synced = fs::File::create(disk.path().join("synced")).unwrap();
+        synced.write_all(b"kept").unwrap();
+        synced.sync_all().unwrap();
+        fs::write(disk.path().join("unsynced"), b"lost").unwrap();
+        drop(synced);
+        disk.cut().unwrap();
+        assert!(fs::write(disk.path().join("later"), b"x").is_err(), "the disk is dead");
+        disk.restore().unwrap();
+        assert_eq!(fs::read(disk.path().join("synced")).unwrap(), b"kept");
+        assert!(!disk.path().join("unsynced").exists());
+    }
+}

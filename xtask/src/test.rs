@@ -1,0 +1,132 @@
+//! `cargo xtask test`: everything that must hold before a change lands, in the order of how soon it can say no.
+//!
+//! All steps run even if one fails, so that one run tells everything. The last line is `N passed, N failed`, summed over
+//! all test binaries; a step without tests of its own counts as one failure when it fails, so that the line never says
+//! `0 failed` of a run that did.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{process, tidy};
+
+/// How a step ended.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+}
+
+impl Tally {
+    /// Of a step that has no tests of its own.
+    const fn of(succeeded: bool) -> Self {
+        Self { passed: 0, failed: if succeeded { 0 } else { 1 } }
+    }
+}
+
+type Step = (&'static str, fn() -> Result<Tally>);
+
+const STEPS: [Step; 6] = [
+    ("format", || plain(process::cargo(&["fmt", "--all", "--check"]), "run `cargo fmt --all`")),
+    ("tidy", || Ok(Tally::of(tidy::run()?))),
+    ("clippy", || {
+        let clippy = process::cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]);
+        plain(clippy, "mend what it names; an exception needs #[expect(.., reason = \"..\")]")
+    }),
+    ("build", || {
+        plain(process::cargo(&["test", "--workspace", "--locked", "--no-run"]), "mend what the compiler names")
+    }),
+    ("tests", tests),
+    ("docs", || {
+        let mut doc = process::cargo(&["doc", "--workspace", "--no-deps", "--locked"]);
+        doc.env("RUSTDOCFLAGS", "-D warnings");
+        plain(doc, "mend the documentation it names")
+    }),
+];
+
+/// Runs all steps; whether all succeeded.
+pub(crate) fn run() -> Result<bool> {
+    let began = Instant::now();
+    let mut rows: Vec<(&str, Duration, Tally)> = Vec::new();
+    for (name, step) in STEPS {
+        println!("\n==> {name}");
+        let step_began = Instant::now();
+        let tally = step().with_context(|| format!("step {name}"))?;
+        rows.push((name, step_began.elapsed(), tally));
+    }
+
+    println!("\n{:<10} {:>8}", "step", "seconds");
+    for (name, took, tally) in &rows {
+        let verdict = if tally.failed == 0 { "" } else { "  FAILED" };
+        println!("{name:<10} {:>8.1}{verdict}", took.as_secs_f64());
+    }
+    println!("{:<10} {:>8.1}", "all", began.elapsed().as_secs_f64());
+    let passed: u64 = rows.iter().map(|(_, _, tally)| tally.passed).sum();
+    let failed: u64 = rows.iter().map(|(_, _, tally)| tally.failed).sum();
+    println!("{passed} passed, {failed} failed");
+    Ok(failed == 0)
+}
+
+fn plain(mut command: Command, remedy: &str) -> Result<Tally> {
+    let succeeded = process::succeeds(&mut command)?;
+    if !succeeded {
+        println!("{} failed: {remedy}", process::shown(&command));
+    }
+    Ok(Tally::of(succeeded))
+}
+
+/// All tests of the workspace, their output passed on as it comes.
+fn tests() -> Result<Tally> {
+    let mut command = process::cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
+    // The end-to-end tests need the `levada` binary; the build step made it, with the features of this very build.
+    let levada = process::target_dir()?.join("debug/levada");
+    if levada.exists() {
+        command.env("LEVADA_BIN", levada);
+    }
+    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| process::shown(&command))?;
+    let mut tally = Tally::default();
+    let stdout = child.stdout.take().context("the test run has no output")?;
+    let mut out = std::io::stdout().lock();
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line.context("cannot read the test run's output")?;
+        // Nobody may be listening any more; the tests run on all the same.
+        let _ = out.write_all(&line).and_then(|()| out.write_all(b"\n"));
+        if let Some(counted) = closing_line(&String::from_utf8_lossy(&line)) {
+            tally.passed += counted.passed;
+            tally.failed += counted.failed;
+        }
+    }
+    if !child.wait().context("waiting for the test run")?.success() && tally.failed == 0 {
+        // A binary that does not build or dies has no closing line.
+        tally.failed = 1;
+    }
+    Ok(tally)
+}
+
+/// The counts of `test result: ok. 12 passed; 0 failed; …`.
+fn closing_line(line: &str) -> Option<Tally> {
+    let (_, counts) = line.trim_start().strip_prefix("test result: ")?.split_once(". ")?;
+    let count = |word: &str| {
+        let part = counts.split(';').find_map(|part| part.trim().strip_suffix(word))?;
+        part.trim().parse().ok()
+    };
+    Some(Tally { passed: count("passed")?, failed: count("failed")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::closing_line;
+
+    #[test]
+    fn closing_lines_are_counted() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.0s";
+        let tally = closing_line(line).unwrap();
+        assert_eq!((tally.passed, tally.failed), (12, 3));
+        assert!(closing_line("test batch::tests::test_result ... ok").is_none());
+        assert!(closing_line("test result: ok").is_none());
+    }
+}

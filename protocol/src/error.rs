@@ -173,6 +173,11 @@ pub struct Error {
     pub leader: Option<Box<NodeAddresses>>,
 }
 
+/// Where a gRPC status carries an [`Error`] as it stands in an error frame: binary metadata under this name.
+pub const GRPC_ERROR_KEY: &str = "levada-error-bin";
+/// Where a gRPC status carries the code's name, for people and for clients in other languages.
+pub const GRPC_ERROR_CODE_KEY: &str = "levada-error-code";
+
 /// The result of an operation that crosses a process boundary.
 pub type Result<T> = std::result::Result<T, Error>;
 

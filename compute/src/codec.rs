@@ -155,7 +155,7 @@ fn mismatch(field: &str, row: usize, why: &str) -> Error {
 }
 
 /// Arrow itself lets a decimal have more digits than its type says.
-fn check_digits(field: &str, column: &ArrayRef) -> Result<()> {
+pub(crate) fn check_digits(field: &str, column: &ArrayRef) -> Result<()> {
     match column.data_type() {
         DataType::Decimal128(precision, _) => {
             let decimals = column.as_primitive::<Decimal128Type>();

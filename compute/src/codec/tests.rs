@@ -170,8 +170,8 @@ fn columns_that_lie_are_refused_by_name() {
     // Nodes: 0 b, 1 i, 2 f, 3 s, 4 x, 5 t, 6 m, … Buffers of s: 6 validity, 7 offsets, 8 text.
     says(refused(|m, _| m.rows = 2), ErrorCode::CorruptBatch, "2 rows, and the batch's header says 3");
     says(refused(|m, _| m.nodes[1].length = 2), ErrorCode::CorruptBatch, "field `i`: 2 rows");
-    says(refused(|m, _| drop(m.nodes.pop())), ErrorCode::CorruptBatch, "nodes and");
-    says(refused(|m, _| drop(m.buffers.pop())), ErrorCode::CorruptBatch, "buffers; ");
+    says(refused(|m, _| m.nodes.truncate(3)), ErrorCode::CorruptBatch, "nodes and");
+    says(refused(|m, _| m.buffers.truncate(3)), ErrorCode::CorruptBatch, "buffers; ");
     says(refused(|m, _| m.nodes[1].nulls = 0), ErrorCode::CorruptBatch, "field `i`: 1 nulls where the message says 0");
     says(refused(|m, _| m.buffers[3].end -= 1), ErrorCode::CorruptBatch, "field `i`:");
     says(refused(|m, _| m.buffers[8].end -= 1), ErrorCode::CorruptBatch, "field `s`:");
@@ -213,7 +213,7 @@ fn compressed_buffers_are_read() {
     let good = columns_of(&[FULL, EMPTY]);
     let packed = with_message(&good, |message, body| {
         let plain = std::mem::take(body);
-        for (number, range) in message.buffers.iter_mut().enumerate().filter(|(_, range)| !range.is_empty()) {
+        for (number, range) in message.buffers.iter_mut().enumerate().filter(|(_, range)| range.start < range.end) {
             let data = &plain[range.clone()];
             let start = body.len();
             if number % 2 == 0 {
@@ -226,7 +226,7 @@ fn compressed_buffers_are_read() {
             *range = start..body.len();
             body.resize(body.len().next_multiple_of(64), 0);
         }
-        message.buffers.iter_mut().filter(|range| range.is_empty()).for_each(|range| *range = 0..0);
+        message.buffers.iter_mut().filter(|range| range.start == range.end).for_each(|range| *range = 0..0);
         message.codec = Some(Codec::Zstd);
     });
     codec.validate(&schema(), &packed).unwrap();

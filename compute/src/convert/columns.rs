@@ -6,7 +6,8 @@
 
 use std::{ops::Range, sync::Arc};
 
-use arrow_array::{Array, Int32Array, Int64Array};
+use arrow_array::{Array, Int32Array, Int64Array, cast::AsArray, types::TimestampMillisecondType};
+use arrow_buffer::ScalarBuffer;
 use arrow_data::ArrayData;
 use arrow_schema::{Schema, SchemaRef};
 use bytes::Bytes;
@@ -55,6 +56,17 @@ impl StoredColumns {
         }
         read::check_shape(schema.stored().fields(), &message)?;
         Ok(Self { header, message, body: payload.body })
+    }
+
+    /// The records' times.
+    ///
+    /// # Errors
+    /// `CorruptBatch`.
+    pub(crate) fn timestamps(&self, schema: &TypedSchema) -> Result<ScalarBuffer<i64>, Error> {
+        let wanted = |column| column == schema.own_count();
+        let read = read::read(schema.stored().fields(), &self.message, &self.body, wanted)?;
+        let times = read.first().and_then(|column| column.as_primitive_opt::<TimestampMillisecondType>());
+        times.map(|times| times.values().clone()).ok_or_else(|| IpcError::message("there are no timestamps").into())
     }
 
     /// All rows.

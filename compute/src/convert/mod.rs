@@ -1,6 +1,6 @@
 //! From what is stored to what readers see, and back.
 //!
-//! [`rows`]: records to the columns of an untyped topic. [`columns`]: stored columns to a reader's. [`json`] and
+//! [`view`]: what one message to a reader holds. [`rows`]: records to the columns of an untyped topic. [`columns`]: stored columns to a reader's. [`json`] and
 //! [`hidden`]: JSON objects to stored columns, and back.
 
 pub(crate) mod columns;
@@ -8,3 +8,4 @@ pub(crate) mod hidden;
 pub(crate) mod json;
 mod pieces;
 pub(crate) mod rows;
+pub(crate) mod view;

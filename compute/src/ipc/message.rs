@@ -31,8 +31,13 @@ pub(crate) struct BatchMessage {
 }
 
 impl BatchMessage {
-    /// Reads the metadata of a body of `body_bytes`.
+    /// Reads the metadata of a body of `body_bytes`, as it is stored.
     pub(crate) fn parse(metadata: &[u8], body_bytes: usize) -> Result<Self, IpcError> {
+        Self::parse_rows(metadata, body_bytes, BATCH_RECORDS_MAX)
+    }
+
+    /// The same with at most `rows_max` rows.
+    pub(crate) fn parse_rows(metadata: &[u8], body_bytes: usize, rows_max: usize) -> Result<Self, IpcError> {
         let fail = |why: String| IpcError::Message(why);
         let message = arrow_ipc::root_as_message(metadata).map_err(|error| fail(format!("its metadata: {error}")))?;
         if !matches!(message.version(), MetadataVersion::V4 | MetadataVersion::V5) {
@@ -44,8 +49,8 @@ impl BatchMessage {
         if usize::try_from(message.bodyLength()) != Ok(body_bytes) {
             return Err(fail(format!("the body is {body_bytes} bytes, not {}", message.bodyLength())));
         }
-        let rows = count(batch.length(), BATCH_RECORDS_MAX)
-            .ok_or_else(|| fail(format!("{} rows; at most {BATCH_RECORDS_MAX} make a batch", batch.length())))?;
+        let rows = count(batch.length(), rows_max)
+            .ok_or_else(|| fail(format!("{} rows; at most {rows_max} make a batch", batch.length())))?;
         if batch.variadicBufferCounts().is_some_and(|counts| !counts.is_empty()) {
             return Err(fail("views are not supported; cast them to plain strings or binaries".to_owned()));
         }
@@ -155,7 +160,7 @@ mod tests {
             assert!(error.contains(text), "{error}");
         };
         says(message(), 127, "does not lie within");
-        says(BatchMessage { buffers: vec![0..usize::MAX / 2], ..message() }, 128, "does not lie within");
+        says(BatchMessage { buffers: vec![0..0, 0..usize::MAX / 2], ..message() }, 128, "does not lie within");
         says(BatchMessage { rows: BATCH_RECORDS_MAX + 1, ..message() }, 128, "rows; at most");
         says(BatchMessage { nodes: vec![Node { length: 1, nulls: 2 }], ..message() }, 128, "2 nulls among 1");
         says(BatchMessage { nodes: vec![Node { length: usize::MAX / 2, nulls: 2 }], ..message() }, 128, "nulls among");

@@ -20,12 +20,10 @@ use levada_protocol::{
 };
 
 pub use json::{SchemaError, parse as parse_json, write as write_json};
-pub(crate) use types::write as write_type;
+pub(crate) use types::{fold as fold_type, write as write_type};
 
 /// What stands before the name of a column that every typed topic has.
 pub(crate) const RESERVED: char = '_';
-/// The columns that are stored behind a typed topic's own, in this order.
-pub(crate) const HIDDEN: [&str; 3] = [TIMESTAMP, KEY, HEADERS];
 /// When the record was made.
 pub(crate) const TIMESTAMP: &str = "_timestamp";
 /// The record's key.

@@ -54,7 +54,7 @@ pub(crate) struct Columns {
 impl Columns {
     pub(crate) fn new(fields: &Fields) -> Self {
         let index = fields.iter().enumerate().map(|(index, field)| (field.name().clone(), index)).collect();
-        Self { all: fields.iter().map(|field| Column::new(field)).collect(), index }
+        Self { all: fields.iter().map(Column::new).collect(), index }
     }
 
     pub(crate) fn position(&self, name: &str) -> Option<usize> {

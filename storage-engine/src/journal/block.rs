@@ -37,13 +37,15 @@ pub(super) struct Block {
     pub(super) table: Table,
     pub(super) frames: Vec<(GroupId, Entry)>,
     payload_bytes: usize,
+    /// How many appends of each group end in it.
+    appends: BTreeMap<GroupId, usize>,
 }
 
 impl Block {
     /// From what was read back.
     pub(super) fn from_parts(table: Table, frames: Vec<(GroupId, Entry)>) -> Self {
         let payload_bytes = frames.iter().map(|(_, entry)| entry.payload.len()).sum();
-        Self { table, frames, payload_bytes }
+        Self { table, frames, payload_bytes, appends: BTreeMap::new() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -75,6 +77,7 @@ impl Block {
             }
             self.table.entry(pending.group).or_default().hard_state = Some(hard_state);
         }
+        *self.appends.entry(pending.group).or_default() += 1;
         true
     }
 
@@ -103,6 +106,7 @@ impl Block {
             group: *group,
             last: last.get(group).copied(),
             hard_state: entry.hard_state,
+            appends: self.appends.get(group).copied().unwrap_or(0),
         };
         self.table.iter().map(durable).collect()
     }

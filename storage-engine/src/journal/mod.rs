@@ -147,6 +147,8 @@ pub struct Durable {
     pub last: Option<(LogIndex, Term)>,
     /// The hard state that the block holds.
     pub hard_state: Option<HardState>,
+    /// How many appends of the group are durable as a whole with this block, in the order they were submitted.
+    pub appends: usize,
 }
 
 /// A block that is durable.

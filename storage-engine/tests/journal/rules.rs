@@ -23,13 +23,15 @@ fn everything_that_waits_goes_into_one_block() {
     let state = HardState { term: Term(4), vote: 1, commit: LogIndex(6) };
     let both = Append { group: GroupId(1), entries: vec![entry(7, "a"), entry(8, "b")], hard_state: Some(state) };
     let completed = journal.commit([both, append(2, 1, "c"), vote(3, 9), append(1, 9, "d")]);
-    let durable = |group, last: Option<u64>, hard_state| Durable {
+    let durable = |group, last: Option<u64>, hard_state, appends| Durable {
         group: GroupId(group),
         last: last.map(|index| (LogIndex(index), Term(1))),
         hard_state,
+        appends,
     };
     let voted = HardState { term: Term(9), vote: 3, commit: LogIndex(0) };
-    let expected = [durable(1, Some(9), Some(state)), durable(2, Some(1), None), durable(3, None, Some(voted))];
+    let expected =
+        [durable(1, Some(9), Some(state), 2), durable(2, Some(1), None, 1), durable(3, None, Some(voted), 1)];
     assert_eq!((completed.lsn, completed.durable.as_slice()), (Lsn(1), expected.as_slice()));
 
     let found = found(&journal.disk.crash_image(&CrashPlan::LOSE_ALL), from(0, 0));
@@ -62,12 +64,13 @@ fn a_large_append_takes_several_blocks_and_its_hard_state_comes_last() {
     let state = HardState { term: Term(1), vote: 1, commit: LogIndex(1) };
     let entries = (1..=9).map(|index| entry(index, vec![1; 4000])).collect();
     let first = journal.commit([Append { group: GroupId(1), entries, hard_state: Some(state) }]);
-    assert_eq!(first.durable[0].hard_state, None);
+    assert_eq!((first.durable[0].hard_state, first.durable[0].appends), (None, 0));
     let mut last = first;
     while let Some(next) = journal.write() {
-        assert_eq!(last.durable[0].hard_state, None);
+        assert_eq!((last.durable[0].hard_state, last.durable[0].appends), (None, 0));
         last = next.unwrap();
     }
+    assert_eq!(last.durable[0].appends, 1);
     assert_eq!((last.durable[0].last, last.durable[0].hard_state), (Some((LogIndex(9), Term(1))), Some(state)));
     assert!(last.lsn > Lsn(2));
 

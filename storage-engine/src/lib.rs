@@ -4,13 +4,26 @@
 //! [`disk::DiskOp`]s, which a driver performs in order and reports back. Time passes between a write, its sync and
 //! its completion, in the simulator as on a machine, so acknowledging before the sync shows as what it is.
 
+mod atomic_file;
+mod checkpoint;
+mod codec;
+pub mod config;
 pub mod disk;
 pub mod driver;
 pub mod entry;
+pub mod error;
+pub mod identity;
 pub mod journal;
+pub mod log;
 mod lru;
 pub mod metrics;
 mod mmap;
+mod payload;
 pub mod poison;
+pub mod retention;
+mod segment;
 pub mod sim_disk;
 pub mod std_disk;
+pub mod store;
+#[cfg(test)]
+mod testing;

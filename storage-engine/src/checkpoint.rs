@@ -1,0 +1,381 @@
+//! The checkpoint: one table of where every group stands, replaced as a whole.
+//!
+//! It says what need not be replayed: entries up to `applied` are in segments, synced, and nothing of a group is needed
+//! from journal blocks below `replay_from`. What the segments hold beyond counts as not written.
+//!
+//! ```text
+//! file    copy | the same copy again        (each a multiple of 4096 bytes long: one bad sector harms one of them)
+//! copy    0 magic "LVDACKP\x01" | 8 body length u64 | 16 body | crc u32 of all before | zeros
+//! body    directory (16) | lsn u64 | replay from u64 | doubt u8 (0 none, 1 groups, 2 all) | doubted u32
+//!         doubted group u64 * doubted | groups u32 | group * groups
+//! group   group u64 | topic (16) | partition u32 | term u64 | vote u64 | commit u64 | applied u64 | log start u64
+//!         first segment continues: index u64, offset u64, crc u32, generation u32 | term before u64
+//!         terms u32 | (first index u64, term u64) * terms | segments u32 | segment * segments
+//!         conf state: length u32, bytes | application state: length u32, bytes
+//! segment frames end u64 | next index u64 | next offset u64 | last crc u32 | checksum u32 | index frame u64
+//!         max timestamp i64 | sealed u8
+//! ```
+
+#![deny(clippy::indexing_slicing)]
+
+use std::collections::BTreeSet;
+
+use bytes::{BufMut, Bytes};
+use levada_protocol::ids::{GroupId, IncarnationId, LogIndex, Lsn, Offset, PartitionId, Term, TopicId, TopicPartition};
+
+use crate::{
+    codec::{Decoder, to_usize},
+    disk::{Disk, FileName},
+    entry::HardState,
+    error::{DamageCause, OpenError},
+    journal::Doubt,
+    log::writer::{LogRecord, Seam, SegmentRecord},
+    segment::Mark,
+};
+
+/// The file.
+pub(crate) const FILE: &str = "checkpoint";
+
+const MAGIC: [u8; 8] = *b"LVDACKP\x01";
+const WHAT: &str = "the checkpoint";
+const PREFIX_BYTES: usize = 16;
+const CRC_BYTES: usize = 4;
+const ALIGN: usize = 4096;
+/// The least that a group, a run of a term and a segment take.
+const GROUP_BYTES_MIN: usize = 100;
+const TERM_BYTES: usize = 16;
+const SEGMENT_BYTES: usize = 49;
+
+/// Where every group stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Checkpoint {
+    /// The data directory.
+    pub(crate) directory: IncarnationId,
+    /// The journal was durable up to this block; hard states up to there are in the records, and groups that have no
+    /// record and were made before are gone.
+    pub(crate) lsn: Lsn,
+    /// The first block that a group needs.
+    pub(crate) replay_from: Lsn,
+    /// Groups that a replay found in doubt, and that were not removed since.
+    pub(crate) doubt: Doubt,
+    pub(crate) groups: Vec<GroupRecord>,
+}
+
+/// Where a group stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GroupRecord {
+    pub(crate) group: GroupId,
+    pub(crate) topic_partition: TopicPartition,
+    pub(crate) hard_state: HardState,
+    /// The segments end with this entry; the states are as of it.
+    pub(crate) applied: LogIndex,
+    pub(crate) log: LogRecord,
+    pub(crate) conf_state: Bytes,
+    pub(crate) app_state: Bytes,
+}
+
+impl Checkpoint {
+    /// Of a data directory that has nothing.
+    pub(crate) const fn empty(directory: IncarnationId) -> Self {
+        Self { directory, lsn: Lsn(0), replay_from: Lsn(1), doubt: Doubt::None, groups: Vec::new() }
+    }
+
+    /// The checkpoint of a data directory.
+    pub(crate) fn read(disk: &dyn Disk, directory: IncarnationId) -> Result<Self, OpenError> {
+        let file = FileName::new(FILE);
+        let damaged = |cause| OpenError::Damaged { file: file.clone(), cause };
+        let len = disk.len(&file)?.ok_or_else(|| damaged(DamageCause::Short(WHAT)))?;
+        let copy = |number: u64| {
+            let bytes = disk.read(&file, number * (len / 2), to_usize(len / 2)).map_err(DamageCause::from)?;
+            Self::decode(&bytes)
+        };
+        let checkpoint = copy(0).or_else(|cause| {
+            tracing::error!(%cause, "the checkpoint's first copy is damaged, the second is used");
+            copy(1).map_err(|_| cause)
+        });
+        let checkpoint = checkpoint.map_err(&damaged)?;
+        if checkpoint.directory != directory {
+            let (expected, found) = (directory.to_string(), checkpoint.directory.to_string());
+            return Err(damaged(DamageCause::Foreign { field: "the checkpoint's directory", expected, found }));
+        }
+        Ok(checkpoint)
+    }
+
+    /// The file's bytes.
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = Vec::new();
+        out.put_slice(&MAGIC);
+        out.put_u64_le(0);
+        out.put_slice(&self.directory.to_bytes());
+        out.put_u64_le(self.lsn.get());
+        out.put_u64_le(self.replay_from.get());
+        encode_doubt(&self.doubt, &mut out);
+        put_len(&mut out, self.groups.len());
+        self.groups.iter().for_each(|group| group.encode(&mut out));
+        let body = (out.len() - PREFIX_BYTES) as u64;
+        if let Some(place) = out.get_mut(MAGIC.len()..PREFIX_BYTES) {
+            place.copy_from_slice(&body.to_le_bytes());
+        }
+        out.put_u32_le(crc32fast::hash(&out));
+        out.resize(out.len().next_multiple_of(ALIGN), 0);
+        out.extend_from_within(..);
+        out.into()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, DamageCause> {
+        let short = || DamageCause::Short(WHAT);
+        let mut prefix = Decoder::new(bytes);
+        if prefix.array() != Some(MAGIC) {
+            return Err(DamageCause::Magic("checkpoint"));
+        }
+        let body = to_usize(prefix.u64().ok_or_else(short)?);
+        let end = body.checked_add(PREFIX_BYTES + CRC_BYTES).ok_or_else(short)?;
+        let (front, crc) = bytes.get(..end).and_then(<[u8]>::split_last_chunk).ok_or_else(short)?;
+        let (stored, computed) = (u32::from_le_bytes(*crc), crc32fast::hash(front));
+        if stored != computed {
+            return Err(DamageCause::Checksum { what: WHAT, stored, computed });
+        }
+        let mut fields = Decoder::new(front.get(PREFIX_BYTES..).unwrap_or_default());
+        Self::decode_body(&mut fields).filter(|_| fields.remaining() == 0).ok_or_else(short)
+    }
+
+    fn decode_body(fields: &mut Decoder<'_>) -> Option<Self> {
+        let directory = IncarnationId::from_bytes(fields.array()?);
+        let (lsn, replay_from) = (Lsn(fields.u64()?), Lsn(fields.u64()?));
+        let doubt = decode_doubt(fields)?;
+        let count = fields.count(GROUP_BYTES_MIN)?;
+        let groups = (0..count).map(|_| GroupRecord::decode(fields)).collect::<Option<_>>()?;
+        Some(Self { directory, lsn, replay_from, doubt, groups })
+    }
+}
+
+impl GroupRecord {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u64_le(self.group.get());
+        out.put_slice(&self.topic_partition.topic.to_bytes());
+        out.put_u32_le(self.topic_partition.partition.get());
+        out.put_u64_le(self.hard_state.term.get());
+        out.put_u64_le(self.hard_state.vote);
+        out.put_u64_le(self.hard_state.commit.get());
+        out.put_u64_le(self.applied.get());
+        encode_log(&self.log, out);
+        for state in [&self.conf_state, &self.app_state] {
+            put_len(out, state.len());
+            out.put_slice(state);
+        }
+    }
+
+    fn decode(fields: &mut Decoder<'_>) -> Option<Self> {
+        Some(Self {
+            group: GroupId(fields.u64()?),
+            topic_partition: TopicPartition {
+                topic: TopicId::from_bytes(fields.array()?),
+                partition: PartitionId(fields.u32()?),
+            },
+            hard_state: HardState { term: Term(fields.u64()?), vote: fields.u64()?, commit: LogIndex(fields.u64()?) },
+            applied: LogIndex(fields.u64()?),
+            log: decode_log(fields)?,
+            conf_state: Bytes::copy_from_slice(fields.bytes()?),
+            app_state: Bytes::copy_from_slice(fields.bytes()?),
+        })
+    }
+}
+
+fn encode_doubt(doubt: &Doubt, out: &mut Vec<u8>) {
+    let none = BTreeSet::new();
+    let (tag, groups) = match doubt {
+        Doubt::None => (0, &none),
+        Doubt::Groups(groups) => (1, groups),
+        Doubt::All => (2, &none),
+    };
+    out.put_u8(tag);
+    put_len(out, groups.len());
+    groups.iter().for_each(|group| out.put_u64_le(group.get()));
+}
+
+fn decode_doubt(fields: &mut Decoder<'_>) -> Option<Doubt> {
+    let tag = fields.u8()?;
+    let count = fields.count(size_of::<u64>())?;
+    let groups = (0..count).map(|_| fields.u64().map(GroupId)).collect::<Option<_>>()?;
+    match tag {
+        0 => Some(Doubt::None),
+        1 => Some(Doubt::Groups(groups)),
+        2 => Some(Doubt::All),
+        _ => None,
+    }
+}
+
+fn encode_log(log: &LogRecord, out: &mut Vec<u8>) {
+    out.put_u64_le(log.log_start.get());
+    out.put_u64_le(log.start.index.get());
+    out.put_u64_le(log.start.offset.get());
+    out.put_u32_le(log.start.previous_crc);
+    out.put_u32_le(log.start.generation);
+    out.put_u64_le(log.term_before.get());
+    put_len(out, log.terms.len());
+    for (first, term) in &log.terms {
+        out.put_u64_le(first.get());
+        out.put_u64_le(term.get());
+    }
+    put_len(out, log.segments.len());
+    for SegmentRecord { end, sealed, .. } in &log.segments {
+        out.put_u64_le(end.position);
+        out.put_u64_le(end.index.get());
+        out.put_u64_le(end.offset.get());
+        out.put_u32_le(end.previous_crc);
+        out.put_u32_le(end.checksum);
+        out.put_u64_le(end.index_frame);
+        out.put_i64_le(end.max_timestamp_ms);
+        out.put_u8(u8::from(*sealed));
+    }
+}
+
+fn decode_log(fields: &mut Decoder<'_>) -> Option<LogRecord> {
+    let mut log = LogRecord {
+        log_start: Offset(fields.u64()?),
+        start: Seam {
+            index: LogIndex(fields.u64()?),
+            offset: Offset(fields.u64()?),
+            previous_crc: fields.u32()?,
+            generation: fields.u32()?,
+        },
+        term_before: Term(fields.u64()?),
+        terms: Vec::new(),
+        segments: Vec::new(),
+    };
+    let terms = fields.count(TERM_BYTES)?;
+    log.terms = (0..terms).map(|_| Some((LogIndex(fields.u64()?), Term(fields.u64()?)))).collect::<Option<_>>()?;
+    let segments = fields.count(SEGMENT_BYTES)?;
+    for _ in 0..segments {
+        // Segments follow each other, so the end of one says where the next starts.
+        let start = log.end();
+        let end = Mark {
+            position: fields.u64()?,
+            index: LogIndex(fields.u64()?),
+            offset: Offset(fields.u64()?),
+            previous_crc: fields.u32()?,
+            checksum: fields.u32()?,
+            index_frame: fields.u64()?,
+            max_timestamp_ms: fields.i64()?,
+        };
+        log.segments.push(SegmentRecord { start, end, sealed: fields.u8()? != 0 });
+    }
+    Some(log)
+}
+
+fn put_len(out: &mut Vec<u8>, len: usize) {
+    out.put_u32_le(u32::try_from(len).expect("what a checkpoint holds of a group is bounded far below 4 GiB"));
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{atomic_file, sim_disk::SimDisk, testing::TOPIC_PARTITION};
+
+    const DIRECTORY: IncarnationId = IncarnationId(Uuid::from_bytes([7; 16]));
+
+    fn sample() -> Checkpoint {
+        let start = Seam { index: LogIndex(11), offset: Offset(20), previous_crc: 0xAABB_CCDD, generation: 2 };
+        let end = Mark {
+            position: 6400,
+            index: LogIndex(15),
+            offset: Offset(40),
+            previous_crc: 5,
+            checksum: 6,
+            index_frame: 640,
+            max_timestamp_ms: -1,
+        };
+        let next = Seam { index: end.index, offset: end.offset, previous_crc: 5, generation: 3 };
+        let log = LogRecord {
+            log_start: Offset(21),
+            start,
+            term_before: Term(4),
+            terms: vec![(LogIndex(11), Term(5))],
+            segments: vec![
+                SegmentRecord { start, end, sealed: true },
+                SegmentRecord { start: next, end: Mark { index: LogIndex(16), ..end }, sealed: false },
+            ],
+        };
+        let group = GroupRecord {
+            group: GroupId(9),
+            topic_partition: TOPIC_PARTITION,
+            hard_state: HardState { term: Term(5), vote: 3, commit: LogIndex(15) },
+            applied: LogIndex(15),
+            log,
+            conf_state: Bytes::from_static(b"conf"),
+            app_state: Bytes::from_static(b"application"),
+        };
+        Checkpoint {
+            directory: DIRECTORY,
+            lsn: Lsn(100),
+            replay_from: Lsn(90),
+            doubt: Doubt::Groups([GroupId(9)].into()),
+            groups: vec![group],
+        }
+    }
+
+    fn store(checkpoint: &Checkpoint) -> SimDisk {
+        let disk = SimDisk::new(1);
+        let ops = atomic_file::replace(&FileName::new(FILE), checkpoint.encode());
+        ops.iter().for_each(|op| disk.perform(op).unwrap());
+        disk
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let bytes = sample().encode();
+        assert_eq!((bytes.len(), &bytes[..4096]), (8192, &bytes[4096..]));
+        let expected = concat!(
+            "4c564441434b5001 2601000000000000",
+            "07070707070707070707070707070707 6400000000000000 5a00000000000000",
+            "01 01000000 0900000000000000 01000000",
+            "0900000000000000 000102030405060708090a0b0c0d0e0f 04000000",
+            "0500000000000000 0300000000000000 0f00000000000000 0f00000000000000 1500000000000000",
+            "0b00000000000000 1400000000000000 ddccbbaa 02000000 0400000000000000",
+            "01000000 0b00000000000000 0500000000000000",
+            "02000000",
+            "0019000000000000 0f00000000000000 2800000000000000 05000000 06000000 8002000000000000",
+            "ffffffffffffffff 01",
+            "0019000000000000 1000000000000000 2800000000000000 05000000 06000000 8002000000000000",
+            "ffffffffffffffff 00",
+            "04000000 636f6e66 0b000000 6170706c69636174696f6e",
+        )
+        .replace(' ', "");
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(&hex[..expected.len()], expected);
+        let end = expected.len() / 2;
+        assert_eq!(bytes[end..end + 4], crc32fast::hash(&bytes[..end]).to_le_bytes());
+        assert!(bytes[end + 4..4096].iter().all(|&byte| byte == 0));
+        assert_eq!(Checkpoint::read(&store(&sample()), DIRECTORY).unwrap(), sample());
+    }
+
+    #[test]
+    fn one_damaged_copy_is_survived_and_two_are_noticed() {
+        let disk = store(&sample());
+        let file = FileName::new(FILE);
+        let body = (0..4096).rev().find(|&at| sample().encode()[at] != 0).unwrap() as u64;
+        for position in 0..=body {
+            let damaged = disk.fork();
+            damaged.flip_bit(&file, position, u8::try_from(position % 8).unwrap());
+            assert_eq!(Checkpoint::read(&damaged, DIRECTORY).unwrap(), sample());
+            damaged.flip_bit(&file, 4096 + (position * 7) % (body + 1), 3);
+            assert!(matches!(Checkpoint::read(&damaged, DIRECTORY), Err(OpenError::Damaged { .. })));
+        }
+        disk.make_unreadable(&file, 0, 512);
+        assert_eq!(Checkpoint::read(&disk, DIRECTORY).unwrap(), sample());
+    }
+
+    #[test]
+    fn a_checkpoint_that_is_cut_missing_or_of_another_directory_is_refused() {
+        let good = sample().encode();
+        let end = (0..good.len() / 2).rev().find(|&at| good[at] != 0).unwrap();
+        for len in 0..=end {
+            assert!(Checkpoint::decode(&good[..len]).is_err(), "cut to {len} bytes");
+        }
+        assert!(matches!(Checkpoint::read(&SimDisk::new(1), DIRECTORY), Err(OpenError::Damaged { .. })));
+        let other = IncarnationId(Uuid::from_bytes([8; 16]));
+        assert!(matches!(Checkpoint::read(&store(&sample()), other), Err(OpenError::Damaged { .. })));
+    }
+}

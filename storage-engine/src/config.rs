@@ -1,0 +1,94 @@
+//! How storage is set up: sizes, intervals, budgets.
+
+use crate::journal::JournalConfig;
+
+/// How a store is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreConfig {
+    /// The journal.
+    pub journal: JournalConfig,
+    /// Segments.
+    pub segment: SegmentConfig,
+    /// A checkpoint is due when this much went into the journal since the last one began: about what a restart reads.
+    pub checkpoint_bytes: u64,
+    /// Past this many segments that changed since the last checkpoint, one sync of the whole file system takes the place
+    /// of one for each.
+    pub sync_files_max: usize,
+    /// What tails may take in memory before [`crate::store::Store::is_over_budget`] asks for a pause.
+    pub tail_bytes_max: u64,
+    /// Of that, what entries may take that are in segments already: for followers that are slightly behind.
+    pub tail_keep_bytes: u64,
+    /// When a group's uncommitted entries hold back this much of the journal, they are written to it again. At least
+    /// twice [`StoreConfig::tail_bytes_max`], or that alone could keep the journal busy.
+    pub journal_held_bytes_max: u64,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            journal: JournalConfig::default(),
+            segment: SegmentConfig::default(),
+            checkpoint_bytes: 64 << 20,
+            sync_files_max: 64,
+            tail_bytes_max: 192 << 20,
+            tail_keep_bytes: 32 << 20,
+            journal_held_bytes_max: 384 << 20,
+        }
+    }
+}
+
+/// How segments are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentConfig {
+    /// How far apart the points of the sparse index are, in bytes of the file. Segments of replicas are identical only
+    /// where this is.
+    pub index_interval_bytes: u64,
+    /// About the most that is written to one group's segment at once.
+    pub write_bytes_max: u64,
+    /// Writeback is asked for whenever this much of a file was written: left to itself, the kernel saves it up for
+    /// seconds and then stalls the journal.
+    pub writeback_bytes: u64,
+    /// Space reserved by a segment's first write; each time it is used up, twice as much is.
+    pub preallocate_bytes_min: u64,
+    /// The most that is reserved at once.
+    pub preallocate_bytes_max: u64,
+}
+
+impl Default for SegmentConfig {
+    fn default() -> Self {
+        Self {
+            index_interval_bytes: 16 << 10,
+            write_bytes_max: 2 << 20,
+            writeback_bytes: 256 << 10,
+            preallocate_bytes_min: 64 << 10,
+            preallocate_bytes_max: 64 << 20,
+        }
+    }
+}
+
+impl SegmentConfig {
+    /// How much to reserve for a file that must reach `end`, where `allocated` bytes were reserved.
+    pub(crate) fn allocation(&self, allocated: u64, end: u64) -> u64 {
+        let mut len = allocated;
+        while len < end {
+            len += len.clamp(self.preallocate_bytes_min, self.preallocate_bytes_max);
+        }
+        len
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn space_is_reserved_in_doubling_steps() {
+        let config = SegmentConfig::default();
+        let (kib, mib) = (1 << 10, 1 << 20);
+        assert_eq!(config.allocation(0, 1), 64 * kib);
+        assert_eq!(config.allocation(64 * kib, 64 * kib + 1), 128 * kib);
+        assert_eq!(config.allocation(0, mib), mib);
+        assert_eq!(config.allocation(64 * mib, 65 * mib), 128 * mib);
+        assert_eq!(config.allocation(128 * mib, 129 * mib), 192 * mib, "at most 64 MiB at once");
+    }
+}

@@ -1,0 +1,214 @@
+//! What can go wrong with bytes that storage holds: an enum for each operation.
+
+use std::ops::Range;
+
+use levada_protocol::{
+    batch::BatchError,
+    ids::{LogIndex, Offset},
+};
+
+use crate::{
+    disk::{DiskError, FileName},
+    identity::DirIdentity,
+    journal::ReplayError,
+    poison::Poisoned,
+};
+
+/// Why bytes on disk cannot be trusted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DamageCause {
+    /// The file ends before what it must hold, or a field points beyond its container.
+    #[error("{0} is cut short")]
+    Short(&'static str),
+    /// The bytes are not the start of what must stand there.
+    #[error("no {0} stands there")]
+    Magic(&'static str),
+    /// The format version is not known to this build.
+    #[error("{what} has format version {version}, which this build does not know")]
+    Version {
+        /// Of what.
+        what: &'static str,
+        /// The version found.
+        version: u8,
+    },
+    /// A field has a value that it cannot have.
+    #[error("{field} is {value}, which cannot be")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// What it says.
+        value: u64,
+    },
+    /// The bytes are sound but belong elsewhere: misdirected, stale or swapped.
+    #[error("{field} is {found} where {expected} belongs: the bytes are of another place or time")]
+    Foreign {
+        /// The field that says so.
+        field: &'static str,
+        /// What belongs there.
+        expected: String,
+        /// What stands there.
+        found: String,
+    },
+    /// A checksum does not match.
+    #[error("{what} has checksum {computed:#010x}, not {stored:#010x} as it says")]
+    Checksum {
+        /// Of what.
+        what: &'static str,
+        /// What is written beside it.
+        stored: u32,
+        /// What its bytes give.
+        computed: u32,
+    },
+    /// A record batch is not sound.
+    #[error("a batch is damaged: {0}")]
+    Batch(#[from] BatchError),
+    /// The disk does not give the bytes back.
+    #[error("it cannot be read: {0}")]
+    Disk(String),
+}
+
+impl From<DiskError> for DamageCause {
+    fn from(error: DiskError) -> Self {
+        Self::Disk(error.to_string())
+    }
+}
+
+impl From<AppendError> for DamageCause {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Malformed { cause, .. } => Self::Batch(cause),
+            AppendError::Offsets { expected, found, .. } => Self::Foreign {
+                field: "a batch's base offset",
+                expected: expected.to_string(),
+                found: found.to_string(),
+            },
+            AppendError::TooLarge { bytes, .. } => Self::Field { field: "an entry's length", value: bytes as u64 },
+        }
+    }
+}
+
+/// A range of a segment that cannot be served from this disk; a healthy replica has it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file} is damaged at byte {position} (offsets {}..{}): {cause}", offsets.start, offsets.end)]
+pub struct Damage {
+    /// The file.
+    pub file: FileName,
+    /// Where in the file the damage was met.
+    pub position: u64,
+    /// The first raft index that cannot be served.
+    pub index: LogIndex,
+    /// The offsets that may be affected.
+    pub offsets: Range<Offset>,
+    /// What is wrong.
+    pub cause: DamageCause,
+}
+
+/// Why a read gave nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// There is no such offset (any more).
+    #[error("offset is out of range: the log goes from {log_start} to {end}")]
+    OffsetOutOfRange {
+        /// The first offset that can be read.
+        log_start: Offset,
+        /// The offset after the last.
+        end: Offset,
+    },
+    /// The bytes are damaged. Nothing of them was served.
+    #[error(transparent)]
+    Damaged(#[from] Box<Damage>),
+}
+
+/// Why entries could not be given to raft.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EntriesError {
+    /// They were removed.
+    #[error("entries start at index {first_index}")]
+    Compacted {
+        /// The first that is there.
+        first_index: LogIndex,
+    },
+    /// They are not there yet.
+    #[error("entries end at index {last_index}")]
+    Unavailable {
+        /// The last that is there.
+        last_index: LogIndex,
+    },
+    /// The bytes are damaged.
+    #[error(transparent)]
+    Damaged(#[from] Box<Damage>),
+}
+
+/// Why a data directory cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The disk refuses.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// It was never formatted.
+    #[error("the data directory was never formatted")]
+    NotFormatted,
+    /// It holds something and has no identity.
+    #[error("the data directory is not empty: move its content away, or give the node another directory")]
+    NotEmpty,
+    /// It belongs to somebody else.
+    #[error("the data directory is that of {found:?}, not of {expected:?}")]
+    OtherDirectory {
+        /// Who opens it.
+        expected: Box<DirIdentity>,
+        /// Whose it is.
+        found: Box<DirIdentity>,
+    },
+    /// A file without which nothing can be known is damaged.
+    #[error(
+        "{file} is damaged: {cause}. What this directory holds cannot be known; start the node with an empty one, and \
+         replace its replicas from the others"
+    )]
+    Damaged {
+        /// The file.
+        file: FileName,
+        /// What is wrong.
+        cause: DamageCause,
+    },
+    /// The journal cannot be replayed.
+    #[error(transparent)]
+    Journal(#[from] ReplayError),
+    /// The disk failed while the journal's end was made durable.
+    #[error(transparent)]
+    Poisoned(#[from] Poisoned),
+}
+
+/// Why an entry was not taken. Nothing of the append was.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// A payload of batches that are not such.
+    #[error("entry {index} does not hold record batches: {cause}")]
+    Malformed {
+        /// The entry.
+        index: LogIndex,
+        /// What is wrong.
+        cause: BatchError,
+    },
+    /// A batch that does not continue the offsets of the log.
+    #[error("entry {index} has a batch at offset {found} where {expected} follows")]
+    Offsets {
+        /// The entry.
+        index: LogIndex,
+        /// The offset that follows.
+        expected: Offset,
+        /// The offset it has.
+        found: Offset,
+    },
+    /// A payload larger than any may be.
+    #[error("entry {index} has {bytes} bytes of payload, more than {max}")]
+    TooLarge {
+        /// The entry.
+        index: LogIndex,
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+}

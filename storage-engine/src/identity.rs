@@ -1,0 +1,143 @@
+//! Whose data directory it is: the file `identity`, written when the directory is formatted and never changed.
+//!
+//! ```text
+//! 0 magic "LVDAID\x00\x01" | 8 cluster (16) | 24 node u64 | 32 incarnation (16) | 48 crc u32 of 0..48
+//! ```
+
+#![deny(clippy::indexing_slicing)]
+
+use bytes::BufMut;
+use levada_protocol::ids::{ClusterId, IncarnationId, NodeId};
+
+use crate::{
+    atomic_file,
+    checkpoint::{self, Checkpoint},
+    codec::Decoder,
+    disk::{Disk, DiskOp, FileName},
+    error::{DamageCause, OpenError},
+    journal::JOURNAL_DIR,
+    segment,
+};
+
+const FILE: &str = "identity";
+const MAGIC: [u8; 8] = *b"LVDAID\x00\x01";
+const BYTES: usize = 52;
+
+/// What tells a data directory from all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirIdentity {
+    /// The cluster it belongs to.
+    pub cluster: ClusterId,
+    /// The node it belongs to.
+    pub node: NodeId,
+    /// Drawn when it was formatted: a wiped node comes back with another one.
+    pub incarnation: IncarnationId,
+}
+
+impl DirIdentity {
+    /// Reads the identity of a data directory; `None` if it was never formatted.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is damaged.
+    pub fn read(disk: &dyn Disk) -> Result<Option<Self>, OpenError> {
+        let file = FileName::new(FILE);
+        if disk.len(&file)?.is_none() {
+            return Ok(None);
+        }
+        let bytes = disk.read(&file, 0, BYTES + 1)?;
+        Self::decode(&bytes).map(Some).map_err(|cause| OpenError::Damaged { file, cause })
+    }
+
+    /// Makes an empty directory a data directory: the last thing it gets is the identity, so a crash on the way leaves one
+    /// that is formatted again.
+    ///
+    /// # Errors
+    /// If it is not empty, or the disk refuses.
+    pub fn format(&self, disk: &dyn Disk) -> Result<(), OpenError> {
+        if disk.len(&FileName::new(FILE))?.is_some() || !disk.list(segment::DIRECTORY)?.is_empty() {
+            return Err(OpenError::NotEmpty);
+        }
+        let dirs = [JOURNAL_DIR, segment::DIRECTORY].map(|dir| DiskOp::CreateDir { dir: dir.to_owned() });
+        let empty = Checkpoint::empty(self.incarnation).encode();
+        let checkpoint = atomic_file::replace(&FileName::new(checkpoint::FILE), empty);
+        let identity = atomic_file::replace(&FileName::new(FILE), self.encode().into());
+        Ok(dirs.iter().chain(&checkpoint).chain(&identity).try_for_each(|op| disk.perform(op))?)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(BYTES);
+        out.put_slice(&MAGIC);
+        out.put_slice(&self.cluster.to_bytes());
+        out.put_u64_le(self.node.get());
+        out.put_slice(&self.incarnation.to_bytes());
+        out.put_u32_le(crc32fast::hash(&out));
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, DamageCause> {
+        let short = || DamageCause::Short("the identity");
+        let (front, crc) = bytes.split_last_chunk().ok_or_else(short)?;
+        let (stored, computed) = (u32::from_le_bytes(*crc), crc32fast::hash(front));
+        let mut fields = Decoder::new(front);
+        if fields.array() != Some(MAGIC) {
+            return Err(DamageCause::Magic("identity"));
+        }
+        if stored != computed {
+            return Err(DamageCause::Checksum { what: "the identity", stored, computed });
+        }
+        Ok(Self {
+            cluster: ClusterId::from_bytes(fields.array().ok_or_else(short)?),
+            node: NodeId(fields.u64().ok_or_else(short)?),
+            incarnation: IncarnationId::from_bytes(fields.array().ok_or_else(short)?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::sim_disk::SimDisk;
+
+    fn identity() -> DirIdentity {
+        DirIdentity {
+            cluster: ClusterId(Uuid::from_bytes([1; 16])),
+            node: NodeId(2),
+            incarnation: IncarnationId(Uuid::from_bytes([3; 16])),
+        }
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let hex: String = identity().encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        let expected = concat!(
+            "4c56444149440001",
+            "01010101010101010101010101010101",
+            "0200000000000000",
+            "03030303030303030303030303030303",
+            "62612f36",
+        );
+        assert_eq!(hex, expected);
+    }
+
+    #[test]
+    fn a_directory_is_formatted_once() {
+        let disk = SimDisk::new(1);
+        assert_eq!(DirIdentity::read(&disk).unwrap(), None);
+        identity().format(&disk).unwrap();
+        assert_eq!(DirIdentity::read(&disk).unwrap(), Some(identity()));
+        assert!(matches!(identity().format(&disk), Err(OpenError::NotEmpty)));
+    }
+
+    #[test]
+    fn every_bit_counts() {
+        let good = identity().encode();
+        for bit in 0..good.len() * 8 {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(DirIdentity::decode(&bytes).is_err());
+        }
+        assert!(DirIdentity::decode(&good[..51]).is_err());
+    }
+}

@@ -1,0 +1,420 @@
+//! The one writer of a log: takes entries into the tail, and moves them on into segments.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, atomic::AtomicU64},
+};
+
+use levada_protocol::ids::{GroupId, LogIndex, Offset, Term, TopicPartition};
+
+use super::{Log, Shared, State, Tail, TermRuns, entry_bytes};
+use crate::{
+    config::SegmentConfig,
+    disk::{Disk, DiskOp, FileName},
+    entry::Entry,
+    error::AppendError,
+    payload::Summary,
+    segment::{Mark, format::SegmentHeader, reader::Segment, writer::SegmentWriter},
+};
+
+/// Where a segment starts, or would: what it continues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seam {
+    /// The first entry behind it.
+    pub(crate) index: LogIndex,
+    /// The first offset behind it.
+    pub(crate) offset: Offset,
+    /// The CRC of the last frame before it.
+    pub(crate) previous_crc: u32,
+    /// The generation of the segment before it.
+    pub(crate) generation: u32,
+}
+
+impl Seam {
+    /// Where a log begins.
+    pub(crate) const START: Self = Self { index: LogIndex(1), offset: Offset(0), previous_crc: 0, generation: 0 };
+
+    const fn behind(header: &SegmentHeader, end: &Mark) -> Self {
+        Self { index: end.index, offset: end.offset, previous_crc: end.previous_crc, generation: header.generation }
+    }
+}
+
+/// A segment as the checkpoint keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentRecord {
+    /// What it continues.
+    pub(crate) start: Seam,
+    /// How far it is written.
+    pub(crate) end: Mark,
+    pub(crate) sealed: bool,
+}
+
+/// A log's segments as the checkpoint keeps them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogRecord {
+    pub(crate) log_start: Offset,
+    /// What the first segment continues, or the next if there is none.
+    pub(crate) start: Seam,
+    /// The term of the entry before it.
+    pub(crate) term_before: Term,
+    /// Where each term starts.
+    pub(crate) terms: Vec<(LogIndex, Term)>,
+    pub(crate) segments: Vec<SegmentRecord>,
+}
+
+impl LogRecord {
+    /// Of a log that has nothing in segments.
+    pub(crate) const EMPTY: Self = Self {
+        log_start: Offset(0),
+        start: Seam::START,
+        term_before: Term(0),
+        terms: Vec::new(),
+        segments: Vec::new(),
+    };
+
+    /// Up to where the segments go.
+    pub(crate) fn end(&self) -> Seam {
+        self.segments.last().map_or(self.start, |last| {
+            let generation = last.start.generation + 1;
+            Seam { index: last.end.index, offset: last.end.offset, previous_crc: last.end.previous_crc, generation }
+        })
+    }
+}
+
+/// A write of a log that the disk has not answered yet.
+#[derive(Debug)]
+struct InFlight {
+    seals: bool,
+    last_index: LogIndex,
+    bytes: u64,
+}
+
+/// Entries whose segment write completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// The last of them.
+    pub(crate) last_index: LogIndex,
+    /// What they take in the tail.
+    pub(crate) bytes: u64,
+}
+
+/// Writes a log.
+///
+/// Invariants:
+/// - at most one write is in flight;
+/// - an entry goes into a segment once it is committed and persisted, in order, and none behind a roll or a hold that is
+///   pending;
+/// - only entries above `committed` are ever truncated.
+#[derive(Debug)]
+pub(crate) struct LogWriter {
+    log: Log,
+    config: SegmentConfig,
+    /// What the first segment continues.
+    start: Seam,
+    /// Writes the last segment, unless that is sealed or nothing was written to it since the restart.
+    active: Option<SegmentWriter>,
+    in_flight: Option<InFlight>,
+    committed: LogIndex,
+    persisted: LogIndex,
+    /// Segments end behind these entries.
+    rolls: VecDeque<LogIndex>,
+    /// Nothing behind this entry is written before a checkpoint has captured the log; and the log start as of the entry.
+    hold: Option<(LogIndex, Offset)>,
+    /// Raft needs no entry below this.
+    needed_from: LogIndex,
+}
+
+impl LogWriter {
+    /// The log of a group as the checkpoint has it; `tail_bytes` counts what tails take in memory.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        group: GroupId,
+        topic_partition: TopicPartition,
+        record: &LogRecord,
+        config: SegmentConfig,
+        tail_bytes: Arc<AtomicU64>,
+    ) -> Self {
+        let segments = record.segments.iter().map(|segment| {
+            let header = header(group, topic_partition, &segment.start);
+            Arc::new(Segment::recovered(header, segment.end, segment.sealed, config.index_interval_bytes))
+        });
+        let end = record.end();
+        let last = LogIndex(end.index.get() - 1);
+        let before = (LogIndex(record.start.index.get() - 1), record.term_before);
+        let state = State {
+            segments: segments.collect(),
+            tail: Tail::new((end.index, end.offset), tail_bytes),
+            terms: TermRuns::new(before, record.terms.clone(), last),
+            log_start: record.log_start,
+        };
+        Self {
+            log: Log { shared: Arc::new(Shared { disk, group, topic_partition, state: Mutex::new(state) }) },
+            config,
+            start: record.start,
+            active: None,
+            in_flight: None,
+            committed: last,
+            persisted: last,
+            rolls: VecDeque::new(),
+            hold: None,
+            needed_from: LogIndex(0),
+        }
+    }
+
+    pub(crate) const fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub(crate) const fn committed(&self) -> LogIndex {
+        self.committed
+    }
+
+    pub(crate) const fn persisted(&self) -> LogIndex {
+        self.persisted
+    }
+
+    /// The last entry, and its term.
+    pub(crate) fn last(&self) -> (LogIndex, Term) {
+        let state = self.log.state();
+        (state.terms.last(), state.terms.last_term())
+    }
+
+    /// Takes entries that continue the log, or replace its uncommitted end.
+    ///
+    /// # Errors
+    /// [`AppendError`]: nothing was taken.
+    pub(crate) fn append(&mut self, entries: &[Entry]) -> Result<(), AppendError> {
+        let Some(first) = entries.first() else { return Ok(()) };
+        let mut state = self.log.state();
+        let next_index = state.terms.last().next();
+        assert!(
+            first.index <= next_index,
+            "entry {} would leave a gap behind the log's last {next_index}",
+            first.index
+        );
+        assert!(first.index > self.committed, "committed entry {} must not be replaced", first.index);
+        let mut offset = state.tail.get(first.index).map_or(state.tail.next_offset(), |entry| entry.base_offset);
+        let mut summaries = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let summary = Summary::of(entry, offset)?;
+            offset = summary.next_offset;
+            summaries.push(summary);
+        }
+        if first.index < next_index {
+            state.terms.truncate_from(first.index);
+            state.tail.truncate_from(first.index);
+            self.persisted = self.persisted.min(LogIndex(first.index.get() - 1));
+        }
+        for (entry, summary) in entries.iter().zip(summaries) {
+            state.terms.push(entry.index, entry.term);
+            state.tail.push(entry.clone(), summary);
+        }
+        Ok(())
+    }
+
+    /// The journal has the entry of this index and term, and so all before it. Without effect if it was replaced.
+    pub(crate) fn persist(&mut self, index: LogIndex, term: Term) {
+        if index > self.persisted && self.log.state().terms.get(index) == Some(term) {
+            self.persisted = index;
+        }
+    }
+
+    /// Entries up to `index` are final, and every roll among them was told.
+    pub(crate) fn commit_to(&mut self, index: LogIndex) {
+        assert!(index <= self.log.last_index(), "entry {index} cannot be committed before it is there");
+        self.committed = self.committed.max(index);
+    }
+
+    /// Ends the segment behind entry `at`.
+    pub(crate) fn roll(&mut self, at: LogIndex) {
+        assert!(self.end().index <= at.next(), "entries behind {at} are in the segment already");
+        if self.rolls.back().is_none_or(|&last| last < at) {
+            self.rolls.push_back(at);
+        }
+    }
+
+    /// Records below `offset` are not read any more. The files of segments that are wholly below it leave the log.
+    pub(crate) fn set_log_start(&mut self, offset: Offset) -> Vec<FileName> {
+        {
+            let mut state = self.log.state();
+            let end = state.tail.next_offset();
+            assert!(offset <= end, "a log that ends at {end} cannot start at {offset}");
+            state.log_start = state.log_start.max(offset);
+        }
+        self.remove_front()
+    }
+
+    /// Raft needs no entry below `index`. The files of segments that are wholly below it leave the log.
+    pub(crate) fn set_needed_from(&mut self, index: LogIndex) -> Vec<FileName> {
+        self.needed_from = self.needed_from.max(index);
+        self.remove_front()
+    }
+
+    /// The files of all segments, for whoever removes the log.
+    pub(crate) fn files(&self) -> Vec<FileName> {
+        self.log.state().segments.iter().map(|segment| segment.file().clone()).collect()
+    }
+
+    /// What must be done to the segments next, if something can be now. [`LogWriter::written`] follows.
+    pub(crate) fn next_write(&mut self) -> Option<Vec<DiskOp>> {
+        if self.in_flight.is_some() {
+            return None;
+        }
+        let end = self.end();
+        let last_written = LogIndex(end.index.get() - 1);
+        if self.roll_is_due() {
+            self.rolls.pop_front();
+            let ops = self.writer(end).seal();
+            self.in_flight = Some(InFlight { seals: true, last_index: last_written, bytes: 0 });
+            return Some(ops);
+        }
+        let mut stop = self.committed.min(self.persisted);
+        let hold = self.hold.as_ref().map(|(applied, _)| applied);
+        stop = self.rolls.front().into_iter().chain(hold).fold(stop, |stop, at| stop.min(*at));
+        if last_written >= stop {
+            return None;
+        }
+        let log = self.log.clone();
+        let bytes_max = self.config.write_bytes_max;
+        let writer = self.writer(end);
+        let mut bytes = 0;
+        {
+            let state = log.state();
+            for entry in state.tail.from(end.index).take_while(|entry| entry.entry.index <= stop) {
+                writer.push(&entry.entry, &entry.summary);
+                bytes += entry_bytes(&entry.entry);
+                if writer.pending_bytes() >= bytes_max {
+                    break;
+                }
+            }
+        }
+        let last_index = LogIndex(writer.at().index.get() - 1);
+        let ops = writer.take();
+        self.in_flight = Some(InFlight { seals: false, last_index, bytes });
+        Some(ops)
+    }
+
+    /// The write in flight is done. Also names the files of segments that leave the log now that they are complete.
+    pub(crate) fn written(&mut self) -> (Written, Vec<FileName>) {
+        let write = self.in_flight.take().expect("a write was in flight");
+        let writer = self.active.as_ref().expect("a write has a writer");
+        writer.publish(write.seals);
+        let mut removed = Vec::new();
+        if write.seals {
+            self.active = None;
+            removed = self.remove_front();
+        }
+        (Written { last_index: write.last_index, bytes: write.bytes }, removed)
+    }
+
+    /// The tail lets go of entries up to `index`, which are in segments.
+    pub(crate) fn release(&mut self, index: LogIndex) {
+        let written = self.end().index;
+        debug_assert!(index < written, "the tail alone has entry {index}");
+        self.log.state().tail.release(index);
+    }
+
+    /// The entries from `index` on, if all of them are in the tail.
+    pub(crate) fn in_memory(&self, index: LogIndex) -> Option<Vec<Entry>> {
+        let state = self.log.state();
+        let entries = || state.tail.from(index).map(|entry| entry.entry.clone()).collect();
+        (index >= state.tail.first_index()).then(entries)
+    }
+
+    /// Until [`LogWriter::capture`], nothing behind `applied` goes into a segment.
+    pub(crate) fn hold(&mut self, applied: LogIndex) {
+        assert!(self.end().index <= applied.next(), "entries behind {applied} are in segments already");
+        self.hold = Some((applied, self.log.log_start()));
+    }
+
+    /// The log as it is written, once that is up to the hold and every roll up to there is done. Ends the hold.
+    pub(crate) fn capture(&mut self) -> Option<LogRecord> {
+        let (applied, log_start) = self.hold?;
+        if self.in_flight.is_some() || self.roll_is_due() || self.end().index != applied.next() {
+            return None;
+        }
+        self.hold = None;
+        let state = self.log.state();
+        let mut start = self.start;
+        let segments = state.segments.iter().map(|segment| {
+            let record = SegmentRecord { start, end: segment.end(), sealed: segment.is_sealed() };
+            start = Seam::behind(segment.header(), &record.end);
+            record
+        });
+        Some(LogRecord {
+            log_start: log_start.max(self.start.offset),
+            start: self.start,
+            term_before: state.terms.before().1,
+            segments: segments.collect(),
+            terms: state.terms.up_to(applied).to_vec(),
+        })
+    }
+
+    /// Up to where segments are written, or will be by the write in flight.
+    fn end(&self) -> Seam {
+        if let Some(writer) = &self.active {
+            return Seam::behind(writer.segment().header(), writer.at());
+        }
+        let state = self.log.state();
+        state.segments.back().map_or(self.start, |last| Seam::behind(last.header(), &last.end()))
+    }
+
+    /// Whether the last segment must be sealed now. A roll where no segment was begun has no effect.
+    fn roll_is_due(&mut self) -> bool {
+        let next_index = self.end().index;
+        let has_active = self.log.state().segments.back().is_some_and(|last| !last.is_sealed());
+        if !has_active {
+            self.rolls.pop_front_if(|at| at.next() == next_index);
+        }
+        self.rolls.front().is_some_and(|at| at.next() == next_index)
+    }
+
+    /// The writer of the last segment, or of a new one if that is sealed.
+    fn writer(&mut self, end: Seam) -> &mut SegmentWriter {
+        let (log, config) = (&self.log, self.config);
+        self.active.get_or_insert_with(|| {
+            let last = log.state().segments.back().filter(|last| !last.is_sealed()).cloned();
+            if let Some(segment) = last {
+                return SegmentWriter::resume(segment, &*log.shared.disk, config);
+            }
+            let writer = SegmentWriter::create(header(log.group(), log.topic_partition(), &end), config);
+            log.state().segments.push_back(Arc::clone(writer.segment()));
+            writer
+        })
+    }
+
+    /// Takes out the sealed segments that neither readers nor raft need.
+    fn remove_front(&mut self) -> Vec<FileName> {
+        let mut state = self.log.state();
+        let (log_start, needed_from) = (state.log_start, self.needed_from);
+        let is_below = |segment: &mut Arc<Segment>| {
+            let end = segment.end();
+            let unread = log_start > Offset(0) && end.offset <= log_start;
+            segment.is_sealed() && (unread || end.index <= needed_from)
+        };
+        let mut removed = Vec::new();
+        while let Some(segment) = state.segments.pop_front_if(is_below) {
+            self.start = Seam::behind(segment.header(), &segment.end());
+            removed.push(segment.file().clone());
+        }
+        if !removed.is_empty() {
+            let before = LogIndex(self.start.index.get() - 1);
+            state.log_start = state.log_start.max(self.start.offset);
+            state.terms.remove_below(self.start.index);
+            state.tail.release(before);
+        }
+        removed
+    }
+}
+
+/// The header of the segment that starts at a seam.
+const fn header(group: GroupId, topic_partition: TopicPartition, start: &Seam) -> SegmentHeader {
+    SegmentHeader {
+        topic_partition,
+        generation: start.generation + 1,
+        group,
+        first_index: start.index,
+        base_offset: start.offset,
+        previous_crc: start.previous_crc,
+    }
+}

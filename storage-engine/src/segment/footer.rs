@@ -1,0 +1,124 @@
+//! What a sealed segment ends with: the directory of its index frames, and the trailer.
+//!
+//! ```text
+//! trailer 0 magic "LVDAEND\x01" | 8 frames end u64 | 16 next index u64 | 24 next offset u64
+//!         32 max timestamp i64 | 40 last frame's crc u32 | 44 checksum u32 of bytes 0..frames end
+//!         48 directory's points u32 | 52 directory's crc u32 | 56 crc u32 of the segment header | 60 crc u32 of 0..60
+//! ```
+//! The directory (points of `index.rs`, one for each index frame) stands between the last frame and the trailer. The
+//! trailer is the last thing in the file, so that whoever has only the file finds it.
+
+#![deny(clippy::indexing_slicing)]
+
+use bytes::BufMut;
+use levada_protocol::ids::{LogIndex, Offset};
+
+use super::{
+    Mark,
+    format::{HEADER_BYTES, SegmentHeader},
+    index::{IndexPoint, POINT_BYTES, decode_points},
+};
+use crate::{codec::Decoder, error::DamageCause};
+
+/// The trailer's length.
+pub(crate) const TRAILER_BYTES: usize = 64;
+
+const MAGIC: [u8; 8] = *b"LVDAEND\x01";
+const CRC_START: usize = TRAILER_BYTES - 4;
+const TRAILER: &str = "the segment's trailer";
+
+/// How long the file of a sealed segment is.
+pub(crate) const fn file_bytes(frames_end: u64, index_frames: usize) -> u64 {
+    frames_end + (index_frames * POINT_BYTES + TRAILER_BYTES) as u64
+}
+
+/// Directory and trailer of a segment whose frames end at `end`.
+pub(crate) fn encode(header: &SegmentHeader, end: &Mark, directory: &[IndexPoint]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(directory.len() * POINT_BYTES + TRAILER_BYTES);
+    directory.iter().for_each(|point| point.encode(&mut out));
+    let directory_crc = crc32fast::hash(&out);
+    let trailer_start = out.len();
+    out.put_slice(&MAGIC);
+    out.put_u64_le(end.position);
+    out.put_u64_le(end.index.get());
+    out.put_u64_le(end.offset.get());
+    out.put_i64_le(end.max_timestamp_ms);
+    out.put_u32_le(end.previous_crc);
+    out.put_u32_le(end.checksum);
+    out.put_u32_le(u32::try_from(directory.len()).unwrap_or(u32::MAX));
+    out.put_u32_le(directory_crc);
+    out.put_u32_le(crc32fast::hash(&header.encode()));
+    let crc = crc32fast::hash(out.get(trailer_start..).unwrap_or_default());
+    out.put_u32_le(crc);
+    out
+}
+
+/// The directory from the bytes behind the last frame, for a segment that must have this header and this end.
+pub(crate) fn decode(bytes: &[u8], header: &SegmentHeader, end: &Mark) -> Result<Vec<IndexPoint>, DamageCause> {
+    let (directory, trailer) = bytes.split_last_chunk::<TRAILER_BYTES>().ok_or(DamageCause::Short(TRAILER))?;
+    let found = Trailer::decode(trailer)?;
+    let expected = Trailer::new(header, end);
+    if found.0 != expected {
+        let (expected, found) = (format!("{expected:?}"), format!("{:?}", found.0));
+        return Err(DamageCause::Foreign { field: TRAILER, expected, found });
+    }
+    let (points, stored) = (found.1, found.2);
+    if directory.len() != points * POINT_BYTES {
+        return Err(DamageCause::Field { field: "the number of index frames", value: points as u64 });
+    }
+    let computed = crc32fast::hash(directory);
+    if computed != stored {
+        return Err(DamageCause::Checksum { what: "the segment's directory", stored, computed });
+    }
+    decode_points(directory)
+}
+
+/// What the trailer says that is known without the directory.
+#[derive(Debug, PartialEq, Eq)]
+struct Trailer {
+    frames_end: u64,
+    index: LogIndex,
+    offset: Offset,
+    max_timestamp_ms: i64,
+    last_crc: u32,
+    checksum: u32,
+    header_crc: u32,
+}
+
+impl Trailer {
+    fn new(header: &SegmentHeader, end: &Mark) -> Self {
+        Self {
+            frames_end: end.position,
+            index: end.index,
+            offset: end.offset,
+            max_timestamp_ms: end.max_timestamp_ms,
+            last_crc: end.previous_crc,
+            checksum: end.checksum,
+            header_crc: crc32fast::hash(&header.encode()),
+        }
+    }
+
+    /// The trailer, and the directory's count of points and CRC.
+    fn decode(bytes: &[u8; TRAILER_BYTES]) -> Result<(Self, usize, u32), DamageCause> {
+        let short = || DamageCause::Short(TRAILER);
+        let mut fields = Decoder::new(bytes);
+        if fields.array() != Some(MAGIC) {
+            return Err(DamageCause::Magic("segment trailer"));
+        }
+        let computed = crc32fast::hash(bytes.get(..CRC_START).unwrap_or_default());
+        let stored = bytes.last_chunk().copied().map_or(0, u32::from_le_bytes);
+        if computed != stored {
+            return Err(DamageCause::Checksum { what: TRAILER, stored, computed });
+        }
+        let (frames_end, index) = (fields.u64().ok_or_else(short)?, LogIndex(fields.u64().ok_or_else(short)?));
+        let offset = Offset(fields.u64().ok_or_else(short)?);
+        let max_timestamp_ms = fields.i64().ok_or_else(short)?;
+        let (last_crc, checksum) = (fields.u32().ok_or_else(short)?, fields.u32().ok_or_else(short)?);
+        let (points, directory_crc) = (fields.u32().ok_or_else(short)?, fields.u32().ok_or_else(short)?);
+        let header_crc = fields.u32().ok_or_else(short)?;
+        let trailer = Self { frames_end, index, offset, max_timestamp_ms, last_crc, checksum, header_crc };
+        Ok((trailer, crate::codec::to_usize(u64::from(points)), directory_crc))
+    }
+}
+
+const _: () = assert!(TRAILER_BYTES == HEADER_BYTES, "what starts and ends a file has the same size");

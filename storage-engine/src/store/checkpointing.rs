@@ -1,0 +1,204 @@
+//! Making a checkpoint, step by step, while everything else goes on.
+//!
+//! 1. *Begin*: the owner says, for groups that moved, up to where they applied and what their states are. These groups'
+//!    segments stop there for a moment.
+//! 2. *Capture*: as soon as a group's segments are written up to there, its record is taken and its segments go on.
+//! 3. *Write*: when all are captured, one list of operations for the segments' lane: sync the segments, then replace the
+//!    checkpoint. What was written before is in order before it.
+//! 4. *Durable*: the journal recycles what no group needs, and the files go that the checkpoint does not name.
+//!
+//! A group that is stuck (its quorum is lost, say) keeps entries that no segment may have, and with them the journal's
+//! oldest file. When that holds back too much, the group's entries are written to the journal once more. No checkpoint is
+//! written while that is under way: so the entries are in the journal as a whole, at the old place or at the new.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use levada_protocol::ids::{GroupId, LogIndex, Lsn};
+
+use super::{
+    GroupCheckpoint, Job, Lane, Store, StoreEffect,
+    group::{Captured, Group},
+};
+use crate::{
+    atomic_file,
+    checkpoint::{self, Checkpoint, GroupRecord},
+    disk::{DiskOp, FileName},
+    segment,
+};
+
+/// How far the checkpoint under way is.
+#[derive(Debug, Default)]
+enum Stage {
+    #[default]
+    Idle,
+    /// Waits for these groups' segments.
+    Capturing { waiting: BTreeMap<GroupId, (Bytes, Bytes)> },
+    /// With the disk.
+    Writing { lsn: Lsn, replay_from: Lsn, unnamed: Vec<FileName> },
+}
+
+/// The checkpoint under way.
+#[derive(Debug, Default)]
+pub(super) struct Checkpointing {
+    stage: Stage,
+    /// What the journal had taken when the last one began.
+    began_at_bytes: u64,
+    /// The last block that the last checkpoint covers.
+    lsn: Lsn,
+}
+
+impl Checkpointing {
+    /// A group is gone.
+    pub(super) fn forget(&mut self, group: GroupId) {
+        if let Stage::Capturing { waiting } = &mut self.stage {
+            waiting.remove(&group);
+        }
+    }
+
+    /// Captures a group if it is waited for and ready.
+    pub(super) fn try_capture(&mut self, group: &mut Group) {
+        let Stage::Capturing { waiting } = &mut self.stage else { return };
+        let id = group.id();
+        if !waiting.contains_key(&id) {
+            return;
+        }
+        if let Some(log) = group.log.capture()
+            && let Some((conf_state, app_state)) = waiting.remove(&id)
+        {
+            let applied = LogIndex(log.end().index.get() - 1);
+            group.captured = Captured { applied, log, conf_state, app_state };
+        }
+    }
+}
+
+impl Store {
+    /// Whether enough went into the journal since the last checkpoint began, and none is under way.
+    #[must_use]
+    pub fn checkpoint_due(&self) -> bool {
+        !self.is_checkpointing()
+            && self.journaled_bytes - self.checkpointing.began_at_bytes >= self.config.checkpoint_bytes
+    }
+
+    /// Whether a checkpoint is under way.
+    #[must_use]
+    pub const fn is_checkpointing(&self) -> bool {
+        !matches!(self.checkpointing.stage, Stage::Idle)
+    }
+
+    /// Begins a checkpoint. Groups that are not named stay as the last one has them. Without effect while one is under
+    /// way.
+    ///
+    /// # Panics
+    /// If a group is not there, or `applied` is not what was last given to [`Store::commit`].
+    pub fn begin_checkpoint(&mut self, groups: Vec<GroupCheckpoint>) {
+        if self.is_checkpointing() {
+            return;
+        }
+        let mut waiting = BTreeMap::new();
+        for checkpoint in groups {
+            let log = self.group(checkpoint.group);
+            assert_eq!(
+                log.committed(),
+                checkpoint.applied,
+                "group {}: applied is what was committed",
+                checkpoint.group
+            );
+            log.hold(checkpoint.applied);
+            self.ready.insert(checkpoint.group);
+            waiting.insert(checkpoint.group, (checkpoint.conf_state, checkpoint.app_state));
+        }
+        self.checkpointing.began_at_bytes = self.journaled_bytes;
+        self.checkpointing.stage = Stage::Capturing { waiting };
+    }
+
+    /// Writes the checkpoint once everything is captured.
+    pub(super) fn poll_checkpoint(&mut self, effects: &mut Vec<StoreEffect>) {
+        let Stage::Capturing { waiting } = &self.checkpointing.stage else { return };
+        if !waiting.is_empty() || self.groups.values().any(Group::is_submitted_again) {
+            return;
+        }
+        let lsn = self.journal.synced_lsn();
+        let needed = self.groups.values_mut().filter_map(Group::needed_lsn).min();
+        let replay_from = needed.map_or(Lsn(lsn.get() + 1), |needed| needed.min(Lsn(lsn.get() + 1)));
+        let groups = self.groups.values().map(record).collect();
+        let checkpoint =
+            Checkpoint { directory: self.identity.incarnation, lsn, replay_from, doubt: self.doubt.clone(), groups };
+        let mut ops = self.sync_segments();
+        ops.extend(atomic_file::replace(&FileName::new(checkpoint::FILE), checkpoint.encode()));
+        effects.push(self.effect(Lane::Segments, Job::Checkpoint, ops));
+        let unnamed = self.unnamed();
+        self.checkpointing.stage = Stage::Writing { lsn, replay_from, unnamed };
+    }
+
+    /// The checkpoint under way is durable.
+    pub(super) fn checkpoint_durable(&mut self) {
+        let Stage::Writing { lsn, replay_from, unnamed } = std::mem::take(&mut self.checkpointing.stage) else {
+            unreachable!("a checkpoint that is durable was written");
+        };
+        self.journal.recycle(replay_from);
+        self.to_remove.extend(unnamed);
+        let before = std::mem::replace(&mut self.checkpointing.lsn, lsn);
+        self.unstick(before);
+    }
+
+    /// Of the files that no log has any more, those that the checkpoint does not name either. It still does where it has
+    /// a group as it stood before.
+    fn unnamed(&mut self) -> Vec<FileName> {
+        let groups = &self.groups;
+        let is_unnamed = |(group, file): &mut (GroupId, FileName)| !groups.get(group).is_some_and(|g| g.names(file));
+        self.removed.extract_if(.., is_unnamed).map(|(_, file)| file).collect()
+    }
+
+    /// Removes files that nothing names any more.
+    pub(super) fn poll_removal(&mut self, effects: &mut Vec<StoreEffect>) {
+        if self.to_remove.is_empty() {
+            return;
+        }
+        let ops = self.to_remove.drain(..).map(|file| DiskOp::Remove { file }).collect();
+        effects.push(self.effect(Lane::Segments, Job::Remove, ops));
+    }
+
+    /// Everything that was written to segments becomes durable, and so do their names.
+    fn sync_segments(&mut self) -> Vec<DiskOp> {
+        let dirty = std::mem::take(&mut self.dirty);
+        let mut ops = if dirty.len() > self.config.sync_files_max {
+            vec![DiskOp::SyncAll]
+        } else {
+            dirty.into_iter().map(|file| DiskOp::Sync { file }).collect()
+        };
+        if std::mem::take(&mut self.dirty_names) {
+            ops.push(DiskOp::SyncDir { dir: segment::DIRECTORY.to_owned() });
+        }
+        ops
+    }
+
+    /// If too much of the journal is held back: groups that needed a block up to `before` for all the time since then
+    /// get their entries a new place.
+    fn unstick(&mut self, before: Lsn) {
+        let held_bytes = self.journal.used_bytes();
+        if held_bytes <= self.config.journal_held_bytes_max {
+            return;
+        }
+        for group in self.groups.values_mut() {
+            let is_stuck = group.needed_lsn().is_some_and(|needed| needed <= before);
+            if is_stuck && group.submit_again(&mut self.journal) {
+                tracing::info!(group = %group.id(), held_bytes, "entries that hold back the journal are written again");
+            }
+        }
+    }
+}
+
+/// A group for the checkpoint.
+fn record(group: &Group) -> GroupRecord {
+    let Captured { applied, log, conf_state, app_state } = group.captured.clone();
+    GroupRecord {
+        group: group.id(),
+        topic_partition: group.log.log().topic_partition(),
+        hard_state: group.hard_state,
+        applied,
+        log,
+        conf_state,
+        app_state,
+    }
+}

@@ -1,0 +1,408 @@
+//! What a node keeps on disk for its raft groups: one journal, and a log for each group.
+//!
+//! **The way of an entry.** [`Store::append`] puts it into the group's tail, where raft can read it at once, and hands it to
+//! the journal. When the journal's block is durable, [`StoreEvent::Persisted`] says so. When raft has committed it too, and
+//! the group has applied it ([`Store::commit`]), it is written to the group's segment, behind the journal and without
+//! anyone waiting. When a checkpoint (`checkpointing.rs`) has made the segments durable up to there, the journal's file is
+//! used again.
+//!
+//! **What is promised.** What was reported persisted is there after any crash, and so is the hard state that came with it.
+//! Nothing reaches a segment that raft could take back. Where the disk breaks its promise, recovery (`recovery.rs`) says
+//! which groups are in doubt, and goes on saying so after every restart until the group is removed.
+//!
+//! **What is relied on.** One core calls this; two lanes perform what [`Store::poll`] hands out, each strictly in order.
+//! Because the segments' lane is in order, a sync behind a write needs not wait for the write's answer: a checkpoint is
+//! one list of operations.
+//!
+//! **Failure.** Any failed operation ends the store (fail-stop): [`Poisoned`], and nothing more is handed out. That goes
+//! for a full disk as well, unless it only kept the journal from making a new file ready.
+//!
+//! **Group creation** is durable with the group's first entries: entry 0 of a group, which raft never sees, says in the
+//! journal whose log it is. **Group removal** is durable with the next checkpoint; a crash before may bring the group back,
+//! and whoever removed it does so again.
+
+mod checkpointing;
+mod group;
+mod recovery;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use checkpointing::Checkpointing;
+use group::Group;
+use levada_protocol::ids::{GroupId, LogIndex, Offset, PartitionId, Term, TopicId, TopicPartition};
+
+pub use self::recovery::{Recovered, RecoveredGroup};
+pub use crate::{config::StoreConfig, disk::Lane, identity::DirIdentity};
+use crate::{
+    disk::{Disk, DiskError, DiskOp, FileName},
+    entry::{Entry, HardState},
+    error::AppendError,
+    journal::{Completed, Doubt, JournalWriter},
+    log::{
+        Log, entry_bytes,
+        writer::{LogRecord, LogWriter},
+    },
+    poison::Poisoned,
+};
+
+/// A group that is to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupInit {
+    /// The group.
+    pub group: GroupId,
+    /// The topic whose partition it replicates.
+    pub topic: TopicId,
+    /// The partition.
+    pub partition: PartitionId,
+}
+
+/// Where a group stands, as its owner sees it, for a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupCheckpoint {
+    /// The group.
+    pub group: GroupId,
+    /// The last entry applied: what was last given to [`Store::commit`].
+    pub applied: LogIndex,
+    /// The group's membership as of that entry; opaque here.
+    pub conf_state: Bytes,
+    /// The state machine as of that entry; opaque here.
+    pub app_state: Bytes,
+}
+
+/// Something a driver must do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreEffect {
+    /// Perform these operations in order, behind those given to the same lane before, up to the first that fails. The
+    /// answer goes to [`Store::on_disk`].
+    Disk {
+        /// Which queue.
+        lane: Lane,
+        /// For the answer.
+        token: u64,
+        /// What to do.
+        ops: Vec<DiskOp>,
+    },
+}
+
+/// Something that became true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreEvent {
+    /// More of a group is durable.
+    Persisted {
+        /// The group.
+        group: GroupId,
+        /// The last entry of the log, as it is now, that is durable; everything before is, too.
+        index: LogIndex,
+        /// Its term.
+        term: Term,
+        /// How many calls of [`Store::append`] for this group, since the store was opened, are durable with entries and
+        /// hard state.
+        appends: u64,
+    },
+}
+
+/// What an operation under way was for.
+#[derive(Debug)]
+enum Job {
+    Journal(u64),
+    JournalUpkeep(u64),
+    Segment(GroupId),
+    Checkpoint,
+    Remove,
+}
+
+/// Written entries that a tail still keeps.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    group: GroupId,
+    last_index: LogIndex,
+    bytes: u64,
+}
+
+/// All groups of a data directory.
+#[derive(Debug)]
+pub struct Store {
+    disk: Arc<dyn Disk>,
+    config: StoreConfig,
+    identity: DirIdentity,
+    journal: JournalWriter,
+    groups: BTreeMap<GroupId, Group>,
+    /// Groups that may have something to write to a segment.
+    ready: BTreeSet<GroupId>,
+    jobs: BTreeMap<u64, Job>,
+    last_token: u64,
+    /// What tails take in memory.
+    tail_bytes: Arc<AtomicU64>,
+    /// Entries that tails keep though they are written, the oldest first, and what they take.
+    kept: VecDeque<Kept>,
+    kept_bytes: u64,
+    /// Segments written to since they were last synced.
+    dirty: BTreeSet<FileName>,
+    /// Whether there are segments whose names are not durable.
+    dirty_names: bool,
+    /// Files that the groups' logs do not have any more; they go when a checkpoint that does not name them is durable.
+    removed: Vec<(GroupId, FileName)>,
+    /// Files that nothing names any more.
+    to_remove: Vec<FileName>,
+    checkpointing: Checkpointing,
+    /// What the journal took in, in bytes of entries.
+    journaled_bytes: u64,
+    /// Groups that may have lost something that was acknowledged.
+    doubt: Doubt,
+    poisoned: Option<Poisoned>,
+}
+
+impl Store {
+    /// Makes a group, or finds it. Its creation is durable with the first append.
+    ///
+    /// # Panics
+    /// If the group is there and is another partition's.
+    pub fn create_group(&mut self, init: GroupInit) -> Log {
+        let topic_partition = TopicPartition { topic: init.topic, partition: init.partition };
+        if let Some(group) = self.groups.get(&init.group) {
+            assert_eq!(group.log.log().topic_partition(), topic_partition, "group ids are never used again");
+            return group.log.log().clone();
+        }
+        let log = LogWriter::open(
+            Arc::clone(&self.disk),
+            init.group,
+            topic_partition,
+            &LogRecord::EMPTY,
+            self.config.segment,
+            Arc::clone(&self.tail_bytes),
+        );
+        let handle = log.log().clone();
+        let mut group = Group::new(log);
+        group.submit_creation(&mut self.journal);
+        self.groups.insert(init.group, group);
+        handle
+    }
+
+    /// Appends to a group's log: entries that continue it or replace its uncommitted end, a hard state, or both. The
+    /// entries can be read at once; the journal writes them with the next block. An append of nothing is none.
+    ///
+    /// # Errors
+    /// If an entry cannot be one of this log; then nothing was taken.
+    ///
+    /// # Panics
+    /// If there is no such group, an entry would leave a gap, or a committed one would be replaced.
+    pub fn append(
+        &mut self,
+        group: GroupId,
+        entries: Vec<Entry>,
+        hard_state: Option<HardState>,
+    ) -> Result<(), AppendError> {
+        let max = self.config.journal.entry_bytes_max();
+        if let Some(entry) = entries.iter().find(|entry| entry.payload.len() > max) {
+            return Err(AppendError::TooLarge { index: entry.index, bytes: entry.payload.len(), max });
+        }
+        let bytes: u64 = entries.iter().map(entry_bytes).sum();
+        let state = self.groups.get_mut(&group).expect("appends go to groups that were made");
+        state.append(&mut self.journal, entries, hard_state)?;
+        self.journaled_bytes += bytes;
+        Ok(())
+    }
+
+    /// Entries of a group up to `index` are committed and applied, and [`Store::roll`] was called for every roll among
+    /// them before. They go into the segment as soon as they are in the journal.
+    ///
+    /// # Panics
+    /// If there is no such group or entry.
+    pub fn commit(&mut self, group: GroupId, index: LogIndex) {
+        self.group(group).commit_to(index);
+        self.ready.insert(group);
+    }
+
+    /// Ends the group's segment behind the entry `at`: that entry said so, and nothing behind it was committed yet. Where
+    /// no segment was begun since the last roll, nothing happens.
+    ///
+    /// # Panics
+    /// If there is no such group, or entries behind `at` are in the segment.
+    pub fn roll(&mut self, group: GroupId, at: LogIndex) {
+        self.group(group).roll(at);
+        self.ready.insert(group);
+    }
+
+    /// Records below `offset` are not read any more; segments wholly below it go. Without effect if the log starts there
+    /// or above.
+    ///
+    /// # Panics
+    /// If there is no such group or offset.
+    pub fn set_log_start(&mut self, group: GroupId, offset: Offset) {
+        let removed = self.group(group).set_log_start(offset);
+        self.removed.extend(removed.into_iter().map(|file| (group, file)));
+    }
+
+    /// Raft needs no entry of the group below `index`: segments wholly below it go. For groups without offsets, whose
+    /// state is in every checkpoint.
+    ///
+    /// # Panics
+    /// If there is no such group.
+    pub fn compact(&mut self, group: GroupId, index: LogIndex) {
+        let removed = self.group(group).set_needed_from(index);
+        self.removed.extend(removed.into_iter().map(|file| (group, file)));
+    }
+
+    /// Forgets a group; its files go. Without effect if there is none.
+    pub fn remove_group(&mut self, group: GroupId) {
+        if let Some(state) = self.groups.remove(&group) {
+            let files = state.log.files();
+            self.dirty.retain(|file| !files.contains(file));
+            self.removed.extend(files.into_iter().map(|file| (group, file)));
+        }
+        self.ready.remove(&group);
+        self.checkpointing.forget(group);
+        if let Doubt::Groups(groups) = &mut self.doubt {
+            groups.remove(&group);
+        }
+    }
+
+    /// The log of a group.
+    #[must_use]
+    pub fn log(&self, group: GroupId) -> Option<&Log> {
+        self.groups.get(&group).map(|group| group.log.log())
+    }
+
+    /// What the tails of all groups take in memory, about, in bytes.
+    #[must_use]
+    pub fn tail_bytes(&self) -> u64 {
+        self.tail_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether tails take more than they should: the disk or the quorum does not keep up, and nothing more should be
+    /// taken in for now.
+    #[must_use]
+    pub fn is_over_budget(&self) -> bool {
+        self.tail_bytes() > self.config.tail_bytes_max
+    }
+
+    /// To be called every now and then (50 ms or so).
+    pub fn tick(&mut self) {
+        self.journal.tick();
+    }
+
+    /// What must be done next.
+    pub fn poll(&mut self, effects: &mut Vec<StoreEffect>) {
+        if self.poisoned.is_some() {
+            return;
+        }
+        // Before anything that is written: what recovery found left over may be about to be written again.
+        self.poll_removal(effects);
+        if let Some(io) = self.journal.poll() {
+            effects.push(self.effect(Lane::Journal, Job::Journal(io.token), io.ops));
+        }
+        if let Some(io) = self.journal.poll_upkeep() {
+            effects.push(self.effect(Lane::Segments, Job::JournalUpkeep(io.token), io.ops));
+        }
+        while let Some(id) = self.ready.pop_first() {
+            let Some(group) = self.groups.get_mut(&id) else { continue };
+            if let Some(ops) = group.log.next_write() {
+                self.note_dirty(&ops);
+                effects.push(self.effect(Lane::Segments, Job::Segment(id), ops));
+            } else {
+                self.checkpointing.try_capture(group);
+            }
+        }
+        self.poll_checkpoint(effects);
+    }
+
+    /// Takes the answer to an effect: what became true.
+    ///
+    /// # Errors
+    /// When it failed, now or before. Nothing that was not reported may be relied on.
+    ///
+    /// # Panics
+    /// On a token that was not handed out.
+    pub fn on_disk(&mut self, token: u64, result: Result<(), DiskError>) -> Result<Vec<StoreEvent>, Poisoned> {
+        let job = self.jobs.remove(&token).expect("answers come to what was handed out");
+        let events = self.finish(job, result);
+        if let Err(poisoned) = &events {
+            self.poisoned.get_or_insert_with(|| poisoned.clone());
+        }
+        self.poisoned.clone().map_or(events, Err)
+    }
+
+    fn finish(&mut self, job: Job, result: Result<(), DiskError>) -> Result<Vec<StoreEvent>, Poisoned> {
+        match job {
+            Job::Journal(token) => {
+                let completed = self.journal.complete(token, result)?;
+                return Ok(self.block_durable(&completed));
+            }
+            Job::JournalUpkeep(token) => self.journal.complete_upkeep(token, result)?,
+            Job::Segment(group) => {
+                result.map_err(Poisoned::new)?;
+                self.segment_written(group);
+            }
+            Job::Checkpoint => {
+                result.map_err(Poisoned::new)?;
+                self.checkpoint_durable();
+            }
+            Job::Remove => result.map_err(Poisoned::new)?,
+        }
+        Ok(Vec::new())
+    }
+
+    fn block_durable(&mut self, completed: &Completed) -> Vec<StoreEvent> {
+        let mut events = Vec::new();
+        for durable in &completed.durable {
+            if let Some(group) = self.groups.get_mut(&durable.group) {
+                events.extend(group.durable(completed.lsn, durable));
+                self.ready.insert(durable.group);
+            }
+        }
+        events
+    }
+
+    fn segment_written(&mut self, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let (written, removed) = group.log.written();
+        self.removed.extend(removed.into_iter().map(|file| (id, file)));
+        self.ready.insert(id);
+        self.kept.push_back(Kept { group: id, last_index: written.last_index, bytes: written.bytes });
+        self.kept_bytes += written.bytes;
+        while self.kept_bytes > self.config.tail_keep_bytes
+            && let Some(oldest) = self.kept.pop_front()
+        {
+            self.kept_bytes -= oldest.bytes;
+            if let Some(group) = self.groups.get_mut(&oldest.group) {
+                group.log.release(oldest.last_index);
+            }
+        }
+    }
+
+    /// Which files have to be synced by the next checkpoint.
+    fn note_dirty(&mut self, ops: &[DiskOp]) {
+        for op in ops {
+            match op {
+                DiskOp::Write { file, .. } => {
+                    self.dirty.insert(file.clone());
+                }
+                DiskOp::Sync { file } => {
+                    self.dirty.remove(file);
+                }
+                DiskOp::Create { .. } => self.dirty_names = true,
+                _ => {}
+            }
+        }
+    }
+
+    fn group(&mut self, group: GroupId) -> &mut LogWriter {
+        &mut self.groups.get_mut(&group).expect("the group was made").log
+    }
+
+    fn effect(&mut self, lane: Lane, job: Job, ops: Vec<DiskOp>) -> StoreEffect {
+        self.last_token += 1;
+        self.jobs.insert(self.last_token, job);
+        StoreEffect::Disk { lane, token: self.last_token, ops }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,294 @@
+//! Opening a store: what a crash left becomes a state that was there before.
+//!
+//! The checkpoint says how each group's log ended when it was made; the journal has everything since. Its entries are
+//! played in the order in which they were written, and what then stands above a group's segments becomes its tail. What
+//! segments hold beyond the checkpoint is ignored, and written again, with the same bytes. So recovery reads the checkpoint
+//! and the journal, and nothing else.
+//!
+//! A group's entries in the journal are played on their own, without a look at its segments: an entry that was replaced
+//! may lie above the checkpoint, and the one that replaced it below.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use bytes::Bytes;
+use levada_protocol::ids::{GroupId, LogIndex, Lsn, Term, TopicPartition};
+
+use super::{
+    Store, StoreConfig,
+    checkpointing::Checkpointing,
+    group::{Captured, Group, created},
+};
+use crate::{
+    checkpoint::{Checkpoint, GroupRecord},
+    disk::{Disk, FileName},
+    entry::{Entry, HardState},
+    error::OpenError,
+    identity::DirIdentity,
+    journal::{Doubt, JournalWriter, Replay, ReplayStart, ReplayedBlock},
+    log::{Log, writer::LogRecord, writer::LogWriter},
+    segment,
+};
+
+/// An opened store and what it holds.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The store.
+    pub store: Store,
+    /// Its groups.
+    pub groups: Vec<RecoveredGroup>,
+    /// Groups that may have lost something that was acknowledged, whether they are among `groups` or not: they must not
+    /// vote, acknowledge or campaign.
+    pub doubt: Doubt,
+}
+
+/// A group as it was found.
+#[derive(Clone, Debug)]
+pub struct RecoveredGroup {
+    /// The group.
+    pub group: GroupId,
+    /// The partition it replicates.
+    pub topic_partition: TopicPartition,
+    /// Its hard state; `commit` lies between `applied` and the last entry.
+    pub hard_state: HardState,
+    /// Its membership as of `applied`, as the last checkpoint was given it.
+    pub conf_state: Bytes,
+    /// The entry up to which its states are.
+    pub applied: LogIndex,
+    /// Its state machine as of `applied`, as the last checkpoint was given it.
+    pub app_state: Bytes,
+    /// Its log. Entries above `applied` are all in the tail; those that are committed are to be given to
+    /// [`Store::commit`] again, and rolls among them to [`Store::roll`].
+    pub log: Log,
+    /// It may have lost something that was acknowledged.
+    pub damaged: bool,
+}
+
+impl Store {
+    /// Opens a data directory. Blocks while the journal is read, and what is found at its end made durable.
+    ///
+    /// # Errors
+    /// If it is another's, was never formatted ([`DirIdentity::format`]), a file without which nothing is known is
+    /// damaged, or the disk refuses. A damaged journal is no error, see [`Recovered::doubt`].
+    ///
+    /// # Panics
+    /// If the configuration cannot be.
+    pub fn open(disk: Arc<dyn Disk>, config: StoreConfig, identity: &DirIdentity) -> Result<Recovered, OpenError> {
+        let found = DirIdentity::read(&*disk)?.ok_or(OpenError::NotFormatted)?;
+        if found != *identity {
+            return Err(OpenError::OtherDirectory { expected: Box::new(*identity), found: Box::new(found) });
+        }
+        let checkpoint = Checkpoint::read(&*disk, identity.incarnation)?;
+        let mut recovery = Recovery::new(Arc::clone(&disk), config, &checkpoint);
+        let start = ReplayStart { lsn: checkpoint.replay_from, synced: checkpoint.lsn };
+        let mut replay = Replay::open(&*disk, identity.incarnation, start)?;
+        recovery.doubt(replay.doubt());
+        while let Some(block) = replay.next_block()? {
+            recovery.play(block);
+        }
+        let mut journal = JournalWriter::resume(&config.journal, replay.finish());
+        journal.settle(&*disk)?;
+        let Recovery { groups, tail_bytes, doubt, .. } = recovery.finish();
+        // With the journal in doubt, they may be the last copy of something.
+        let leftovers = if doubt == Doubt::None { leftovers(&*disk, &checkpoint)? } else { Vec::new() };
+        let recovered = groups.values().map(|group| recovered_group(group, &doubt)).collect();
+        let store = Store {
+            disk,
+            config,
+            identity: *identity,
+            journal,
+            groups,
+            ready: BTreeSet::new(),
+            jobs: BTreeMap::new(),
+            last_token: 0,
+            tail_bytes,
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            dirty: BTreeSet::new(),
+            dirty_names: true,
+            removed: Vec::new(),
+            to_remove: leftovers,
+            checkpointing: Checkpointing::default(),
+            journaled_bytes: 0,
+            doubt: doubt.clone(),
+            poisoned: None,
+        };
+        Ok(Recovered { store, groups: recovered, doubt })
+    }
+}
+
+/// Segments that the checkpoint does not name: of groups that are gone, or begun after it.
+fn leftovers(disk: &dyn Disk, checkpoint: &Checkpoint) -> Result<Vec<FileName>, OpenError> {
+    let records = checkpoint.groups.iter();
+    let named: BTreeSet<FileName> = records
+        .flat_map(|record| record.log.segments.iter().map(|s| segment::file_name(record.group, s.start.index)))
+        .collect();
+    let found = disk.list(segment::DIRECTORY)?.into_iter().filter(|name| name.ends_with(".seg"));
+    let found = found.map(|name| FileName::new(format!("{}/{name}", segment::DIRECTORY)));
+    Ok(found.filter(|file| !named.contains(file)).collect())
+}
+
+fn recovered_group(group: &Group, doubt: &Doubt) -> RecoveredGroup {
+    let log = group.log.log().clone();
+    RecoveredGroup {
+        group: log.group(),
+        topic_partition: log.topic_partition(),
+        hard_state: group.hard_state,
+        conf_state: group.captured.conf_state.clone(),
+        applied: group.captured.applied,
+        app_state: group.captured.app_state.clone(),
+        damaged: is_doubted(doubt, log.group()),
+        log,
+    }
+}
+
+fn is_doubted(doubt: &Doubt, group: GroupId) -> bool {
+    match doubt {
+        Doubt::None => false,
+        Doubt::Groups(groups) => groups.contains(&group),
+        Doubt::All => true,
+    }
+}
+
+/// A store that is being put together.
+struct Recovery {
+    disk: Arc<dyn Disk>,
+    config: StoreConfig,
+    tail_bytes: Arc<AtomicU64>,
+    /// What the checkpoint covers.
+    lsn: Lsn,
+    groups: BTreeMap<GroupId, Group>,
+    played: BTreeMap<GroupId, Played>,
+    doubt: Doubt,
+}
+
+impl Recovery {
+    fn new(disk: Arc<dyn Disk>, config: StoreConfig, checkpoint: &Checkpoint) -> Self {
+        let doubt = checkpoint.doubt.clone();
+        let (groups, played, tail_bytes) = (BTreeMap::new(), BTreeMap::new(), Arc::default());
+        let mut recovery = Self { disk, config, tail_bytes, lsn: checkpoint.lsn, groups, played, doubt };
+        checkpoint.groups.iter().for_each(|record| recovery.restore(record));
+        recovery
+    }
+
+    fn restore(&mut self, record: &GroupRecord) {
+        let mut group = self.make(record.group, record.topic_partition, &record.log);
+        group.hard_state = record.hard_state;
+        group.captured = Captured {
+            applied: record.applied,
+            log: record.log.clone(),
+            conf_state: record.conf_state.clone(),
+            app_state: record.app_state.clone(),
+        };
+        self.groups.insert(record.group, group);
+    }
+
+    fn make(&self, group: GroupId, topic_partition: TopicPartition, log: &LogRecord) -> Group {
+        let (disk, tail_bytes) = (Arc::clone(&self.disk), Arc::clone(&self.tail_bytes));
+        Group::new(LogWriter::open(disk, group, topic_partition, log, self.config.segment, tail_bytes))
+    }
+
+    fn doubt(&mut self, more: Doubt) {
+        self.doubt = match (std::mem::replace(&mut self.doubt, Doubt::None), more) {
+            (Doubt::All, _) | (_, Doubt::All) => Doubt::All,
+            (Doubt::None, doubt) | (doubt, Doubt::None) => doubt,
+            (Doubt::Groups(some), Doubt::Groups(more)) => Doubt::Groups(some.into_iter().chain(more).collect()),
+        };
+    }
+
+    fn play(&mut self, block: ReplayedBlock) {
+        // The checkpoint knows better: of a group that it does not have, this is left from before its removal.
+        let is_covered = block.lsn <= self.lsn;
+        for (id, entry) in block.entries {
+            if entry.index == LogIndex(0) {
+                if let (false, false, Some(topic_partition)) =
+                    (is_covered, self.groups.contains_key(&id), created(&entry))
+                {
+                    let group = self.make(id, topic_partition, &LogRecord::EMPTY);
+                    self.groups.insert(id, group);
+                }
+            } else if self.groups.contains_key(&id) {
+                let applied = self.groups.get(&id).map_or(LogIndex(0), |group| group.captured.applied);
+                self.played.entry(id).or_default().play(block.lsn, entry, applied);
+            }
+        }
+        for (id, hard_state) in block.hard_states {
+            if let (false, Some(group)) = (is_covered, self.groups.get_mut(&id)) {
+                group.hard_state = hard_state;
+            }
+        }
+    }
+
+    /// Gives the groups their tails.
+    fn finish(mut self) -> Self {
+        for (id, played) in std::mem::take(&mut self.played) {
+            let Some(group) = self.groups.get_mut(&id) else { continue };
+            if let Err(cause) = played.into_tail(group) {
+                tracing::error!(group = %id, cause, "the journal does not continue the group's segments");
+                self.doubt(Doubt::Groups([id].into()));
+            }
+        }
+        for group in self.groups.values_mut() {
+            let (last, _) = group.log.last();
+            let commit = &mut group.hard_state.commit;
+            *commit = (*commit).max(group.captured.applied).min(last);
+        }
+        self
+    }
+}
+
+/// What the journal has of a group's log.
+#[derive(Debug, Default)]
+struct Played {
+    /// Without gaps.
+    entries: VecDeque<(Lsn, Entry)>,
+    has_gap: bool,
+}
+
+impl Played {
+    fn first(&self) -> Option<LogIndex> {
+        self.entries.front().map(|(_, entry)| entry.index)
+    }
+
+    /// The next entry in the order of writing. One that is there changes nothing, one that differs replaces all from
+    /// there on.
+    fn play(&mut self, lsn: Lsn, mut entry: Entry, applied: LogIndex) {
+        let at = self.first().and_then(|first| entry.index.get().checked_sub(first.get()));
+        let at = at.map_or(0, crate::codec::to_usize);
+        if self.entries.get(at).is_some_and(|(_, there)| (there.index, there.term) == (entry.index, entry.term)) {
+            return;
+        }
+        self.has_gap |= at > self.entries.len();
+        self.entries.truncate(at);
+        if entry.index <= applied {
+            entry.payload = Bytes::new(); // a segment has it
+        }
+        self.entries.push_back((lsn, entry));
+    }
+
+    /// What stands above the group's segments becomes its tail.
+    fn into_tail(self, group: &mut Group) -> Result<(), &'static str> {
+        let (applied, mut term) = group.log.last();
+        if self.has_gap || self.first().is_some_and(|first| first > applied.next()) {
+            return Err("entries are missing");
+        }
+        let terms = |index| group.log.log().term(index).unwrap_or(Term(0));
+        let is_other = |entry: &Entry| entry.index == applied && entry.term != terms(applied);
+        if self.entries.iter().any(|(_, entry)| is_other(entry)) {
+            return Err("the entry that the checkpoint ends with is another");
+        }
+        for (lsn, entry) in self.entries.into_iter().filter(|(_, entry)| entry.index > applied) {
+            if entry.term < term {
+                return Err("terms fall");
+            }
+            term = entry.term;
+            let (index, term) = (entry.index, entry.term);
+            group.log.append(&[entry]).map_err(|_| "an entry is not one of this log")?;
+            group.log.persist(index, term);
+            group.in_block(index, lsn);
+        }
+        Ok(())
+    }
+}

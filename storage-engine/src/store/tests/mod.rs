@@ -1,0 +1,5 @@
+//! The whole store on a simulated disk: its power is cut at every operation, its bits flip, it fills up and breaks.
+
+mod crash;
+mod model;
+mod world;

@@ -1,1 +1,13 @@
-//! (to be written)
+//! Levada's broker: raft groups, replication, the controller, and the doors that producers and operators come through.
+//!
+//! The heart is [`node::Node`], a synchronous core that owns every raft group of a node and its storage. Around it
+//! stand thin drivers. The broker never compiles Arrow: columns are opaque bytes, checked and converted through an
+//! injected [`levada_protocol::codec::PayloadCodec`].
+//!
+//! Reading order: [`raft`], [`partition`], [`cluster`], [`node`].
+
+pub mod cluster;
+pub mod node;
+pub mod partition;
+pub mod raft;
+mod random;

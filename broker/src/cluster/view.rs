@@ -1,0 +1,162 @@
+//! What the node core shows to the tasks around it: metadata, leaders, and each partition's log up to its high
+//! watermark. The core writes, everybody reads; nobody outside waits for the core to read a record.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use levada_protocol::ids::{ClusterId, GroupId, IncarnationId, NodeId, Offset, Term, TopicPartition};
+use levada_storage_engine::log::Log;
+use tokio::sync::watch;
+
+use super::metadata::Metadata;
+
+/// A partition's state as readers see it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PartitionState {
+    /// The first offset that can be read.
+    pub log_start: Offset,
+    /// The first offset not yet known here to be committed.
+    pub high_watermark: Offset,
+    /// This node leads it and has committed in its term: it serves linearizable reads and produce.
+    pub leading: bool,
+    /// The current term.
+    pub term: Term,
+    /// The replica is gone from this node.
+    pub removed: bool,
+}
+
+/// One partition that has a replica on this node.
+#[derive(Debug)]
+pub struct PartitionView {
+    /// Which.
+    pub partition: TopicPartition,
+    /// Its raft group.
+    pub group: GroupId,
+    /// Its records. Read below [`PartitionState::high_watermark`] only.
+    pub log: Log,
+    /// Changes are announced to who waits.
+    pub state: watch::Sender<PartitionState>,
+    /// As leader: entries that each replica is behind; empty otherwise.
+    pub behind: RwLock<BTreeMap<NodeId, u64>>,
+}
+
+/// Who leads a group, in which term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leadership {
+    /// The term.
+    pub term: Term,
+    /// The leader; `None` while that term has none.
+    pub node: Option<NodeId>,
+}
+
+/// Everything the core shows.
+#[derive(Debug)]
+pub struct ClusterView {
+    /// This cluster.
+    pub cluster: ClusterId,
+    /// This node.
+    pub node: NodeId,
+    /// This data directory.
+    pub incarnation: IncarnationId,
+    /// Metadata, and an announcement of each change.
+    pub metadata: watch::Sender<Arc<Metadata>>,
+    /// Partitions with a replica here.
+    partitions: RwLock<BTreeMap<TopicPartition, Arc<PartitionView>>>,
+    /// Leaders of all groups that this node has heard of.
+    leaders: RwLock<BTreeMap<GroupId, Leadership>>,
+    /// When each other node was last heard from, in milliseconds since the process began.
+    heard_ms: RwLock<BTreeMap<NodeId, u64>>,
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl ClusterView {
+    /// Empty, but for who this is.
+    #[must_use]
+    pub fn new(cluster: ClusterId, node: NodeId, incarnation: IncarnationId) -> Self {
+        Self {
+            cluster,
+            node,
+            incarnation,
+            metadata: watch::Sender::new(Arc::default()),
+            partitions: RwLock::default(),
+            leaders: RwLock::default(),
+            heard_ms: RwLock::default(),
+        }
+    }
+
+    /// A partition with a replica here.
+    #[must_use]
+    pub fn partition(&self, partition: TopicPartition) -> Option<Arc<PartitionView>> {
+        read(&self.partitions).get(&partition).cloned()
+    }
+
+    /// All partitions with a replica here.
+    #[must_use]
+    pub fn partitions(&self) -> Vec<Arc<PartitionView>> {
+        read(&self.partitions).values().cloned().collect()
+    }
+
+    /// Who leads a group, as far as is known here.
+    #[must_use]
+    pub fn leader(&self, group: GroupId) -> Option<Leadership> {
+        read(&self.leaders).get(&group).copied()
+    }
+
+    /// When a node was last heard from, in milliseconds since the process began.
+    #[must_use]
+    pub fn heard_ms(&self, node: NodeId) -> Option<u64> {
+        read(&self.heard_ms).get(&node).copied()
+    }
+
+    pub(crate) fn insert(&self, view: Arc<PartitionView>) {
+        write(&self.partitions).insert(view.partition, view);
+    }
+
+    pub(crate) fn remove(&self, partition: TopicPartition) {
+        if let Some(view) = write(&self.partitions).remove(&partition) {
+            view.state.send_modify(|state| state.removed = true);
+        }
+    }
+
+    /// What this node's own replica of a group knows of its leader.
+    pub(crate) fn set_leader(&self, group: GroupId, leadership: Leadership) {
+        write(&self.leaders).insert(group, leadership);
+    }
+
+    /// Takes news of a leader from another node, unless something newer is known.
+    pub(crate) fn lead(&self, group: GroupId, news: Leadership) {
+        let mut leaders = write(&self.leaders);
+        if leaders.get(&group).is_none_or(|known| known.term <= news.term) {
+            leaders.insert(group, news);
+        }
+    }
+
+    pub(crate) fn forget(&self, group: GroupId) {
+        write(&self.leaders).remove(&group);
+    }
+
+    pub(crate) fn hear(&self, node: NodeId, now_ms: u64) {
+        write(&self.heard_ms).insert(node, now_ms);
+    }
+}
+
+impl PartitionView {
+    /// How far each replica is behind, as leader.
+    #[must_use]
+    pub fn behind(&self) -> BTreeMap<NodeId, u64> {
+        read(&self.behind).clone()
+    }
+
+    pub(crate) fn set_behind(&self, behind: BTreeMap<NodeId, u64>) {
+        *write(&self.behind) = behind;
+    }
+}

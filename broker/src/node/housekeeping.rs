@@ -1,0 +1,192 @@
+//! What a node does by the clock: ticks of raft, campaigns, segment rolls, retention, balance, and its own end.
+
+use std::collections::BTreeMap;
+
+use levada_protocol::{
+    ids::{GroupId, NodeId},
+    messages::metadata as wire,
+};
+use levada_storage_engine::{entry::EntryKind, retention};
+use prost::Message as _;
+
+use super::{Node, event::Effect};
+use crate::{cluster::view::Leadership, partition::machine::Partition, raft::TICK_MS};
+
+/// How often leaders look whether a segment is full and how far replicas are behind.
+const SEGMENT_TICKS: u64 = 500 / TICK_MS;
+/// How often leaders look for segments that may go.
+const RETENTION_TICKS: u64 = 10_000 / TICK_MS;
+/// How often leadership goes back to preferred leaders, and all leaderships are told to who holds no replica.
+const BALANCE_TICKS: u64 = 5_000 / TICK_MS;
+/// How long a shutdown waits for others to take over.
+const SHUTDOWN_TICKS: u64 = 3_000 / TICK_MS;
+
+impl Node {
+    /// 50 milliseconds have passed.
+    pub(super) fn tick(&mut self, out: &mut Vec<Effect>) {
+        self.ticks += 1;
+        self.controller.group.tick();
+        self.dirty.insert(GroupId::METADATA);
+        for (&id, partition) in &mut self.partitions {
+            partition.group.tick();
+            if partition.group.has_ready() {
+                self.dirty.insert(id);
+            }
+        }
+        self.campaign();
+        if self.ticks.is_multiple_of(SEGMENT_TICKS) {
+            self.roll_segments();
+            self.show_replicas();
+        }
+        if self.ticks.is_multiple_of(RETENTION_TICKS) {
+            self.retain();
+        }
+        if self.stopping.is_some() {
+            self.hand_over(out);
+        } else if self.ticks.is_multiple_of(BALANCE_TICKS) {
+            self.balance();
+            self.announce_all(out);
+        }
+    }
+
+    fn campaign(&mut self) {
+        let due: Vec<GroupId> =
+            self.campaigns.iter().filter(|(_, at)| **at <= self.ticks).map(|(group, _)| *group).collect();
+        for group in due {
+            self.campaigns.remove(&group);
+            if let Some(partition) = self.partitions.get_mut(&group)
+                && partition.group.leader().is_none()
+            {
+                partition.group.campaign();
+                self.dirty.insert(group);
+            }
+        }
+    }
+
+    /// As leader of a partition whose active segment is full: proposes its end.
+    fn roll_segments(&mut self) {
+        for (&id, partition) in &mut self.partitions {
+            let full = partition.log_stats().active_segment_bytes >= partition.topic.config.segment_bytes;
+            if full && !partition.roll_pending {
+                let roll = wire::partition_command::Kind::Roll(wire::Roll {});
+                partition.roll_pending = propose(partition, roll);
+                self.dirty.insert(id);
+            }
+        }
+    }
+
+    /// As leader: proposes a new log start where old segments may go. Nothing goes that a replica does not have yet.
+    fn retain(&mut self) {
+        for (&id, partition) in &mut self.partitions {
+            if partition.leading.is_none() || partition.log_start_pending {
+                continue;
+            }
+            let Some(floor) = partition.group.matched().into_values().min() else { continue };
+            let config = &partition.topic.config;
+            let policy = retention::Policy { ms: config.retention_ms, bytes: config.retention_bytes };
+            let segments = partition.view.log.segments();
+            if let Some(offset) = retention::plan(&segments, policy, self.now.wall_ms, floor) {
+                let start = wire::partition_command::Kind::LogStart(wire::LogStart { offset: offset.get() });
+                partition.log_start_pending = propose(partition, start);
+                self.dirty.insert(id);
+            }
+        }
+    }
+
+    /// Shows how far each replica is behind its leader.
+    fn show_replicas(&self) {
+        for partition in self.partitions.values() {
+            let mut behind = BTreeMap::new();
+            if partition.group.is_leader() {
+                let last = partition.group.last_index();
+                for (replica, matched) in partition.group.matched() {
+                    if let Some(&node) = partition.group.replicas().get(&replica) {
+                        behind.insert(node, last.get().saturating_sub(matched.get()));
+                    }
+                }
+            }
+            partition.view.set_behind(behind);
+        }
+    }
+
+    /// Gives leadership back to preferred leaders that are well and have everything.
+    fn balance(&mut self) {
+        for (&id, partition) in &mut self.partitions {
+            let preferred = partition.preferred();
+            if preferred == Some(self.config.node) || partition.leading.is_none() {
+                continue;
+            }
+            if let Some(to) = preferred
+                && caught_up(partition).contains(&to)
+            {
+                partition.group.transfer_leader(to);
+                self.dirty.insert(id);
+            }
+        }
+    }
+
+    fn announce_all(&self, out: &mut Vec<Effect>) {
+        for partition in self.partitions.values().filter(|partition| partition.group.is_leader()) {
+            let leadership = Leadership { term: partition.group.term(), node: Some(self.config.node) };
+            self.announce(partition.group.id(), leadership, out);
+        }
+    }
+
+    pub(super) fn begin_shutdown(&mut self, out: &mut Vec<Effect>) {
+        if self.stopping.is_none() {
+            self.stopping = Some(self.ticks + SHUTDOWN_TICKS);
+            self.hand_over(out);
+        }
+    }
+
+    /// Hands over what is led here, until nothing is or time is up.
+    fn hand_over(&mut self, out: &mut Vec<Effect>) {
+        let mut led = 0;
+        for (&id, partition) in &mut self.partitions {
+            if partition.group.is_leader() && partition.group.replicas().len() > 1 {
+                led += 1;
+                if let Some(&to) = caught_up(partition).first() {
+                    partition.group.transfer_leader(to);
+                    self.dirty.insert(id);
+                }
+            }
+        }
+        let group = &mut self.controller.group;
+        if group.is_leader() && group.replicas().len() > 1 {
+            led += 1;
+            let last = group.last_index();
+            let ready = group
+                .matched()
+                .into_iter()
+                .find(|(replica, matched)| *matched == last && group.is_active(*replica) && !group.is_self(*replica));
+            if let Some(&to) = ready.and_then(|(replica, _)| group.replicas().get(&replica)) {
+                group.transfer_leader(to);
+                self.dirty.insert(GroupId::METADATA);
+            }
+        }
+        let late = self.stopping.is_some_and(|by| self.ticks >= by);
+        if (led == 0 || late) && !self.stopped {
+            self.stopped = true;
+            out.push(Effect::ReadyToStop);
+        }
+    }
+}
+
+/// The other nodes whose replica is alive and has every entry.
+fn caught_up(partition: &Partition) -> Vec<NodeId> {
+    let group = &partition.group;
+    let last = group.last_index();
+    let matched = group.matched().into_iter();
+    let ready =
+        matched.filter(|(replica, matched)| *matched == last && group.is_active(*replica) && !group.is_self(*replica));
+    ready.filter_map(|(replica, _)| group.replicas().get(&replica).copied()).collect()
+}
+
+/// Proposes a command as leader; `false` when it is not this node's turn.
+fn propose(partition: &mut Partition, kind: wire::partition_command::Kind) -> bool {
+    if partition.leading.is_none() {
+        return false;
+    }
+    let command = wire::PartitionCommand { kind: Some(kind) };
+    partition.group.propose(EntryKind::Command, command.encode_to_vec().into()).is_some()
+}

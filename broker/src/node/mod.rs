@@ -1,0 +1,309 @@
+//! The node core: every raft group of this node, its storage and the controller, as one synchronous state machine.
+//!
+//! Events go in ([`Node::handle`]), effects come out; [`Node::flush`] ends a round of events, so that batches which
+//! arrive together share raft entries, and entries of many groups share a journal block. The core owns no thread,
+//! clock or socket: in production a driver thread feeds it ([`crate::runtime`]), in the simulator the world does.
+//!
+//! What is shown to readers goes through [`crate::cluster::view::ClusterView`], which the core alone writes.
+//!
+//! Invariants:
+//! - a produce request is answered with success only when its entry is committed, which includes that this node's or
+//!   a quorum of other nodes' journals have it durable;
+//! - every request is answered exactly once;
+//! - an effect that must follow durability (a vote, an acknowledgement) is not put out before the journal's event.
+
+mod controller;
+pub mod event;
+mod housekeeping;
+mod partitions;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use levada_protocol::{
+    error::{Error, ErrorCode, NodeAddresses},
+    ids::{ClusterId, GroupId, IncarnationId, LogIndex, NodeId, TopicPartition},
+};
+use levada_storage_engine::{
+    disk::Disk,
+    store::{GroupCheckpoint, OpenError, RecoveredGroup, Store, StoreConfig, StoreEffect, StoreEvent},
+};
+
+use self::{
+    controller::Controller,
+    event::{Effect, Event, Now, Request, RequestId},
+};
+use crate::{
+    cluster::view::{ClusterView, Leadership},
+    partition::machine::Partition,
+    raft::wire::PeerMessage,
+    random::Random,
+};
+
+/// Who a node is and how it behaves.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// The cluster it belongs to.
+    pub cluster: ClusterId,
+    /// Its id.
+    pub node: NodeId,
+    /// Its data directory.
+    pub incarnation: IncarnationId,
+    /// The nodes that founded the cluster: the first voters of the metadata group.
+    pub founders: BTreeSet<NodeId>,
+    /// Replicas of a topic that does not say.
+    pub default_replicas: u32,
+    /// Where ids that must be unique come from.
+    pub seed: u64,
+    /// How it stores.
+    pub store: StoreConfig,
+}
+
+/// The core of one node.
+#[derive(Debug)]
+pub struct Node {
+    config: NodeConfig,
+    store: Store,
+    view: Arc<ClusterView>,
+    logger: slog::Logger,
+    random: Random,
+    controller: Controller,
+    partitions: BTreeMap<GroupId, Partition>,
+    places: BTreeMap<TopicPartition, GroupId>,
+    /// Recovered from disk, but not yet named by the metadata as far as it is applied.
+    dormant: BTreeMap<GroupId, RecoveredGroup>,
+    /// Groups that may have something ready.
+    dirty: BTreeSet<GroupId>,
+    /// Linearizable reads under way, by raft's context.
+    reads: BTreeMap<u64, Read>,
+    next_read: u64,
+    /// New groups whose preferred leader is here, with the tick at which it asks for votes.
+    campaigns: BTreeMap<GroupId, u64>,
+    ticks: u64,
+    now: Now,
+    /// The tick by which a shutdown ends, once it was asked for.
+    stopping: Option<u64>,
+    stopped: bool,
+}
+
+/// A linearizable read that waits for its index.
+#[derive(Clone, Copy, Debug)]
+struct Read {
+    id: RequestId,
+    group: GroupId,
+}
+
+impl Node {
+    /// Recovers a node from its data directory.
+    ///
+    /// # Errors
+    /// The directory cannot be read, is damaged beyond recovery, or belongs to another node.
+    pub fn open(disk: Arc<dyn Disk>, config: NodeConfig) -> Result<Self, NodeOpenError> {
+        let recovered = Store::open(disk, config.store.clone(), config.incarnation)?;
+        let mut dormant: BTreeMap<GroupId, RecoveredGroup> =
+            recovered.groups.into_iter().map(|group| (group.group, group)).collect();
+        let mut store = recovered.store;
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let controller = Controller::start(&config, &mut store, dormant.remove(&GroupId::METADATA), &logger)?;
+        let view = Arc::new(ClusterView::new(config.cluster, config.node, config.incarnation));
+        let mut node = Self {
+            random: Random::new(config.seed),
+            config,
+            store,
+            view,
+            logger,
+            controller,
+            partitions: BTreeMap::new(),
+            places: BTreeMap::new(),
+            dormant,
+            dirty: BTreeSet::from([GroupId::METADATA]),
+            reads: BTreeMap::new(),
+            next_read: 0,
+            campaigns: BTreeMap::new(),
+            ticks: 0,
+            now: Now::default(),
+            stopping: None,
+            stopped: false,
+        };
+        let metadata = node.controller.metadata();
+        for topic in metadata.topics() {
+            node.open_topic(topic)?;
+        }
+        node.view.metadata.send_replace(metadata);
+        Ok(node)
+    }
+
+    /// What this node shows to readers.
+    #[must_use]
+    pub fn view(&self) -> Arc<ClusterView> {
+        Arc::clone(&self.view)
+    }
+
+    /// What the store can tell about itself.
+    #[must_use]
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Takes an event. What follows from it may come out here or with the next [`Node::flush`].
+    pub fn handle(&mut self, now: Now, event: Event, out: &mut Vec<Effect>) {
+        self.now = now;
+        match event {
+            Event::Tick => self.tick(out),
+            Event::Disk { token, result } => match self.store.on_disk(token, result) {
+                Ok(events) => self.on_store(events),
+                Err(poisoned) => out.push(Effect::Fatal { message: poisoned.to_string() }),
+            },
+            Event::Peer { from, message } => self.on_peer(from, message),
+            Event::Unreachable { node } => {
+                self.controller.group.report_unreachable(node);
+                for partition in self.partitions.values_mut() {
+                    partition.group.report_unreachable(node);
+                }
+            }
+            Event::Request { id, request } => self.on_request(id, request, out),
+            Event::Shutdown => self.begin_shutdown(out),
+        }
+    }
+
+    /// Ends a round of events: proposes what waits, lets raft work, applies, and hands storage its work.
+    pub fn flush(&mut self, out: &mut Vec<Effect>) {
+        while let Some(group) = self.dirty.pop_first() {
+            if group == GroupId::METADATA {
+                self.drive_controller(out);
+            } else {
+                self.drive_partition(group, out);
+            }
+        }
+        if self.store.checkpoint_due() {
+            self.begin_checkpoint();
+        }
+        self.poll_store(out);
+    }
+
+    fn poll_store(&mut self, out: &mut Vec<Effect>) {
+        let mut effects = Vec::new();
+        self.store.poll(&mut effects);
+        out.extend(effects.into_iter().map(|effect| match effect {
+            StoreEffect::Disk { lane, token, ops } => Effect::Disk { lane, token, ops },
+        }));
+    }
+
+    fn begin_checkpoint(&mut self) {
+        let mut groups: Vec<GroupCheckpoint> = vec![self.controller.checkpoint()];
+        groups.extend(self.partitions.values().map(|partition| GroupCheckpoint {
+            group: partition.group.id(),
+            applied: partition.applied(),
+            conf_state: Bytes::new(),
+            app_state: partition.encode(),
+        }));
+        self.store.begin_checkpoint(groups);
+    }
+
+    fn on_store(&mut self, events: Vec<StoreEvent>) {
+        for StoreEvent::Persisted { group, append } in events {
+            if group == GroupId::METADATA {
+                self.controller.group.on_durable(append);
+            } else if let Some(partition) = self.partitions.get_mut(&group) {
+                partition.group.on_durable(append);
+            }
+            self.dirty.insert(group);
+        }
+    }
+
+    fn on_peer(&mut self, from: NodeId, message: PeerMessage) {
+        self.view.hear(from, self.now.mono_ms);
+        match message {
+            PeerMessage::Raft { group, message } => {
+                let known = if group == GroupId::METADATA {
+                    Some(&mut self.controller.group)
+                } else {
+                    self.partitions.get_mut(&group).map(|partition| &mut partition.group)
+                };
+                // A group that the metadata here does not name yet: raft sends again.
+                let Some(known) = known else { return };
+                known.step(*message);
+                self.dirty.insert(group);
+            }
+            PeerMessage::Leadership { group, term } => {
+                if !self.partitions.contains_key(&group) {
+                    self.view.lead(group, Leadership { term, node: Some(from) });
+                }
+            }
+        }
+    }
+
+    fn on_request(&mut self, id: RequestId, request: Request, out: &mut Vec<Effect>) {
+        if self.stopping.is_some() {
+            let error = Error::new(ErrorCode::ShuttingDown, "this node is going down; ask another");
+            out.push(Effect::Reply { id, result: Err(error) });
+            return;
+        }
+        match request {
+            Request::Produce { partition, batch } => self.produce(id, partition, batch, out),
+            Request::Bounds { partition } => self.bounds(id, partition, out),
+            Request::TransferLeader { group, to } => self.transfer_leader(id, group, to, out),
+            request => self.on_controller_request(id, request, out),
+        }
+    }
+
+    /// Where a node listens, as far as the metadata knows.
+    fn addresses(&self, node: Option<NodeId>) -> Option<NodeAddresses> {
+        self.controller.addresses(node?)
+    }
+
+    /// Starts a linearizable read of a group that leads here.
+    fn begin_read(&mut self, id: RequestId, group: GroupId) -> u64 {
+        let context = self.next_read;
+        self.next_read += 1;
+        self.reads.insert(context, Read { id, group });
+        context
+    }
+
+    /// Leadership of a group is lost: its reads cannot be answered here.
+    fn fail_reads(&mut self, group: GroupId, error: &Error, out: &mut Vec<Effect>) {
+        self.reads.retain(|_, read| {
+            if read.group == group {
+                out.push(Effect::Reply { id: read.id, result: Err(error.clone()) });
+            }
+            read.group != group
+        });
+    }
+}
+
+/// The context that raft gives back with a read.
+fn read_context(context: &[u8]) -> u64 {
+    context.try_into().map_or(u64::MAX, u64::from_be_bytes)
+}
+
+/// Why a node could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeOpenError {
+    /// The data directory.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// A checkpoint's state of a group does not parse.
+    #[error("the checkpoint's state of group {group} does not parse ({why}); restore the node from its peers")]
+    State {
+        /// The group.
+        group: GroupId,
+        /// The parser's words.
+        why: String,
+    },
+    /// Raft cannot start from what was recovered.
+    #[error("raft group {group} cannot start from what was recovered ({why}); restore the node from its peers")]
+    Raft {
+        /// The group.
+        group: GroupId,
+        /// Raft's words.
+        why: String,
+    },
+}
+
+/// Applied index that a recovered group starts from, or the beginning.
+fn recovered_applied(recovered: Option<&RecoveredGroup>) -> LogIndex {
+    recovered.map_or(LogIndex(0), |recovered| recovered.applied)
+}

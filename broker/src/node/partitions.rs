@@ -1,0 +1,277 @@
+//! The partitions of a node: opening them, driving their groups, produce and bounds.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use levada_protocol::{
+    error::{Error, ErrorCode},
+    ids::{GroupId, LogIndex, NodeId, TopicPartition},
+    source::LogBounds,
+};
+use levada_storage_engine::{entry::EntryKind, entry::HardState, store::GroupInit};
+use tokio::sync::watch;
+
+use super::{
+    Node, NodeOpenError,
+    event::{Answer, Effect, RequestId},
+    read_context, recovered_applied,
+};
+use crate::{
+    cluster::{
+        metadata::Topic,
+        view::{Leadership, PartitionView},
+    },
+    partition::machine::Partition,
+    raft::{
+        group::{Group, GroupStart},
+        wire::{PeerMessage, kind_of},
+    },
+};
+
+/// Ticks after which a new group's preferred leader asks for votes: time for the others to hear of the group.
+const CAMPAIGN_TICKS: u64 = 3;
+
+impl Node {
+    /// Opens the partitions of a topic that have a replica here and are not open yet.
+    pub(super) fn open_topic(&mut self, topic: &Arc<Topic>) -> Result<(), NodeOpenError> {
+        for partition in &topic.partitions {
+            let Some(own) = partition.replicas.iter().find(|replica| replica.node == self.config.node) else {
+                continue;
+            };
+            let group = partition.group;
+            if let Some(open) = self.partitions.get_mut(&group) {
+                open.topic = Arc::clone(topic);
+                continue;
+            }
+            let place = TopicPartition { topic: topic.id, partition: partition.partition };
+            let recovered = self.dormant.remove(&group);
+            if recovered.as_ref().is_some_and(|recovered| recovered.damaged) {
+                tracing::error!(group = group.get(), %place, "partition.damaged: this replica takes no part any more");
+                continue;
+            }
+            let applied = recovered_applied(recovered.as_ref());
+            let log = self.store.create_group(GroupInit { group, topic: topic.id, partition: partition.partition });
+            let (hard_state, state) =
+                recovered.map_or((HardState::default(), Bytes::new()), |r| (r.hard_state, r.app_state));
+            let fresh = hard_state == HardState::default() && log.last_index() == LogIndex(0);
+            let start = GroupStart {
+                group,
+                replica: own.id,
+                replicas: partition.replicas.iter().map(|replica| (replica.id, replica.node)).collect(),
+                log: log.clone(),
+                hard_state,
+                applied,
+            };
+            let raft = Group::start(start, &self.logger)
+                .map_err(|error| NodeOpenError::Raft { group, why: error.to_string() })?;
+            let view = Arc::new(PartitionView {
+                partition: place,
+                group,
+                log,
+                state: watch::Sender::default(),
+                behind: std::sync::RwLock::default(),
+            });
+            let machine = Partition::new(raft, Arc::clone(topic), Arc::clone(&view), applied, state)
+                .map_err(|error| NodeOpenError::State { group, why: error.to_string() })?;
+            if fresh && partition.replicas.first().is_some_and(|first| first.node == self.config.node) {
+                self.campaigns.insert(group, self.ticks + CAMPAIGN_TICKS);
+            }
+            self.view.insert(view);
+            self.places.insert(place, group);
+            self.partitions.insert(group, machine);
+            self.dirty.insert(group);
+        }
+        Ok(())
+    }
+
+    /// Closes the partitions of a topic that is gone and removes their files.
+    pub(super) fn remove_topic(&mut self, topic: &Topic, out: &mut Vec<Effect>) {
+        for partition in &topic.partitions {
+            let place = TopicPartition { topic: topic.id, partition: partition.partition };
+            self.places.remove(&place);
+            self.view.remove(place);
+            self.view.forget(partition.group);
+            self.campaigns.remove(&partition.group);
+            self.dormant.remove(&partition.group);
+            let gone = Error::new(ErrorCode::UnknownTopic, format!("topic {} was deleted", topic.name));
+            self.fail_reads(partition.group, &gone, out);
+            if let Some(mut machine) = self.partitions.remove(&partition.group) {
+                if let Some(leading) = machine.leading.take() {
+                    leading.fail(&gone, &gone, out);
+                }
+                self.store.remove_group(partition.group);
+            }
+        }
+    }
+
+    /// Queues a batch on the leader; [`Node::flush`] proposes it.
+    pub(super) fn produce(&mut self, id: RequestId, place: TopicPartition, batch: Bytes, out: &mut Vec<Effect>) {
+        match self.leading_partition(place) {
+            Ok(group) => {
+                if let Some(leading) = self.partitions.get_mut(&group).and_then(|p| p.leading.as_mut()) {
+                    leading.enqueue(id, batch);
+                    self.dirty.insert(group);
+                }
+            }
+            Err(error) => out.push(Effect::Reply { id, result: Err(error) }),
+        }
+    }
+
+    /// Begins a linearizable read of a partition's ends.
+    pub(super) fn bounds(&mut self, id: RequestId, place: TopicPartition, out: &mut Vec<Effect>) {
+        match self.leading_partition(place) {
+            Ok(group) => {
+                let context = self.begin_read(id, group);
+                if let Some(partition) = self.partitions.get_mut(&group) {
+                    partition.group.read_index(context);
+                    self.dirty.insert(group);
+                }
+            }
+            Err(error) => out.push(Effect::Reply { id, result: Err(error) }),
+        }
+    }
+
+    /// The group of a partition that this node leads, ready to serve.
+    fn leading_partition(&self, place: TopicPartition) -> Result<GroupId, Error> {
+        let Some(partition) = self.places.get(&place).and_then(|group| self.partitions.get(group)) else {
+            return Err(self.not_here(place));
+        };
+        if partition.leading.is_some() {
+            return Ok(partition.group.id());
+        }
+        if partition.group.is_leader() {
+            return Err(Error::new(ErrorCode::NotReady, format!("the new leader of {place} is not ready yet")));
+        }
+        let leader = self.addresses(partition.group.leader());
+        Err(Error::new(ErrorCode::NotLeader, format!("node {} does not lead {place}", self.config.node))
+            .redirect(leader))
+    }
+
+    /// What to say of a partition without a replica here.
+    fn not_here(&self, place: TopicPartition) -> Error {
+        let metadata = self.view.metadata.borrow();
+        let Some(topic) = metadata.topic_by_id(place.topic) else {
+            return crate::cluster::metadata::unknown_topic(&place.topic.to_string());
+        };
+        let Some(partition) = topic.partitions.iter().find(|p| p.partition == place.partition) else {
+            return Error::new(
+                ErrorCode::UnknownPartition,
+                format!(
+                    "topic {} has {} partitions, not number {}",
+                    topic.name,
+                    topic.partitions.len(),
+                    place.partition
+                ),
+            );
+        };
+        let leader = self.view.leader(partition.group).and_then(|known| known.node);
+        Error::new(ErrorCode::NotLeader, format!("node {} has no replica of {place}", self.config.node))
+            .redirect(self.addresses(leader))
+    }
+
+    pub(super) fn transfer_leader(&mut self, id: RequestId, group: GroupId, to: NodeId, out: &mut Vec<Effect>) {
+        let raft = if group == GroupId::METADATA {
+            Some(&mut self.controller.group)
+        } else {
+            self.partitions.get_mut(&group).map(|partition| &mut partition.group)
+        };
+        let result = match raft {
+            Some(raft) if !raft.is_leader() => {
+                let leader = raft.leader();
+                let error = Error::new(ErrorCode::NotLeader, format!("node {} does not lead it", self.config.node));
+                Err(error.redirect(self.addresses(leader)))
+            }
+            Some(raft) => raft.transfer_leader(to).then_some(Answer::Done).ok_or_else(|| {
+                Error::new(ErrorCode::InvalidRequest, format!("group {group} has no replica on node {to}"))
+            }),
+            None => Err(Error::new(ErrorCode::NotLeader, format!("node {} has no replica of it", self.config.node))),
+        };
+        self.dirty.insert(group);
+        out.push(Effect::Reply { id, result });
+    }
+
+    /// Lets a partition's group work, applies what is committed, and answers what that decides.
+    pub(super) fn drive_partition(&mut self, group: GroupId, out: &mut Vec<Effect>) {
+        let Some(partition) = self.partitions.get_mut(&group) else { return };
+        let led = partition.leading.as_ref().map(|leading| leading.term());
+        if let Some(leading) = &mut partition.leading {
+            leading.flush(&mut partition.group, out);
+        }
+        let driven = partition.group.drive(&mut self.store, out);
+        if let Some(last) = driven.committed.last() {
+            let last = LogIndex(last.get_index());
+            for entry in driven.committed {
+                let kind = kind_of(&entry, &entry.data);
+                let index = LogIndex(entry.get_index());
+                if kind == EntryKind::Command {
+                    // A roll or a new log start works on segments that hold everything up to it.
+                    self.store.commit(group, index);
+                }
+                partition.apply(index, kind, &entry.data, &mut self.store);
+            }
+            self.store.commit(group, last);
+            partition.group.applied(last);
+        }
+        let leads = partition.group.is_leader();
+        let term = partition.group.term();
+        let lost = led.is_some_and(|led| !leads || led != term);
+        let lost = if lost { partition.step_down() } else { None };
+        let first_of_term_applied = leads && partition.group.log().term(partition.applied()) == Some(term);
+        partition.publish(first_of_term_applied);
+        if let Some(leading) = &mut partition.leading
+            && let Some(high_watermark) = leading.on_committed(partition.group.committed(), out)
+        {
+            partition.raise_high_watermark(high_watermark);
+        }
+        let leader = partition.group.leader();
+        let bounds = bounds_of(partition);
+        for read in driven.reads {
+            if let Some(read) = self.reads.remove(&read_context(&read.request_ctx)) {
+                out.push(Effect::Reply { id: read.id, result: Ok(Answer::Bounds(bounds)) });
+            }
+        }
+        if let Some(lost) = lost {
+            let unknown = Error::new(
+                ErrorCode::OutcomeUnknown,
+                "leadership was lost before the batch was committed; send it again with the same sequence",
+            );
+            let moved = Error::new(ErrorCode::NotLeader, "this node does not lead the partition any more")
+                .redirect(self.addresses(leader));
+            lost.fail(&unknown.redirect(self.addresses(leader)), &moved, out);
+            self.fail_reads(group, &moved, out);
+        }
+        self.show_leader(group, Leadership { term, node: leader }, out);
+    }
+
+    /// Shows who leads a group, and tells nodes without a replica when it is this one.
+    pub(super) fn show_leader(&mut self, group: GroupId, leadership: Leadership, out: &mut Vec<Effect>) {
+        if self.view.leader(group) == Some(leadership) {
+            return;
+        }
+        self.view.set_leader(group, leadership);
+        if leadership.node == Some(self.config.node) {
+            self.announce(group, leadership, out);
+        }
+    }
+
+    pub(super) fn announce(&self, group: GroupId, leadership: Leadership, out: &mut Vec<Effect>) {
+        let no_replicas = BTreeMap::new();
+        let replicas = self.partitions.get(&group).map_or(&no_replicas, |partition| partition.group.replicas());
+        for &to in self.controller.nodes() {
+            if to != self.config.node && !replicas.values().any(|node| *node == to) {
+                let message = PeerMessage::Leadership { group, term: leadership.term };
+                out.push(Effect::Send { to, message });
+            }
+        }
+    }
+}
+
+fn bounds_of(partition: &Partition) -> LogBounds {
+    let state = *partition.view.state.borrow();
+    LogBounds {
+        log_start: state.log_start,
+        high_watermark: state.high_watermark,
+        bytes: partition.view.log.stats().bytes,
+        leader_epoch: state.term,
+    }
+}

@@ -1,0 +1,180 @@
+//! A partition's leader: gives offsets, judges sequences, packs batches into entries, and answers when they are safe.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use levada_protocol::{
+    batch::header::{self, BatchHeader},
+    error::{Error, ErrorCode},
+    ids::{LogIndex, Offset, Term},
+    limits::{BATCH_ALIGN, ENTRY_PACK_BYTES},
+    source::Appended,
+};
+use levada_storage_engine::entry::EntryKind;
+
+use super::producers::{Producers, Verdict};
+use crate::{
+    node::event::{Answer, Effect, RequestId},
+    raft::group::Group,
+};
+
+/// An entry of batches that is not known to be committed, and who waits for it.
+#[derive(Debug)]
+struct InFlight {
+    end_offset: Offset,
+    waiters: Vec<(RequestId, Appended)>,
+}
+
+/// The leader's copy of a partition's state, ahead of what is applied by what is in flight.
+///
+/// Invariants: `next_offset` and `producers` are what the log says up to its last entry; `in_flight` holds every
+/// entry of batches above the commit index, and its offsets rise with its indexes.
+#[derive(Debug)]
+pub struct Leading {
+    term: Term,
+    next_offset: Offset,
+    producers: Producers,
+    in_flight: BTreeMap<LogIndex, InFlight>,
+    queue: Vec<(RequestId, Bytes)>,
+}
+
+/// Batches that will be one entry.
+#[derive(Default)]
+struct Pack {
+    batches: Vec<BytesMut>,
+    bytes: usize,
+    waiters: Vec<(RequestId, Appended)>,
+}
+
+impl Leading {
+    /// Begins where the log ends; it must be applied to its end.
+    #[must_use]
+    pub const fn new(term: Term, next_offset: Offset, producers: Producers) -> Self {
+        Self { term, next_offset, producers, in_flight: BTreeMap::new(), queue: Vec::new() }
+    }
+
+    /// The term it leads in.
+    #[must_use]
+    pub const fn term(&self) -> Term {
+        self.term
+    }
+
+    /// Keeps a batch until [`Leading::flush`], so that those which arrive together can share an entry.
+    pub fn enqueue(&mut self, id: RequestId, batch: Bytes) {
+        self.queue.push((id, batch));
+    }
+
+    /// Proposes what is queued: judged, stamped and packed, in order, in one go with raft saying that it leads.
+    pub fn flush(&mut self, group: &mut Group, out: &mut Vec<Effect>) {
+        let queue = std::mem::take(&mut self.queue);
+        if queue.is_empty() {
+            return;
+        }
+        if !group.can_propose() || group.term() != self.term {
+            for (id, _) in queue {
+                reply(out, id, Err(Error::new(ErrorCode::NotReady, "leadership is moving; try again")));
+            }
+            return;
+        }
+        let mut pack = Pack::default();
+        for (id, batch) in queue {
+            if pack.bytes + batch.len() > ENTRY_PACK_BYTES {
+                self.propose(std::mem::take(&mut pack), group);
+            }
+            self.judge(id, batch, &mut pack, group, out);
+        }
+        self.propose(pack, group);
+    }
+
+    fn judge(&mut self, id: RequestId, batch: Bytes, pack: &mut Pack, group: &Group, out: &mut Vec<Effect>) {
+        let header = match BatchHeader::parse(&batch) {
+            Ok(header) => header,
+            Err(error) => return reply(out, id, Err(Error::new(ErrorCode::CorruptBatch, error.to_string()))),
+        };
+        let index = group.last_index().next();
+        match self.producers.check(&header) {
+            Err(error) => reply(out, id, Err(error)),
+            Ok(Verdict::Duplicate { base_offset, index: written }) => {
+                let answer = Appended { base_offset, duplicate: true };
+                if written == index {
+                    pack.waiters.push((id, answer));
+                } else if let Some(in_flight) = self.in_flight.get_mut(&written) {
+                    in_flight.waiters.push((id, answer));
+                } else {
+                    reply(out, id, Ok(Answer::Appended(answer)));
+                }
+            }
+            Ok(Verdict::Append) => {
+                let base_offset = self.next_offset;
+                self.producers.record(&header, base_offset, index);
+                self.next_offset = base_offset.plus(u64::from(header.last_offset_delta) + 1);
+                let mut batch = batch.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+                header::stamp(&mut batch, base_offset, leader_epoch(self.term));
+                pack.bytes += batch.len().next_multiple_of(BATCH_ALIGN);
+                pack.batches.push(batch);
+                pack.waiters.push((id, Appended { base_offset, duplicate: false }));
+            }
+        }
+    }
+
+    fn propose(&mut self, pack: Pack, group: &mut Group) {
+        if pack.batches.is_empty() {
+            return;
+        }
+        let index = group.propose(EntryKind::Batches, payload(pack.batches));
+        // Offsets and sequences are given already; `flush` asked raft before.
+        let index = index.expect("raft leads and takes proposals");
+        self.in_flight.insert(index, InFlight { end_offset: self.next_offset, waiters: pack.waiters });
+    }
+
+    /// Entries up to `committed` are durable on a quorum: answers who waited, and gives the new high watermark.
+    pub fn on_committed(&mut self, committed: LogIndex, out: &mut Vec<Effect>) -> Option<Offset> {
+        let mut high_watermark = None;
+        while let Some(first) = self.in_flight.first_entry()
+            && *first.key() <= committed
+        {
+            let done = first.remove();
+            high_watermark = Some(done.end_offset);
+            for (id, answer) in done.waiters {
+                reply(out, id, Ok(Answer::Appended(answer)));
+            }
+        }
+        high_watermark
+    }
+
+    /// It leads no more: `in_flight` goes to who waits for entries that the next leader may commit or not, `queued` to
+    /// whose batches were not proposed.
+    pub fn fail(self, in_flight: &Error, queued: &Error, out: &mut Vec<Effect>) {
+        for (id, _) in self.in_flight.into_values().flat_map(|in_flight| in_flight.waiters) {
+            reply(out, id, Err(in_flight.clone()));
+        }
+        for (id, _) in self.queue {
+            reply(out, id, Err(queued.clone()));
+        }
+    }
+}
+
+/// Kafka's leader epoch has 31 bits; terms stay far below.
+fn leader_epoch(term: Term) -> i32 {
+    i32::try_from(term.get()).unwrap_or(i32::MAX)
+}
+
+/// One batch as it is; several with each on its boundary.
+fn payload(mut batches: Vec<BytesMut>) -> Bytes {
+    if batches.len() == 1
+        && let Some(only) = batches.pop()
+    {
+        return only.freeze();
+    }
+    let bytes = batches.iter().map(|batch| batch.len().next_multiple_of(BATCH_ALIGN)).sum();
+    let mut packed = BytesMut::with_capacity(bytes);
+    for batch in batches {
+        packed.resize(packed.len().next_multiple_of(BATCH_ALIGN), 0);
+        packed.extend_from_slice(&batch);
+    }
+    packed.freeze()
+}
+
+fn reply(out: &mut Vec<Effect>, id: RequestId, result: Result<Answer, Error>) {
+    out.push(Effect::Reply { id, result });
+}

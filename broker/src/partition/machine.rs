@@ -1,0 +1,181 @@
+//! A partition's state machine: what applying its log gives, the same on every replica.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use levada_protocol::{
+    batch::BatchIter,
+    ids::{LogIndex, NodeId, Offset},
+    messages::metadata as wire,
+};
+use levada_storage_engine::{entry::EntryKind, log::LogStats, store::Store};
+use prost::Message as _;
+
+use super::{leading::Leading, producers::Producers};
+use crate::{
+    cluster::{metadata::Topic, view::PartitionView},
+    raft::group::Group,
+};
+
+/// A partition with a replica on this node.
+///
+/// Invariants: `next_offset`, `log_start` and `producers` are what the entries up to `applied` give; `leading` is
+/// there only while raft leads in its term and the first entry of that term is applied.
+#[derive(Debug)]
+pub struct Partition {
+    /// Its raft group.
+    pub group: Group,
+    /// The topic it belongs to, with its settings.
+    pub topic: Arc<Topic>,
+    /// What readers see.
+    pub view: Arc<PartitionView>,
+    /// As leader.
+    pub leading: Option<Leading>,
+    /// A segment roll is proposed and not applied yet.
+    pub roll_pending: bool,
+    /// A log start is proposed and not applied yet.
+    pub log_start_pending: bool,
+    applied: LogIndex,
+    next_offset: Offset,
+    log_start: Offset,
+    producers: Producers,
+}
+
+impl Partition {
+    /// At `applied`, with the state a checkpoint kept of it (empty for a new partition).
+    ///
+    /// # Errors
+    /// The state does not parse.
+    pub fn new(
+        group: Group,
+        topic: Arc<Topic>,
+        view: Arc<PartitionView>,
+        applied: LogIndex,
+        state: Bytes,
+    ) -> Result<Self, prost::DecodeError> {
+        let state = wire::PartitionState::decode(state)?;
+        let partition = Self {
+            group,
+            topic,
+            view,
+            leading: None,
+            roll_pending: false,
+            log_start_pending: false,
+            applied,
+            next_offset: Offset(state.next_offset),
+            log_start: Offset(state.log_start_offset),
+            producers: Producers::from_wire(state.producers),
+        };
+        partition.view.state.send_modify(|view| {
+            view.high_watermark = partition.next_offset;
+            view.log_start = partition.log_start;
+        });
+        Ok(partition)
+    }
+
+    /// Applied up to here.
+    #[must_use]
+    pub const fn applied(&self) -> LogIndex {
+        self.applied
+    }
+
+    /// What its log can tell about itself.
+    #[must_use]
+    pub fn log_stats(&self) -> LogStats {
+        self.view.log.stats()
+    }
+
+    /// The node that should lead it: the first of its replicas.
+    #[must_use]
+    pub fn preferred(&self) -> Option<NodeId> {
+        let number = self.view.partition.partition;
+        let partition = self.topic.partitions.iter().find(|partition| partition.partition == number)?;
+        partition.replicas.first().map(|replica| replica.node)
+    }
+
+    /// The state at [`Partition::applied`], as a checkpoint keeps it.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let state = wire::PartitionState {
+            next_offset: self.next_offset.get(),
+            log_start_offset: self.log_start.get(),
+            producers: self.producers.to_wire(),
+        };
+        state.encode_to_vec().into()
+    }
+
+    /// Applies one committed entry.
+    ///
+    /// # Panics
+    /// When the entry does not follow the last one, or does not parse: replicas must not differ, so this is the end.
+    pub fn apply(&mut self, index: LogIndex, kind: EntryKind, payload: &Bytes, store: &mut Store) {
+        assert_eq!(index, self.applied.next(), "entries are applied in order");
+        self.applied = index;
+        match kind {
+            EntryKind::Empty => {}
+            EntryKind::Batches => self.apply_batches(index, payload),
+            EntryKind::Command => {
+                let command = wire::PartitionCommand::decode(payload.clone()).expect("the leader made this command");
+                self.apply_command(index, command, store);
+            }
+            EntryKind::ConfChange => panic!("group {}: membership changes are not known yet", self.group.id()),
+        }
+    }
+
+    fn apply_batches(&mut self, index: LogIndex, payload: &Bytes) {
+        for batch in BatchIter::packed(payload) {
+            let header = batch.expect("the leader packed whole batches").header;
+            assert_eq!(header.base_offset, self.next_offset, "offsets have no gaps");
+            self.producers.record(&header, header.base_offset, index);
+            self.next_offset = header.base_offset.plus(u64::from(header.last_offset_delta) + 1);
+        }
+    }
+
+    fn apply_command(&mut self, index: LogIndex, command: wire::PartitionCommand, store: &mut Store) {
+        match command.kind.expect("a command has content") {
+            wire::partition_command::Kind::Roll(_) => {
+                self.roll_pending = false;
+                store.roll(self.group.id(), index);
+            }
+            wire::partition_command::Kind::LogStart(start) => {
+                self.log_start_pending = false;
+                self.log_start = self.log_start.max(Offset(start.offset)).min(self.next_offset);
+                store.set_log_start(self.group.id(), self.log_start);
+            }
+        }
+    }
+
+    /// Makes applied state visible to readers, and begins to lead when the first entry of the term is applied.
+    pub fn publish(&mut self, first_of_term_applied: bool) {
+        if self.leading.is_none() && first_of_term_applied {
+            let leading = Leading::new(self.group.term(), self.next_offset, self.producers.clone());
+            self.leading = Some(leading);
+        }
+        let (high_watermark, log_start) = (self.next_offset, self.log_start);
+        let (leading, term) = (self.leading.is_some(), self.group.term());
+        self.view.state.send_if_modified(|view| {
+            let before = *view;
+            view.high_watermark = view.high_watermark.max(high_watermark);
+            view.log_start = log_start;
+            view.leading = leading;
+            view.term = term;
+            *view != before
+        });
+    }
+
+    /// It leads no more; what it had proposed may never be applied.
+    pub fn step_down(&mut self) -> Option<Leading> {
+        self.roll_pending = false;
+        self.log_start_pending = false;
+        self.leading.take()
+    }
+
+    /// As leader: more is committed than is applied here.
+    pub fn raise_high_watermark(&self, high_watermark: Offset) {
+        self.view.state.send_if_modified(|view| {
+            let raised = view.high_watermark < high_watermark;
+            view.high_watermark = view.high_watermark.max(high_watermark);
+            raised
+        });
+    }
+}

@@ -1,0 +1,327 @@
+//! One raft group on this node: raft, the log it writes, and what waits for the journal.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use levada_protocol::ids::{GroupId, LogIndex, NodeId, ReplicaId, Term};
+use levada_storage_engine::{
+    entry::{Entry, EntryKind, HardState},
+    log::Log,
+    store::{AppendSeq, Store},
+};
+use raft::{
+    Config, RawNode, ReadState, StateRole,
+    eraftpb::{self, ConfState, MessageType},
+};
+
+use super::{
+    APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, ELECTION_TICKS, HEARTBEAT_TICKS,
+    storage::{GroupStorage, hard_state_from_raft},
+    timeout::election_timeout,
+    wire::{PeerMessage, kind_of},
+};
+use crate::node::event::Effect;
+
+/// How a group begins: from recovery, or as new.
+#[derive(Debug)]
+pub struct GroupStart {
+    /// Its number.
+    pub group: GroupId,
+    /// Which replica this node is.
+    pub replica: ReplicaId,
+    /// Where each replica is, this one included.
+    pub replicas: BTreeMap<ReplicaId, NodeId>,
+    /// Its log.
+    pub log: Log,
+    /// What raft must not forget.
+    pub hard_state: HardState,
+    /// Applied up to here: the state machine was restored at this index.
+    pub applied: LogIndex,
+}
+
+/// A message or a ready of raft that waits until the journal has made it true.
+#[derive(Debug)]
+struct Unpersisted {
+    number: u64,
+    /// The append it waits for; `None` waits only for those before it.
+    append: Option<AppendSeq>,
+    messages: Vec<eraftpb::Message>,
+}
+
+/// What driving a group brought to light.
+#[derive(Debug, Default)]
+pub struct Driven {
+    /// Entries to apply: committed, and durable here.
+    pub committed: Vec<eraftpb::Entry>,
+    /// Linearizable reads that may be answered once their index is applied.
+    pub reads: Vec<ReadState>,
+}
+
+/// One raft group.
+///
+/// Invariants: `unpersisted` is in the order of raft's readies, and its appends in the order in which the store got
+/// them; what left `unpersisted` was reported to raft as persisted, and its messages were sent after that.
+pub struct Group {
+    id: GroupId,
+    replicas: BTreeMap<ReplicaId, NodeId>,
+    raw: RawNode<GroupStorage>,
+    log: Log,
+    unpersisted: VecDeque<Unpersisted>,
+    durable: AppendSeq,
+    /// A hard state of which only the commit index changed: it travels with the next append.
+    unsaved: Option<HardState>,
+}
+
+impl std::fmt::Debug for Group {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Group").field("id", &self.id).field("replica", &self.raw.raft.id).finish_non_exhaustive()
+    }
+}
+
+impl Group {
+    /// Starts raft on a group.
+    ///
+    /// # Errors
+    /// What raft says to a state it cannot start from.
+    pub fn start(start: GroupStart, logger: &slog::Logger) -> raft::Result<Self> {
+        let mut conf_state = ConfState::default();
+        conf_state.set_voters(start.replicas.keys().map(|replica| replica.get()).collect());
+        let storage = GroupStorage::new(start.log.clone(), start.hard_state, conf_state);
+        let config = Config {
+            id: start.replica.get(),
+            applied: start.applied.get(),
+            election_tick: ELECTION_TICKS,
+            heartbeat_tick: HEARTBEAT_TICKS,
+            max_size_per_msg: APPEND_BYTES_MAX,
+            max_inflight_msgs: APPENDS_IN_FLIGHT_MAX,
+            check_quorum: true,
+            pre_vote: true,
+            skip_bcast_commit: true,
+            batch_append: true,
+            ..Config::default()
+        };
+        let mut group = Self {
+            id: start.group,
+            replicas: start.replicas,
+            raw: RawNode::new(&config, storage, logger)?,
+            log: start.log,
+            unpersisted: VecDeque::new(),
+            durable: AppendSeq::default(),
+            unsaved: None,
+        };
+        group.fix_timeout();
+        Ok(group)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn id(&self) -> GroupId {
+        self.id
+    }
+
+    /// Its log.
+    #[must_use]
+    pub const fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The current term.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        Term(self.raw.raft.term)
+    }
+
+    /// Whether raft leads here (it may not have committed in its term yet).
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    /// The node that leads, as far as is known.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.replicas.get(&ReplicaId(self.raw.raft.leader_id)).copied()
+    }
+
+    /// The highest index that raft knows to be committed.
+    #[must_use]
+    pub fn committed(&self) -> LogIndex {
+        LogIndex(self.raw.raft.raft_log.committed)
+    }
+
+    /// Where its replicas are.
+    #[must_use]
+    pub const fn replicas(&self) -> &BTreeMap<ReplicaId, NodeId> {
+        &self.replicas
+    }
+
+    /// As leader: how far each replica's log is known to match, this one's included.
+    #[must_use]
+    pub fn matched(&self) -> BTreeMap<ReplicaId, LogIndex> {
+        let progress = self.raw.raft.prs().iter();
+        progress.map(|(&replica, progress)| (ReplicaId(replica), LogIndex(progress.matched))).collect()
+    }
+
+    /// As leader: whether a replica has answered lately.
+    #[must_use]
+    pub fn is_active(&self, replica: ReplicaId) -> bool {
+        self.raw.raft.prs().get(replica.get()).is_some_and(|progress| progress.recent_active)
+    }
+
+    /// Whether a replica is this one.
+    #[must_use]
+    pub fn is_self(&self, replica: ReplicaId) -> bool {
+        self.raw.raft.id == replica.get()
+    }
+
+    /// Whether [`Group::drive`] would find anything.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        self.raw.has_ready()
+    }
+
+    /// 50 ms have passed.
+    pub fn tick(&mut self) {
+        self.raw.tick();
+        self.fix_timeout();
+    }
+
+    /// A message from another replica. Proposals are dropped: only the leader's own producers propose.
+    pub fn step(&mut self, message: eraftpb::Message) {
+        if message.get_msg_type() == MessageType::MsgPropose || message.get_to() != self.raw.raft.id {
+            return;
+        }
+        if let Err(error) = self.raw.step(message) {
+            tracing::debug!(group = self.id.get(), %error, "raft.message.ignored");
+        }
+        self.fix_timeout();
+    }
+
+    /// Asks for an election now (the preferred leader of a new group need not wait for a timeout).
+    pub fn campaign(&mut self) {
+        if let Err(error) = self.raw.campaign() {
+            tracing::debug!(group = self.id.get(), %error, "raft.campaign.ignored");
+        }
+        self.fix_timeout();
+    }
+
+    /// Messages to a node got lost.
+    pub fn report_unreachable(&mut self, node: NodeId) {
+        let lost: Vec<u64> = self.replicas.iter().filter(|(_, at)| **at == node).map(|(r, _)| r.get()).collect();
+        for replica in lost {
+            self.raw.report_unreachable(replica);
+        }
+        self.fix_timeout();
+    }
+
+    /// Hands leadership to the replica on a node. Answers whether there is one.
+    pub fn transfer_leader(&mut self, to: NodeId) -> bool {
+        let Some(replica) = self.replicas.iter().find(|(_, at)| **at == to).map(|(replica, _)| *replica) else {
+            return false;
+        };
+        self.raw.transfer_leader(replica.get());
+        true
+    }
+
+    /// The index of the last entry.
+    #[must_use]
+    pub fn last_index(&self) -> LogIndex {
+        LogIndex(self.raw.raft.raft_log.last_index())
+    }
+
+    /// Whether [`Group::propose`] will be taken: this replica leads, and leadership is not on its way to another.
+    #[must_use]
+    pub fn can_propose(&self) -> bool {
+        self.is_leader() && self.raw.raft.lead_transferee.is_none()
+    }
+
+    /// Appends an entry as leader and answers its index, or `None` when raft does not take it (not the leader any
+    /// more, leadership on its way to another, too much uncommitted): then nothing has changed.
+    #[must_use]
+    pub fn propose(&mut self, kind: EntryKind, payload: Bytes) -> Option<LogIndex> {
+        if !self.can_propose() {
+            return None;
+        }
+        let before = self.last_index();
+        let mut message = eraftpb::Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.set_from(self.raw.raft.id);
+        message.set_entries(vec![super::wire::raft_entry(0, 0, kind, payload)].into());
+        self.raw.raft.step(message).ok()?;
+        let index = self.last_index();
+        assert_eq!(index, before.next(), "a proposal is one entry");
+        Some(index)
+    }
+
+    /// Asks for a linearizable read; its state comes back through [`Driven::reads`] with this context, unless
+    /// leadership is lost first.
+    pub fn read_index(&mut self, context: u64) {
+        self.raw.read_index(context.to_be_bytes().to_vec());
+    }
+
+    /// The journal has made all appends up to this one durable.
+    pub fn on_durable(&mut self, append: AppendSeq) {
+        self.durable = self.durable.max(append);
+    }
+
+    /// Takes everything raft has ready: sends, appends, and answers what is to be applied.
+    pub fn drive(&mut self, store: &mut Store, out: &mut Vec<Effect>) -> Driven {
+        let mut driven = Driven::default();
+        loop {
+            self.release(out);
+            if !self.raw.has_ready() {
+                return driven;
+            }
+            let mut ready = self.raw.ready();
+            assert!(ready.snapshot().is_empty(), "snapshots are not accepted from peers");
+            self.send(ready.take_messages(), out);
+            driven.committed.append(&mut ready.take_committed_entries());
+            driven.reads.append(&mut ready.take_read_states());
+            if let Some(hard_state) = ready.hs() {
+                self.unsaved = Some(hard_state_from_raft(hard_state));
+            }
+            let append = ready.must_sync().then(|| {
+                let entries = ready.take_entries().into_iter().map(entry_from_raft).collect();
+                store.append(self.id, entries, self.unsaved.take())
+            });
+            let messages = ready.take_persisted_messages();
+            self.unpersisted.push_back(Unpersisted { number: ready.number(), append, messages });
+            self.raw.advance_append_async(ready);
+        }
+    }
+
+    /// Raft may count the entries up to here as applied.
+    pub fn applied(&mut self, index: LogIndex) {
+        self.raw.advance_apply_to(index.get());
+    }
+
+    /// Tells raft what is durable, and sends what waited for it.
+    fn release(&mut self, out: &mut Vec<Effect>) {
+        while let Some(front) = self.unpersisted.front() {
+            if front.append.is_some_and(|append| append > self.durable) {
+                return;
+            }
+            let Some(done) = self.unpersisted.pop_front() else { return };
+            self.raw.on_persist_ready(done.number);
+            self.send(done.messages, out);
+        }
+    }
+
+    fn send(&self, messages: Vec<eraftpb::Message>, out: &mut Vec<Effect>) {
+        for message in messages {
+            let Some(&to) = self.replicas.get(&ReplicaId(message.get_to())) else { continue };
+            out.push(Effect::Send { to, message: PeerMessage::Raft { group: self.id, message: Box::new(message) } });
+        }
+    }
+
+    fn fix_timeout(&mut self) {
+        let raft = &mut self.raw.raft;
+        let timeout = election_timeout(self.id.get(), raft.id, raft.term, raft.state);
+        raft.set_randomized_election_timeout(timeout);
+    }
+}
+
+fn entry_from_raft(mut entry: eraftpb::Entry) -> Entry {
+    let payload = std::mem::take(&mut entry.data);
+    Entry { index: LogIndex(entry.get_index()), term: Term(entry.get_term()), kind: kind_of(&entry, &payload), payload }
+}

@@ -5,17 +5,17 @@ use uuid::Uuid;
 
 /// The generator.
 #[derive(Clone, Debug)]
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// From a seed.
     #[must_use]
-    pub const fn new(seed: u64) -> Self {
+    pub(crate) const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// The next number.
-    pub const fn next(&mut self) -> u64 {
+    pub(crate) const fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut x = self.0;
         x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -24,7 +24,7 @@ impl Random {
     }
 
     /// A random (version 4) UUID.
-    pub const fn uuid(&mut self) -> Uuid {
+    pub(crate) const fn uuid(&mut self) -> Uuid {
         let high = self.next();
         let low = self.next();
         uuid::Builder::from_u128(((high as u128) << 64) | low as u128)

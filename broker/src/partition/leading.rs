@@ -109,7 +109,7 @@ impl Leading {
                 self.producers.record(&header, base_offset, index);
                 self.next_offset = base_offset.plus(u64::from(header.last_offset_delta) + 1);
                 let mut batch = batch.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
-                header::stamp(&mut batch, base_offset, leader_epoch(self.term));
+                header::stamp(&mut batch, base_offset, leader_epoch(self.term)).expect("its header parsed");
                 pack.bytes += batch.len().next_multiple_of(BATCH_ALIGN);
                 pack.batches.push(batch);
                 pack.waiters.push((id, Appended { base_offset, duplicate: false }));

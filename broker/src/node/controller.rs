@@ -73,6 +73,9 @@ impl Controller {
         logger: &slog::Logger,
     ) -> std::result::Result<Self, NodeOpenError> {
         let group = GroupId::METADATA;
+        if recovered.as_ref().is_some_and(|recovered| recovered.damaged) {
+            return Err(NodeOpenError::MetadataDamaged);
+        }
         let applied = recovered_applied(recovered.as_ref());
         let log = store.create_group(GroupInit { group, topic: TopicId::default(), partition: PartitionId(0) });
         let (hard_state, state) =

@@ -285,6 +285,12 @@ pub enum NodeOpenError {
     /// The data directory.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The journal lost what the metadata group had promised.
+    #[error(
+        "the journal is damaged where it holds the metadata group: this replica must not vote any more; \
+         remove the data directory and let the node join again under a new id"
+    )]
+    MetadataDamaged,
     /// A checkpoint's state of a group does not parse.
     #[error("the checkpoint's state of group {group} does not parse ({why}); restore the node from its peers")]
     State {

@@ -354,7 +354,7 @@ impl Node {
             let moved = self.controller.not_controller();
             self.fail_reads(GroupId::METADATA, &moved, out);
         }
-        if leads && self.controller.group.log().term(self.controller.applied) == Some(term) {
+        if leads && self.controller.group.log().term(self.controller.applied) == Ok(term) {
             self.controller.leading = Some(term);
         }
         for read in driven.reads {

@@ -66,7 +66,7 @@ impl Node {
     /// As leader of a partition whose active segment is full: proposes its end.
     fn roll_segments(&mut self) {
         for (&id, partition) in &mut self.partitions {
-            let full = partition.log_stats().active_segment_bytes >= partition.topic.config.segment_bytes;
+            let full = partition.log_stats().active_bytes >= partition.topic.config.segment_bytes;
             if full && !partition.roll_pending {
                 let roll = wire::partition_command::Kind::Roll(wire::Roll {});
                 partition.roll_pending = propose(partition, roll);

@@ -216,7 +216,7 @@ impl Node {
         let term = partition.group.term();
         let lost = led.is_some_and(|led| !leads || led != term);
         let lost = if lost { partition.step_down() } else { None };
-        let first_of_term_applied = leads && partition.group.log().term(partition.applied()) == Some(term);
+        let first_of_term_applied = leads && partition.group.log().term(partition.applied()) == Ok(term);
         partition.publish(first_of_term_applied);
         if let Some(leading) = &mut partition.leading
             && let Some(high_watermark) = leading.on_committed(partition.group.committed(), out)
@@ -271,7 +271,7 @@ fn bounds_of(partition: &Partition) -> LogBounds {
     LogBounds {
         log_start: state.log_start,
         high_watermark: state.high_watermark,
-        bytes: partition.view.log.stats().bytes,
+        bytes: partition.view.log.stats().segment_bytes,
         leader_epoch: state.term,
     }
 }

@@ -1,9 +1,6 @@
 //! What the `raft` crate reads of a group: the log's tail and segments, behind its `Storage` trait.
 
-use levada_storage_engine::{
-    entry::HardState,
-    log::{Log, ReadError},
-};
+use levada_storage_engine::{entry::HardState, error::EntriesError, log::Log};
 use raft::{
     GetEntriesContext, RaftState, Storage, StorageError,
     eraftpb::{self, ConfState},
@@ -42,11 +39,12 @@ pub fn hard_state_from_raft(theirs: &eraftpb::HardState) -> HardState {
     HardState { term: theirs.get_term().into(), vote: theirs.get_vote(), commit: theirs.get_commit().into() }
 }
 
-fn store_error(error: ReadError) -> raft::Error {
-    match error {
-        ReadError::Compacted => raft::Error::Store(StorageError::Compacted),
-        other => raft::Error::Store(StorageError::Other(Box::new(other))),
-    }
+fn store_error(error: EntriesError) -> raft::Error {
+    raft::Error::Store(match error {
+        EntriesError::Compacted { .. } => StorageError::Compacted,
+        EntriesError::Unavailable { .. } => StorageError::Unavailable,
+        EntriesError::Damaged(damage) => StorageError::Other(damage),
+    })
 }
 
 impl Storage for GroupStorage {
@@ -67,11 +65,7 @@ impl Storage for GroupStorage {
     }
 
     fn term(&self, index: u64) -> raft::Result<u64> {
-        match self.log.term(index.into()) {
-            Some(term) => Ok(term.get()),
-            None if index < self.log.first_index().get() => Err(raft::Error::Store(StorageError::Compacted)),
-            None => Err(raft::Error::Store(StorageError::Unavailable)),
-        }
+        self.log.term(index.into()).map(|term| term.get()).map_err(store_error)
     }
 
     fn first_index(&self) -> raft::Result<u64> {

@@ -6,10 +6,7 @@ use levada_protocol::{
     ids::{GroupId, IncarnationId, NodeId, TopicPartition},
     source::{Appended, LogBounds, NewTopic},
 };
-use levada_storage_engine::{
-    disk::{DiskError, DiskOp},
-    store::Lane,
-};
+use levada_storage_engine::disk::{DiskError, DiskOp, Lane};
 
 use crate::{cluster::metadata::Topic, raft::wire::PeerMessage};
 

@@ -6,7 +6,10 @@ use levada_protocol::{
     ids::{GroupId, NodeId},
     messages::metadata as wire,
 };
-use levada_storage_engine::{entry::EntryKind, retention};
+use levada_storage_engine::{
+    entry::EntryKind,
+    retention::{self, RetentionPolicy},
+};
 use prost::Message as _;
 
 use super::{Node, event::Effect};
@@ -25,6 +28,7 @@ impl Node {
     /// 50 milliseconds have passed.
     pub(super) fn tick(&mut self, out: &mut Vec<Effect>) {
         self.ticks += 1;
+        self.store.tick();
         self.controller.group.tick();
         self.dirty.insert(GroupId::METADATA);
         for (&id, partition) in &mut self.partitions {
@@ -83,10 +87,10 @@ impl Node {
             }
             let Some(floor) = partition.group.matched().into_values().min() else { continue };
             let config = &partition.topic.config;
-            let policy = retention::Policy { ms: config.retention_ms, bytes: config.retention_bytes };
+            let policy = RetentionPolicy { retention_ms: config.retention_ms, retention_bytes: config.retention_bytes };
             let segments = partition.view.log.segments();
-            if let Some(offset) = retention::plan(&segments, policy, self.now.wall_ms, floor) {
-                let start = wire::partition_command::Kind::LogStart(wire::LogStart { offset: offset.get() });
+            if let Some(start) = retention::plan(&segments, &policy, self.now.wall_ms, floor) {
+                let start = wire::partition_command::Kind::LogStart(wire::LogStart { offset: start.offset.get() });
                 partition.log_start_pending = propose(partition, start);
                 self.dirty.insert(id);
             }

@@ -29,7 +29,8 @@ use levada_protocol::{
 };
 use levada_storage_engine::{
     disk::Disk,
-    store::{GroupCheckpoint, OpenError, RecoveredGroup, Store, StoreConfig, StoreEffect, StoreEvent},
+    error::OpenError,
+    store::{DirIdentity, GroupCheckpoint, RecoveredGroup, Store, StoreConfig, StoreEffect, StoreEvent},
 };
 
 use self::{
@@ -102,7 +103,8 @@ impl Node {
     /// # Errors
     /// The directory cannot be read, is damaged beyond recovery, or belongs to another node.
     pub fn open(disk: Arc<dyn Disk>, config: NodeConfig) -> Result<Self, NodeOpenError> {
-        let recovered = Store::open(disk, config.store.clone(), config.incarnation)?;
+        let identity = DirIdentity { cluster: config.cluster, node: config.node, incarnation: config.incarnation };
+        let recovered = Store::open(disk, config.store, &identity)?;
         let mut dormant: BTreeMap<GroupId, RecoveredGroup> =
             recovered.groups.into_iter().map(|group| (group.group, group)).collect();
         let mut store = recovered.store;
@@ -204,11 +206,11 @@ impl Node {
     }
 
     fn on_store(&mut self, events: Vec<StoreEvent>) {
-        for StoreEvent::Persisted { group, append } in events {
+        for StoreEvent::Persisted { group, appends, .. } in events {
             if group == GroupId::METADATA {
-                self.controller.group.on_durable(append);
+                self.controller.group.on_durable(appends);
             } else if let Some(partition) = self.partitions.get_mut(&group) {
-                partition.group.on_durable(append);
+                partition.group.on_durable(appends);
             }
             self.dirty.insert(group);
         }
@@ -313,3 +315,6 @@ pub enum NodeOpenError {
 fn recovered_applied(recovered: Option<&RecoveredGroup>) -> LogIndex {
     recovered.map_or(LogIndex(0), |recovered| recovered.applied)
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use levada_protocol::{
     ids::{GroupId, LogIndex, NodeId, TopicPartition},
     source::LogBounds,
 };
-use levada_storage_engine::{entry::EntryKind, entry::HardState, store::GroupInit};
+use levada_storage_engine::{entry::HardState, store::GroupInit};
 use tokio::sync::watch;
 
 use super::{
@@ -106,6 +106,11 @@ impl Node {
 
     /// Queues a batch on the leader; [`Node::flush`] proposes it.
     pub(super) fn produce(&mut self, id: RequestId, place: TopicPartition, batch: Bytes, out: &mut Vec<Effect>) {
+        if self.store.is_over_budget() {
+            let error = Error::new(ErrorCode::Busy, "memory for unwritten records is used up; try again in a moment");
+            out.push(Effect::Reply { id, result: Err(error) });
+            return;
+        }
         match self.leading_partition(place) {
             Ok(group) => {
                 if let Some(leading) = self.partitions.get_mut(&group).and_then(|p| p.leading.as_mut()) {
@@ -203,10 +208,6 @@ impl Node {
             for entry in driven.committed {
                 let kind = kind_of(&entry, &entry.data);
                 let index = LogIndex(entry.get_index());
-                if kind == EntryKind::Command {
-                    // A roll or a new log start works on segments that hold everything up to it.
-                    self.store.commit(group, index);
-                }
                 partition.apply(index, kind, &entry.data, &mut self.store);
             }
             self.store.commit(group, last);

@@ -7,7 +7,7 @@ use levada_protocol::ids::{GroupId, LogIndex, NodeId, ReplicaId, Term};
 use levada_storage_engine::{
     entry::{Entry, EntryKind, HardState},
     log::Log,
-    store::{AppendSeq, Store},
+    store::Store,
 };
 use raft::{
     Config, RawNode, ReadState, StateRole,
@@ -43,8 +43,8 @@ pub struct GroupStart {
 #[derive(Debug)]
 struct Unpersisted {
     number: u64,
-    /// The append it waits for; `None` waits only for those before it.
-    append: Option<AppendSeq>,
+    /// How many appends of the group must be durable before: its own, or those of the readies before it.
+    appends: u64,
     messages: Vec<eraftpb::Message>,
 }
 
@@ -67,7 +67,9 @@ pub struct Group {
     raw: RawNode<GroupStorage>,
     log: Log,
     unpersisted: VecDeque<Unpersisted>,
-    durable: AppendSeq,
+    /// Appends given to the store, and how many of them are durable.
+    appends: u64,
+    durable: u64,
     /// A hard state of which only the commit index changed: it travels with the next append.
     unsaved: Option<HardState>,
 }
@@ -106,7 +108,8 @@ impl Group {
             raw: RawNode::new(&config, storage, logger)?,
             log: start.log,
             unpersisted: VecDeque::new(),
-            durable: AppendSeq::default(),
+            appends: 0,
+            durable: 0,
             unsaved: None,
         };
         group.fix_timeout();
@@ -259,9 +262,9 @@ impl Group {
         self.raw.read_index(context.to_be_bytes().to_vec());
     }
 
-    /// The journal has made all appends up to this one durable.
-    pub fn on_durable(&mut self, append: AppendSeq) {
-        self.durable = self.durable.max(append);
+    /// The journal has made so many appends of this group durable since it was opened.
+    pub fn on_durable(&mut self, appends: u64) {
+        self.durable = self.durable.max(appends);
     }
 
     /// Takes everything raft has ready: sends, appends, and answers what is to be applied.
@@ -280,12 +283,14 @@ impl Group {
             if let Some(hard_state) = ready.hs() {
                 self.unsaved = Some(hard_state_from_raft(hard_state));
             }
-            let append = ready.must_sync().then(|| {
+            if ready.must_sync() {
                 let entries = ready.take_entries().into_iter().map(entry_from_raft).collect();
-                store.append(self.id, entries, self.unsaved.take())
-            });
+                let taken = store.append(self.id, entries, self.unsaved.take());
+                taken.expect("the leader packs entries within the limits and gives offsets without gaps");
+                self.appends += 1;
+            }
             let messages = ready.take_persisted_messages();
-            self.unpersisted.push_back(Unpersisted { number: ready.number(), append, messages });
+            self.unpersisted.push_back(Unpersisted { number: ready.number(), appends: self.appends, messages });
             self.raw.advance_append_async(ready);
         }
     }
@@ -298,7 +303,7 @@ impl Group {
     /// Tells raft what is durable, and sends what waited for it.
     fn release(&mut self, out: &mut Vec<Effect>) {
         while let Some(front) = self.unpersisted.front() {
-            if front.append.is_some_and(|append| append > self.durable) {
+            if front.appends > self.durable {
                 return;
             }
             let Some(done) = self.unpersisted.pop_front() else { return };

@@ -1,0 +1,318 @@
+//! Three node cores over simulated disks, with a network and a disk that answer at once: the shortest proof that the
+//! parts fit. The simulator does the same with time, faults and many seeds.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use levada_protocol::{
+    batch::{Attributes, BatchProducer, NewRecord, RowsBuilder},
+    ids::{Offset, PartitionId, ProducerEpoch, ProducerId},
+    source::NewTopic,
+};
+use levada_storage_engine::{sim_disk::SimDisk, store::DirIdentity};
+
+use super::*;
+use crate::node::event::Answer;
+
+struct World {
+    nodes: BTreeMap<NodeId, Node>,
+    disks: BTreeMap<NodeId, Arc<SimDisk>>,
+    events: VecDeque<(NodeId, Event)>,
+    replies: BTreeMap<RequestId, Result<Answer, Error>>,
+    cut: BTreeSet<NodeId>,
+    now: Now,
+    next_request: u64,
+}
+
+fn config(node: NodeId, count: u64) -> NodeConfig {
+    NodeConfig {
+        cluster: ClusterId::from_bytes([1; 16]),
+        node,
+        incarnation: IncarnationId::from_bytes([u8::try_from(node.get()).unwrap(); 16]),
+        founders: (1..=count).map(NodeId).collect(),
+        default_replicas: 3,
+        seed: node.get(),
+        store: StoreConfig::default(),
+    }
+}
+
+impl World {
+    fn new(count: u64) -> Self {
+        let mut world = Self {
+            nodes: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            events: VecDeque::new(),
+            replies: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            now: Now::default(),
+            next_request: 0,
+        };
+        for id in (1..=count).map(NodeId) {
+            let disk = Arc::new(SimDisk::new(id.get()));
+            let config = config(id, count);
+            let identity = DirIdentity { cluster: config.cluster, node: id, incarnation: config.incarnation };
+            identity.format(&*disk).unwrap();
+            world.disks.insert(id, Arc::clone(&disk));
+            world.nodes.insert(id, Node::open(disk, config).unwrap());
+        }
+        world.until(|world| world.controller().is_some());
+        for id in (1..=count).map(NodeId) {
+            let addresses = NodeAddresses { node: id, native: format!("n{id}"), ..NodeAddresses::default() };
+            let incarnation = config(id, count).incarnation;
+            let request = Request::RegisterNode { addresses, incarnation, rack: String::new() };
+            world.ask_controller(request).unwrap();
+        }
+        world
+    }
+
+    /// Lets everything happen that is ready to, then one tick.
+    fn step(&mut self) {
+        self.now.mono_ms += 50;
+        self.now.wall_ms += 50;
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        self.events.extend(ids.iter().map(|id| (*id, Event::Tick)));
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        while !self.events.is_empty() {
+            let mut touched = BTreeSet::new();
+            for (id, event) in std::mem::take(&mut self.events) {
+                let Some(node) = self.nodes.get_mut(&id) else { continue };
+                let mut out = Vec::new();
+                node.handle(self.now, event, &mut out);
+                touched.insert(id);
+                self.perform(id, out);
+            }
+            for id in touched {
+                let Some(node) = self.nodes.get_mut(&id) else { continue };
+                let mut out = Vec::new();
+                node.flush(&mut out);
+                self.perform(id, out);
+            }
+        }
+    }
+
+    fn perform(&mut self, id: NodeId, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Send { to, message } => {
+                    if !self.cut.contains(&id) && !self.cut.contains(&to) {
+                        self.events.push_back((to, Event::Peer { from: id, message }));
+                    }
+                }
+                Effect::Disk { token, ops, .. } => {
+                    let result = ops.iter().try_for_each(|op| self.disks[&id].perform(op));
+                    self.events.push_back((id, Event::Disk { token, result }));
+                }
+                Effect::Reply { id, result } => {
+                    assert!(self.replies.insert(id, result).is_none(), "{id:?} is answered twice");
+                }
+                Effect::Fatal { message } => panic!("{message}"),
+                Effect::ReadyToStop => {
+                    self.nodes.remove(&id);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn until(&mut self, mut done: impl FnMut(&Self) -> bool) {
+        for _ in 0..400 {
+            if done(self) {
+                return;
+            }
+            self.step();
+        }
+        panic!("it does not happen");
+    }
+
+    fn controller(&self) -> Option<NodeId> {
+        self.nodes.iter().find(|(_, node)| node.controller.is_leading()).map(|(id, _)| *id)
+    }
+
+    fn leader(&self, place: TopicPartition) -> Option<NodeId> {
+        let leads = |node: &Node| node.view.partition(place).is_some_and(|view| view.state.borrow().leading);
+        self.nodes.iter().find(|(id, node)| !self.cut.contains(id) && leads(node)).map(|(id, _)| *id)
+    }
+
+    fn send(&mut self, node: NodeId, request: Request) -> RequestId {
+        let id = RequestId(self.next_request);
+        self.next_request += 1;
+        self.events.push_back((node, Event::Request { id, request }));
+        id
+    }
+
+    fn ask(&mut self, node: NodeId, request: Request) -> Result<Answer, Error> {
+        let id = self.send(node, request);
+        self.until(|world| world.replies.contains_key(&id));
+        self.replies[&id].clone()
+    }
+
+    fn ask_controller(&mut self, request: Request) -> Result<Answer, Error> {
+        self.until(|world| world.controller().is_some());
+        self.ask(self.controller().unwrap(), request)
+    }
+
+    fn create_topic(&mut self, partitions: u32, settings: &[(&str, &str)]) -> Vec<TopicPartition> {
+        let new = NewTopic {
+            name: "orders".into(),
+            partitions,
+            replicas: 0,
+            config: settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            schema_json: None,
+        };
+        let answer = self.ask_controller(Request::CreateTopic { new, dry_run: false }).unwrap();
+        let Answer::Topic(topic) = answer else { panic!("{answer:?}") };
+        let places: Vec<TopicPartition> = (0..partitions)
+            .map(|partition| TopicPartition { topic: topic.id, partition: PartitionId(partition) })
+            .collect();
+        self.until(|world| places.iter().all(|place| world.leader(*place).is_some()));
+        places
+    }
+
+    fn produce(&mut self, place: TopicPartition, batch: Bytes) -> Result<Answer, Error> {
+        self.until(|world| world.leader(place).is_some());
+        self.ask(self.leader(place).unwrap(), Request::Produce { partition: place, batch })
+    }
+
+    /// Every value that a node shows of a partition.
+    fn values(&self, node: NodeId, place: TopicPartition) -> Vec<String> {
+        // A node that starts shows its partitions when it has caught up with the metadata.
+        let Some(view) = self.nodes[&node].view.partition(place) else { return Vec::new() };
+        let high_watermark = view.state.borrow().high_watermark;
+        let (mut at, mut values) = (view.state.borrow().log_start, Vec::new());
+        while at < high_watermark {
+            let read = view.log.read(at, 1 << 20, high_watermark).unwrap();
+            for batch in &read.batches {
+                let rows = levada_protocol::batch::Rows::open(batch).unwrap();
+                values.extend(rows.iter().map(|record| {
+                    let record = record.unwrap();
+                    assert_eq!(record.offset, at);
+                    at = at.plus(1);
+                    String::from_utf8(record.value.unwrap().to_vec()).unwrap()
+                }));
+            }
+        }
+        values
+    }
+
+    fn crash(&mut self, node: NodeId) {
+        self.nodes.remove(&node);
+        self.events.retain(|(to, _)| *to != node);
+    }
+
+    fn restart(&mut self, node: NodeId) {
+        let disk = Arc::new(self.disks[&node].crash_image(&levada_storage_engine::sim_disk::CrashPlan::LOSE_ALL));
+        self.disks.insert(node, Arc::clone(&disk));
+        self.nodes.insert(node, Node::open(disk, config(node, 3)).unwrap());
+    }
+}
+
+fn batch(values: &[&str], sequence: i32) -> Bytes {
+    let mut builder = RowsBuilder::new();
+    for value in values {
+        builder
+            .push(&NewRecord { timestamp_ms: 1_700_000_000_000, value: Some(value.as_bytes()), ..NewRecord::default() })
+            .unwrap();
+    }
+    let producer = BatchProducer { id: ProducerId(7), epoch: ProducerEpoch(0), base_sequence: sequence };
+    builder.finish(Attributes::default(), producer).unwrap()
+}
+
+fn appended(base_offset: u64, duplicate: bool) -> Result<Answer, Error> {
+    Ok(Answer::Appended(levada_protocol::source::Appended { base_offset: Offset(base_offset), duplicate }))
+}
+
+#[test]
+fn records_are_replicated_and_survive_the_loss_of_their_leader() {
+    let mut world = World::new(3);
+    let place = world.create_topic(3, &[])[1];
+    assert_eq!(world.produce(place, batch(&["a", "b"], 0)), appended(0, false));
+    assert_eq!(world.produce(place, batch(&["c"], 2)), appended(2, false));
+    assert_eq!(world.produce(place, batch(&["c"], 2)), appended(2, true));
+    assert_eq!(world.produce(place, batch(&["e"], 9)).unwrap_err().code, ErrorCode::OutOfOrderSequence);
+
+    let first = world.leader(place).unwrap();
+    world.crash(first);
+    world.until(|world| world.leader(place).is_some());
+    assert_eq!(world.produce(place, batch(&["c"], 2)), appended(2, true), "the new leader knows the producer");
+    assert_eq!(world.produce(place, batch(&["d"], 3)), appended(3, false));
+
+    world.restart(first);
+    world.until(|world| world.values(first, place).len() == 4);
+    for node in (1..=3).map(NodeId) {
+        assert_eq!(world.values(node, place), ["a", "b", "c", "d"], "node {node}");
+    }
+}
+
+#[test]
+fn nothing_is_acknowledged_or_shown_without_a_quorum() {
+    let mut world = World::new(3);
+    let place = world.create_topic(1, &[])[0];
+    let leader = world.leader(place).unwrap();
+    world.cut = (1..=3).map(NodeId).filter(|node| *node != leader).collect();
+    let id = world.send(leader, Request::Produce { partition: place, batch: batch(&["x"], 0) });
+    for _ in 0..5 {
+        world.step();
+    }
+    assert!(!world.replies.contains_key(&id));
+    assert_eq!(world.values(leader, place), Vec::<String>::new());
+    // The leader gives up without its quorum, and says that it does not know.
+    world.until(|world| world.replies.contains_key(&id));
+    assert_eq!(world.replies[&id].as_ref().unwrap_err().code, ErrorCode::OutcomeUnknown);
+    let read = world.ask(leader, Request::Bounds { partition: place });
+    assert_eq!(read.unwrap_err().code, ErrorCode::NotLeader);
+}
+
+#[test]
+fn all_nodes_at_once_lose_power_and_nothing_is_lost() {
+    let mut world = World::new(3);
+    let places = world.create_topic(2, &[("segment.bytes", "1048576")]);
+    let value = "v".repeat(100_000);
+    for sequence in 0..30 {
+        for place in &places {
+            let expected = u64::try_from(sequence).unwrap();
+            assert_eq!(world.produce(*place, batch(&[&value], sequence)), appended(expected, false));
+            world.step();
+        }
+    }
+    let segments = world.nodes[&NodeId(1)].view.partition(places[0]).unwrap().log.segments().len();
+    assert!(segments > 1, "segments roll: {segments}");
+    for node in (1..=3).map(NodeId) {
+        world.crash(node);
+        world.restart(node);
+    }
+    for place in places {
+        world.until(|world| world.leader(place).is_some());
+        assert_eq!(world.produce(place, batch(&[&value], 29)), appended(29, true));
+        let leader = world.leader(place).unwrap();
+        let Answer::Bounds(bounds) = world.ask(leader, Request::Bounds { partition: place }).unwrap() else { panic!() };
+        assert_eq!(bounds.high_watermark, Offset(30));
+        assert_eq!(world.values(leader, place).len(), 30);
+    }
+}
+
+#[test]
+fn a_node_that_goes_down_hands_over_what_it_leads() {
+    let mut world = World::new(3);
+    let places = world.create_topic(6, &[]);
+    let going = world.leader(places[0]).unwrap();
+    world.events.push_back((going, Event::Shutdown));
+    world.until(|world| !world.nodes.contains_key(&going));
+    assert!(places.iter().all(|place| world.leader(*place).is_some()), "others lead before it is gone");
+    assert!(world.controller().is_some_and(|controller| controller != going));
+}
+
+#[test]
+fn a_topic_that_is_deleted_takes_its_partitions_along() {
+    let mut world = World::new(3);
+    let place = world.create_topic(1, &[])[0];
+    world.produce(place, batch(&["a"], 0)).unwrap();
+    world.ask_controller(Request::DeleteTopic { name: "orders".into() }).unwrap();
+    world.until(|world| world.nodes.values().all(|node| node.view.partition(place).is_none()));
+    let again = world.create_topic(1, &[])[0];
+    assert_ne!(place, again);
+    assert_eq!(world.produce(again, batch(&["b"], 0)), appended(0, false));
+    let gone = world.ask(NodeId(1), Request::Produce { partition: place, batch: batch(&["x"], 1) });
+    assert_eq!(gone.unwrap_err().code, ErrorCode::UnknownTopic);
+}

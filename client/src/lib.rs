@@ -1,19 +1,23 @@
 //! Levada's native client: write records, read them as Arrow, look after topics.
 //!
 //! - [`Producer`] writes, idempotently: batches, retries across leader changes, never doubles a record.
+//! - `Consumer` (feature `flight`, on by default) reads Arrow record batches of one or many partitions, bounded or
+//!   following, and goes on where it was when nodes fail.
 //! - [`Admin`] creates and describes topics, asks for offsets, moves leaders.
 //!
 //! All find the cluster from a few `host:port`s and follow it as leaders move. Errors carry the protocol's stable
 //! codes; a failed write says whether the record may be in the log all the same ([`Written`]).
 //!
 //! Reading order: `connection` (one socket, many requests under way), `pool`, `cluster` (who leads what), `call` (one
-//! request to whoever can answer), `producer` (its core is without I/O), `admin`.
+//! request to whoever can answer), `producer` (its core is without I/O), `consumer`, `admin`.
 
 mod admin;
 mod call;
 mod cluster;
 mod config;
 mod connection;
+#[cfg(feature = "flight")]
+mod consumer;
 mod error;
 mod pool;
 mod producer;
@@ -22,6 +26,8 @@ mod topology;
 
 pub use admin::{Admin, Fetched, Offsets};
 pub use config::ClientConfig;
+#[cfg(feature = "flight")]
+pub use consumer::{Consumer, ConsumerBuilder, End, PartitionBatch, Start};
 pub use error::{DeliveryError, Error, ErrorClass, ErrorCode, NodeAddresses, Result, Written};
 pub use levada_protocol::{
     batch::Compression,

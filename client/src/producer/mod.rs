@@ -43,7 +43,7 @@ pub use self::{
 /// # async fn run() -> levada_client::Result<()> {
 /// use levada_client::{Producer, Record};
 ///
-/// let producer = Producer::builder("localhost:7011").build().await?;
+/// let producer = Producer::builder("localhost:9170").build().await?;
 /// let delivery = producer.send("orders", Record::new("a value").with_key("a key")).await?;
 /// println!("durable at offset {}", delivery.await?.offset);
 /// producer.close().await?;

@@ -29,6 +29,7 @@ struct Producer {
 pub(crate) struct Log {
     pub(crate) leader: u64,
     pub(crate) epoch: u64,
+    pub(crate) start: u64,
     pub(crate) end: u64,
     pub(crate) batches: Vec<Stored>,
     pub(crate) duplicates: usize,
@@ -37,7 +38,7 @@ pub(crate) struct Log {
 
 impl Log {
     pub(crate) fn led_by(leader: u64) -> Self {
-        Self { leader, epoch: 1, end: 0, batches: Vec::new(), duplicates: 0, producers: BTreeMap::new() }
+        Self { leader, epoch: 1, start: 0, end: 0, batches: Vec::new(), duplicates: 0, producers: BTreeMap::new() }
     }
 
     /// A producer that wrote nothing for long is forgotten.

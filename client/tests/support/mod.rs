@@ -6,6 +6,8 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[cfg(feature = "flight")]
+pub(crate) mod flight;
 mod log;
 mod serve;
 
@@ -134,6 +136,10 @@ impl FakeCluster {
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Mutex<State>> {
+        Arc::clone(&self.state)
     }
 
     pub(crate) fn bootstrap(&self) -> String {

@@ -253,7 +253,7 @@ fn list_offsets(node: u64, frame: &Frame, state: &mut State) -> Result<ListOffse
     let request: ListOffsetsRequest = frame.message().unwrap();
     let log = led(node, &request.topic_id, request.partition, state)?;
     Ok(ListOffsetsResponse {
-        log_start_offset: 0,
+        log_start_offset: log.start,
         high_watermark: log.end,
         offset_for_time: request.timestamp_ms.map(|_| log.end),
         leader_epoch: log.epoch,

@@ -1,8 +1,11 @@
 //! A log against the simplest thing that behaves like one: a vector of entries.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -79,6 +82,7 @@ struct Model {
     /// The last entry known to be written.
     written: u64,
     in_flight: bool,
+    rolls: BTreeSet<u64>,
     tail_bytes: Arc<AtomicU64>,
 }
 
@@ -95,8 +99,18 @@ impl Model {
             CONFIG,
             Arc::clone(&tail_bytes),
         );
-        let entries = Vec::new();
-        Self { disk, log, entries, committed: 0, persisted: 0, log_start: 0, written: 0, in_flight: false, tail_bytes }
+        Self {
+            disk,
+            log,
+            entries: Vec::new(),
+            committed: 0,
+            persisted: 0,
+            log_start: 0,
+            written: 0,
+            in_flight: false,
+            rolls: BTreeSet::new(),
+            tail_bytes,
+        }
     }
 
     fn last(&self) -> u64 {
@@ -182,7 +196,10 @@ impl Model {
                 self.committed += to % (self.last() - self.committed + 1);
                 self.log.commit_to(LogIndex(self.committed));
             }
-            Step::Roll => self.log.roll(LogIndex(self.committed)),
+            Step::Roll => {
+                self.log.roll(LogIndex(self.committed));
+                self.rolls.insert(self.committed);
+            }
             Step::LogStart(to) => {
                 let end = self.next_offset(self.committed);
                 self.log_start += to % (end - self.log_start + 1);
@@ -230,6 +247,8 @@ impl Model {
             Arc::clone(&self.tail_bytes),
         );
         self.written = applied;
+        let rolled = self.log.log().segments().last().is_none_or(|last| last.sealed);
+        assert_eq!(rolled, applied == 0 || self.rolls.contains(&applied), "a roll that is told is captured");
         self.log.append(&self.entries[usize::try_from(applied).unwrap()..]).unwrap();
         let (last, term) = self.log.last();
         self.log.persist(last, term);
@@ -257,6 +276,16 @@ impl Model {
                 assert_eq!(entry, *self.entry(low));
                 low += 1;
             }
+        }
+
+        for segment in log.segments() {
+            let (first, next) = (segment.first_index.get(), segment.next_index.get());
+            assert!(first == 1 || self.rolls.contains(&(first - 1)), "segments start behind rolls");
+            assert!(
+                self.rolls.range(first..first.max(next - 1)).next().is_none(),
+                "segments end where they are told to"
+            );
+            assert!(!segment.sealed || self.rolls.contains(&(next - 1)));
         }
 
         let (start, high_watermark) = (self.log_start, self.next_offset(self.committed));

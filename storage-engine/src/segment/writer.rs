@@ -29,7 +29,7 @@ pub(crate) struct SegmentWriter {
     config: SegmentConfig,
     at: Mark,
     index: SegmentIndex,
-    /// What must be done to the file before the first write.
+    /// Makes the file, if it is not there.
     first_op: Option<DiskOp>,
     bufs: Vec<Bytes>,
     /// Where the first of `bufs` goes.
@@ -57,16 +57,12 @@ impl SegmentWriter {
         }
     }
 
-    /// Goes on where the checkpoint says that the segment ends. What a crash left behind that is cut off. What is lost
+    /// Goes on where the checkpoint says that the segment ends; what a crash left behind that is overwritten. What is lost
     /// before it (a missing file, an index that cannot be read) stays lost, and shows as damage to whoever reads it.
     pub(crate) fn resume(segment: Arc<Segment>, disk: &dyn Disk, config: SegmentConfig) -> Self {
         let at = segment.end();
         let file = segment.file().clone();
-        let first_op = match disk.len(&file) {
-            Ok(None) => Some(DiskOp::Create { file }),
-            Ok(Some(len)) if len > at.position => Some(DiskOp::Truncate { file, len: at.position }),
-            Ok(Some(_)) | Err(_) => None,
-        };
+        let first_op = matches!(disk.len(&file), Ok(None)).then_some(DiskOp::Create { file });
         let index = segment.index(disk).map_or_else(|_| SegmentIndex::lost(), Arc::unwrap_or_clone);
         let (bufs_position, allocated_bytes, written_back) = (at.position, at.position, at.position);
         Self { segment, config, at, index, first_op, bufs: Vec::new(), bufs_position, allocated_bytes, written_back }

@@ -96,10 +96,6 @@ impl Group {
             return Ok(());
         }
         self.log.append(&entries)?;
-        if let Some(first) = entries.first() {
-            let before = LogIndex(first.index.get() - 1);
-            self.runs.iter_mut().for_each(|run| run.last = run.last.min(before));
-        }
         journal.submit(Append { group: self.id(), entries, hard_state });
         self.submitted.push_back(Submitted::Append);
         Ok(())
@@ -138,7 +134,6 @@ impl Group {
 
     /// Entries up to `last`, or what is left of them, are in block `lsn`.
     pub(super) fn in_block(&mut self, last: LogIndex, lsn: Lsn) {
-        let last = last.min(self.log.log().last_index());
         match self.runs.back_mut() {
             Some(run) if lsn.get() - run.lsn.get() < RUN_BLOCKS => run.last = run.last.max(last),
             _ => self.runs.push_back(Run { last, lsn }),

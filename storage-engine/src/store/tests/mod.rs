@@ -1,5 +1,7 @@
 //! The whole store on a simulated disk: its power is cut at every operation, its bits flip, it fills up and breaks.
 
 mod crash;
+mod damage;
+mod failure;
 mod model;
 mod world;

@@ -37,7 +37,7 @@ pub(super) const CONFIG: StoreConfig = StoreConfig {
         preallocate_bytes_max: 8 << 10,
     },
     checkpoint_bytes: 24 << 10,
-    sync_files_max: 2,
+    sync_files_max: 1,
     tail_bytes_max: 1 << 20,
     tail_keep_bytes: 3 << 10,
     journal_held_bytes_max: 64 << 10,
@@ -58,6 +58,8 @@ pub(super) struct World {
     answers: VecDeque<u64>,
     pub(super) rng: Rng,
     pub(super) checkpoints: u64,
+    /// The journal's lane does nothing.
+    pub(super) journal_pauses: bool,
 }
 
 /// Looks at the world before an operation is performed.
@@ -75,7 +77,17 @@ impl World {
 
     pub(super) fn with(disk: Arc<SimDisk>, store: Store, groups: BTreeMap<GroupId, GroupModel>, seed: u64) -> Self {
         let (lanes, answers) = ([VecDeque::new(), VecDeque::new()], VecDeque::new());
-        Self { disk, store, groups, removed: BTreeMap::new(), lanes, answers, rng: Rng::new(seed), checkpoints: 0 }
+        Self {
+            disk,
+            store,
+            groups,
+            removed: BTreeMap::new(),
+            lanes,
+            answers,
+            rng: Rng::new(seed),
+            checkpoints: 0,
+            journal_pauses: false,
+        }
     }
 
     pub(super) fn create(&mut self, group: GroupId) {
@@ -148,12 +160,13 @@ impl World {
     pub(super) fn drive_one(&mut self, watch: Watch<'_>) -> Result<bool, Poisoned> {
         self.poll();
         let pick = self.rng.below(3);
-        if pick == 2 || self.lanes.iter().all(VecDeque::is_empty) {
-            let Some(token) = self.answers.pop_front() else { return Ok(pick == 2 && self.has_work()) };
+        let lanes: Vec<usize> =
+            (usize::from(self.journal_pauses)..2).filter(|at| !self.lanes[*at].is_empty()).collect();
+        if pick == 2 || lanes.is_empty() {
+            let Some(token) = self.answers.pop_front() else { return Ok(!lanes.is_empty()) };
             return self.answer(token, Ok(())).map(|()| true);
         }
-        let first = usize::try_from(pick).unwrap();
-        let lane = if self.lanes[first].is_empty() { 1 - first } else { first };
+        let lane = lanes[usize::try_from(pick).unwrap() % lanes.len()];
         let op = self.lanes[lane].front_mut().and_then(|(_, ops)| ops.pop_front());
         let Some(op) = op else { panic!("a job has operations") };
         watch(self, &op);

@@ -1,0 +1,216 @@
+//! Bits that flip, and files that are exchanged: noticed, and never served.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use levada_protocol::ids::{GroupId, LogIndex, Offset};
+
+use super::world::{STUCK, World, open};
+use crate::{
+    disk::{Disk, DiskOp, FileName},
+    error::{OpenError, ReadError},
+    journal::Doubt,
+    sim_disk::{SimDisk, rng::Rng},
+    store::Recovered,
+};
+
+/// A store at rest, with everything proven: several groups, sealed and open segments, some entries in the journal only.
+fn at_rest(seed: u64) -> World {
+    let mut world = World::story(seed, 120, &mut |_, _| {});
+    let groups: Vec<GroupId> = world.groups.keys().copied().collect();
+    for round in 0..3 {
+        for group in &groups {
+            let last = world.groups[group].now.last();
+            world.append(*group, last, &[103, 502, 3], true);
+        }
+        world.settle();
+        for group in groups.iter().filter(|group| round < 2 && **group != STUCK) {
+            let last = world.groups[group].now.last();
+            world.commit(*group, last - round, true, None);
+        }
+        world.begin_checkpoint(|_| round < 2);
+        world.settle();
+    }
+    // The journal proves its last block, and then that one.
+    (0..3).for_each(|_| {
+        world.store.tick();
+        world.settle();
+    });
+    world
+}
+
+fn files(disk: &SimDisk) -> Vec<(FileName, u64)> {
+    let names = ["", "journal", "segments"].into_iter().flat_map(|dir| {
+        let prefix = if dir.is_empty() { String::new() } else { format!("{dir}/") };
+        disk.list(dir).unwrap().into_iter().map(move |name| FileName::new(format!("{prefix}{name}")))
+    });
+    names.map(|file| (file.clone(), disk.len(&file).unwrap().unwrap())).collect()
+}
+
+/// What came of damage.
+#[derive(Debug, Default)]
+struct Outcome {
+    refused: u32,
+    doubted: u32,
+    unread: u32,
+    harmless: u32,
+}
+
+/// Opens a damaged disk and proves that whatever it serves is right, and that what it lost it says.
+fn open_damaged(world: &World, disk: SimDisk, what: &str, outcome: &mut Outcome) {
+    let Recovered { groups: found, doubt, .. } = match open(&Arc::new(disk)) {
+        Ok(recovered) => recovered,
+        Err(OpenError::Damaged { .. }) => {
+            outcome.refused += 1;
+            return;
+        }
+        Err(other) => panic!("{what}: {other}"),
+    };
+    let mut has_unread = false;
+    for (id, model) in &world.groups {
+        let group = found.iter().find(|group| group.group == *id);
+        let Some(group) = group.filter(|group| !group.damaged) else {
+            assert_ne!(doubt, Doubt::None, "{what}: group {id} is gone, and nobody says so");
+            continue;
+        };
+        // As sound as it says it is: every acknowledged entry is there, and what cannot be read is named.
+        model.check(group, true);
+        let end = group.log.offset_after(group.hard_state.commit).unwrap_or_default();
+        let mut offset = group.log.log_start();
+        while offset < end {
+            match group.log.read(offset, 1 << 20, end) {
+                Ok(read) => offset = read.next_offset,
+                Err(ReadError::Damaged(_)) => {
+                    has_unread = true;
+                    break;
+                }
+                Err(error) => panic!("{what}: {error}"),
+            }
+        }
+        let low = group.log.first_index();
+        has_unread |= (low.get()..=group.log.last_index().get())
+            .any(|index| group.log.entries(LogIndex(index), LogIndex(index + 1), 1).is_err());
+    }
+    match (doubt != Doubt::None, has_unread) {
+        (true, _) => outcome.doubted += 1,
+        (false, true) => outcome.unread += 1,
+        (false, false) => outcome.harmless += 1,
+    }
+}
+
+#[test]
+fn flipped_bits_are_noticed_wherever_they_matter() {
+    let world = at_rest(11);
+    let mut rng = Rng::new(5);
+    let mut outcome = Outcome::default();
+    for (file, len) in files(&world.disk) {
+        for _ in 0..25 {
+            let (pos, bit) = (rng.below(len), rng.byte() % 8);
+            let disk = world.disk.fork();
+            disk.flip_bit(&file, pos, bit);
+            open_damaged(&world, disk, &format!("bit {bit} of byte {pos} of {file}"), &mut outcome);
+        }
+    }
+    // Most of a journal of recycled files, and all padding, is not needed; the rest must have been noticed.
+    let Outcome { refused, doubted, unread, .. } = outcome;
+    assert!(refused > 0 && doubted > 0 && unread > 50, "{outcome:?}");
+}
+
+#[test]
+fn unreadable_sectors_are_noticed_wherever_they_matter() {
+    let world = at_rest(12);
+    let mut rng = Rng::new(6);
+    let mut outcome = Outcome::default();
+    for (file, len) in files(&world.disk) {
+        for _ in 0..6 {
+            let pos = rng.below(len);
+            let disk = world.disk.fork();
+            disk.make_unreadable(&file, pos, 1);
+            if file.as_str() == "identity" {
+                assert!(open(&Arc::new(disk)).is_err());
+                continue;
+            }
+            open_damaged(&world, disk, &format!("sector at byte {pos} of {file}"), &mut outcome);
+        }
+    }
+    assert!(outcome.unread > 10 && outcome.doubted > 0, "{outcome:?}");
+}
+
+#[test]
+fn exchanged_and_stale_segments_are_noticed() {
+    let world = at_rest(13);
+    let segments: Vec<FileName> =
+        files(&world.disk).into_iter().map(|(file, _)| file).filter(|file| file.dir() == "segments").collect();
+    assert!(segments.len() > 5);
+    let mut outcome = Outcome::default();
+    for (one, other) in segments.iter().zip(segments.iter().skip(1)) {
+        let disk = world.disk.fork();
+        let bytes = [one, other].map(|file| disk.read(file, 0, usize::MAX / 2).unwrap());
+        for (file, bytes) in [(one, &bytes[1]), (other, &bytes[0])] {
+            disk.perform(&DiskOp::Create { file: file.clone() }).unwrap();
+            disk.perform(&DiskOp::Write { file: file.clone(), pos: 0, bufs: vec![bytes.clone()] }).unwrap();
+        }
+        open_damaged(&world, disk, &format!("{one} and {other} exchanged"), &mut outcome);
+    }
+    assert_eq!(outcome.unread as usize, segments.len() - 1, "{outcome:?}");
+
+    for file in &segments {
+        let disk = world.disk.fork();
+        disk.perform(&DiskOp::Remove { file: file.clone() }).unwrap();
+        open_damaged(&world, disk, &format!("{file} lost"), &mut outcome);
+    }
+    assert_eq!(outcome.unread as usize, 2 * segments.len() - 1, "{outcome:?}");
+}
+
+/// A journal file that is lost takes entries with it that nobody else here has.
+#[test]
+fn doubt_outlives_restarts_until_the_group_is_gone() {
+    let world = at_rest(14);
+    let disk = world.disk.fork();
+    for (file, len) in files(&disk).into_iter().filter(|(file, _)| file.dir() == "journal") {
+        let zeros = vec![bytes::Bytes::from(vec![0; usize::try_from(len).unwrap()])];
+        disk.perform(&DiskOp::Write { file, pos: 0, bufs: zeros }).unwrap();
+    }
+    let disk = Arc::new(disk);
+    let Recovered { store, groups, doubt } = open(&disk).unwrap();
+    assert!(doubt == Doubt::All && groups.iter().all(|group| group.damaged));
+    // The node goes on for a while: a checkpoint later, the journal knows nothing of the loss.
+    let mut world = World::with(Arc::clone(&disk), store, BTreeMap::new(), 1);
+    world.begin_checkpoint(|_| true);
+    world.settle();
+    world.begin_checkpoint(|_| true);
+    world.settle();
+    drop(world);
+    assert_eq!(open(&disk).unwrap().doubt, Doubt::All);
+}
+
+#[test]
+fn a_damaged_segment_takes_more_and_serves_the_rest() {
+    let mut world = World::new(15);
+    world.create(GroupId(1));
+    world.append(GroupId(1), 0, &[3, 8, 13, 18], true);
+    world.settle();
+    world.commit(GroupId(1), 4, false, None);
+    world.begin_checkpoint(|_| true);
+    world.settle();
+    let file = crate::segment::file_name(GroupId(1), LogIndex(1));
+    world.disk.flip_bit(&file, 64 + 64 + 30, 2);
+    let mut world = {
+        let Recovered { store, groups, doubt } = open(&world.disk).unwrap();
+        assert_eq!(doubt, Doubt::None, "the journal is sound: the replica goes on voting");
+        let log = &groups[0].log;
+        let read = log.read(Offset(0), 1, Offset(20)).unwrap_err();
+        assert!(matches!(&read, ReadError::Damaged(damage) if damage.offsets == (Offset(0)..Offset(5))), "{read}");
+        assert_eq!(log.read(Offset(5), 1, Offset(20)).unwrap().next_offset, Offset(10));
+        World::with(Arc::clone(&world.disk), store, world.groups.clone(), 2)
+    };
+    world.groups.get_mut(&GroupId(1)).unwrap().taken_before = 1;
+    world.append(GroupId(1), 4, &[3], true);
+    world.settle();
+    world.commit(GroupId(1), 5, true, None);
+    world.begin_checkpoint(|_| true);
+    world.settle();
+    let log = world.store.log(GroupId(1)).unwrap();
+    assert!(log.segments()[0].sealed);
+    assert!(log.read(Offset(0), 1, Offset(25)).is_err());
+    assert_eq!(log.read(Offset(20), 1, Offset(25)).unwrap().next_offset, Offset(25));
+}

@@ -55,7 +55,8 @@
 //! * *Misplaced blocks*: the header names file and position. What it proves still holds.
 //! * *Blocks of another directory*: the header names the directory. Its identity is known to peers only; a client
 //!   cannot make a record that looks like a block.
-//! * *A sector that cannot be read* where the tail might have been is no torn write: all groups are in doubt.
+//! * *A write that a disk lost*, later ones being there: every page is looked at, so the later ones are seen.
+//! * *A sector that cannot be read* where the next block might stand is no torn write: all groups are in doubt.
 //!
 //! A writer that goes idle writes one empty block ([`JournalWriter::tick`]), so that the last one that carries something
 //! is proven. What a disk loses of the last block before that tick goes unnoticed; other replicas have it.

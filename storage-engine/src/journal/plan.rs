@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use levada_protocol::ids::{GroupId, Lsn};
+use levada_protocol::ids::Lsn;
 
-use super::{DamagedBlock, ReplayStart, files, survey::Survey};
+use super::{
+    DamagedBlock, ReplayStart, files,
+    survey::{Found, Frames, Survey},
+};
 
 /// What replay does with what the survey found.
 #[derive(Debug, Default)]
@@ -23,48 +26,56 @@ pub(super) struct Plan {
 
 /// Decides.
 pub(super) fn plan(survey: &Survey, start: ReplayStart) -> Plan {
-    let found = &survey.found;
     let start_lsn = start.lsn.max(Lsn(1));
+    let headers = || survey.found.iter().map(|found| &found.header.id);
     let known = [start.synced, Lsn(start_lsn.get() - 1), survey.misplaced_synced];
-    let proven = found.iter().map(|found| found.header.id.synced_lsn).chain(known).max().unwrap_or_default();
-    let mut plan = Plan { proven, ..Plan::default() };
-    plan.next_generation = found.iter().map(|found| found.header.id.generation + 1).max().unwrap_or(1);
-
-    let limits = generation_limits(survey);
-    let mut chain: BTreeMap<Lsn, usize> = BTreeMap::new();
-    let mut tails: BTreeMap<u64, usize> = BTreeMap::new();
-    for (i, block) in found.iter().enumerate() {
+    let mut plan = Plan {
+        proven: headers().map(|id| id.synced_lsn).chain(known).max().unwrap_or_default(),
+        next_generation: headers().map(|id| id.generation + 1).max().unwrap_or(1),
+        ..Plan::default()
+    };
+    for block in &survey.found {
         let id = block.header.id;
-        if id.lsn < start_lsn {
-            continue;
-        }
-        if id.lsn <= proven || block.whole {
+        if id.lsn >= start_lsn && (id.lsn <= plan.proven || block.frames != Frames::Unsound) {
             let last = plan.last_lsns.entry(id.file).or_default();
             *last = id.lsn.max(*last);
         }
-        if id.lsn <= proven && limits.get(&id.generation).is_none_or(|limit| id.lsn < *limit) {
-            // Two of one generation: not our writing. The whole one, else the first, is as good as any.
-            let slot = chain.entry(id.lsn).or_insert(i);
-            if block.whole && !found[*slot].whole {
-                *slot = i;
-            }
-        } else if id.lsn.get() == proven.get() + 1 && block.whole {
-            tails.insert(id.generation, i);
-        }
     }
+    let chain = chain(survey, plan.proven);
     plan.walk(survey, start_lsn, &chain);
-    plan.tail = tails.pop_last().map(|(_, i)| i);
-    match plan.tail {
-        Some(tail) => plan.blocks.push(tail),
-        // A sector that cannot be read is no torn write: the tail may have been there, and acknowledged. Taking it for
-        // proven leaves a gap in the lsns, so that the next replay comes to the same verdict.
-        None if survey.unreadable > 0 => {
-            plan.proven = Lsn(proven.get() + 1);
-            plan.damage_all(plan.proven);
-        }
-        None => {}
-    }
+    plan.end(survey, chain.last_key_value().map(|(_, i)| *i));
     plan
+}
+
+/// The blocks up to `proven`, by lsn, without those that a later generation replaced.
+fn chain(survey: &Survey, proven: Lsn) -> BTreeMap<Lsn, usize> {
+    let limits = generation_limits(survey);
+    let mut chain = BTreeMap::new();
+    for (i, block) in survey.found.iter().enumerate() {
+        let id = block.header.id;
+        if id.lsn <= proven && limits.get(&id.generation).is_none_or(|limit| id.lsn < *limit) {
+            chain.entry(id.lsn).or_insert(i);
+        }
+    }
+    chain
+}
+
+/// The block behind the last that is proven: whole if there is one, of the highest generation. A torn one is none.
+fn tail(survey: &Survey, proven: Lsn) -> Option<usize> {
+    let behind = survey.found.iter().enumerate().filter(|(_, block)| block.header.id.lsn.get() == proven.get() + 1);
+    let behind = behind.filter(|(_, block)| block.frames != Frames::Unsound);
+    behind.max_by_key(|(_, block)| (block.is_whole(), block.header.id.generation)).map(|(i, _)| i)
+}
+
+/// Whether a sector that cannot be read stands where the header of another block would: right behind the last one, or at
+/// the start of a file. That is no torn write; what was there may have been acknowledged. So its lsn is taken for proven:
+/// that leaves a gap in the lsns, and the next replay comes to the same verdict.
+fn may_hide_another(survey: &Survey, last: Option<usize>) -> bool {
+    let end = last.map(|last| {
+        let header = &survey.found[last].header;
+        (header.id.file, header.id.pos() + header.padded_bytes())
+    });
+    survey.unreadable.iter().any(|place| Some(*place) == end || place.1 == 0)
 }
 
 /// For every generation the first lsn that a later one claims. From there on its blocks are void.
@@ -90,27 +101,50 @@ impl Plan {
     /// Walks the blocks that must all be there.
     fn walk(&mut self, survey: &Survey, start: Lsn, chain: &BTreeMap<Lsn, usize>) {
         let mut expected = start;
-        for (lsn, i) in chain {
+        for (lsn, i) in chain.range(start..) {
             if *lsn > expected {
                 self.damage_all(expected);
             }
             expected = Lsn(lsn.get() + 1);
             let block = &survey.found[*i];
-            if block.whole {
+            if block.is_whole() {
                 self.blocks.push(*i);
             } else {
-                let id = block.header.id;
-                let groups = block.header.table.keys().copied().collect::<Vec<GroupId>>();
-                self.damaged.push(DamagedBlock {
-                    lsn: *lsn,
-                    place: Some((files::name(id.file), id.pos())),
-                    groups: Some(groups),
-                });
+                self.damage(block);
             }
         }
         if expected <= self.proven {
             self.damage_all(expected);
         }
+    }
+
+    /// Decides about the tail, and about what may have been behind it. `last` is the last block that is proven.
+    fn end(&mut self, survey: &Survey, mut last: Option<usize>) {
+        if let Some(tail) = tail(survey, self.proven) {
+            last = Some(tail);
+            let block = &survey.found[tail];
+            if block.is_whole() {
+                self.tail = last;
+                self.blocks.push(tail);
+            } else {
+                self.proven = block.header.id.lsn;
+                self.damage(block);
+            }
+        }
+        if may_hide_another(survey, last) {
+            let hidden = Lsn(self.proven.get() + 1 + u64::from(self.tail.take().is_some()));
+            self.proven = hidden;
+            self.damage_all(hidden);
+        }
+    }
+
+    fn damage(&mut self, block: &Found) {
+        let id = block.header.id;
+        self.damaged.push(DamagedBlock {
+            lsn: id.lsn,
+            place: Some((files::name(id.file), id.pos())),
+            groups: Some(block.header.table.keys().copied().collect()),
+        });
     }
 
     fn damage_all(&mut self, lsn: Lsn) {

@@ -24,8 +24,24 @@ const WINDOW_BYTES: usize = MIB;
 #[derive(Clone, Debug)]
 pub(super) struct Found {
     pub(super) header: BlockHeader,
-    /// Whether the frames are sound, too.
-    pub(super) whole: bool,
+    pub(super) frames: Frames,
+}
+
+/// What the frames of a block look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Frames {
+    /// All there, all sound.
+    Whole,
+    /// Not as they were written, or not written.
+    Unsound,
+    /// The disk does not give them back.
+    Unreadable,
+}
+
+impl Found {
+    pub(super) fn is_whole(&self) -> bool {
+        self.frames == Frames::Whole
+    }
 }
 
 /// What the directory holds.
@@ -35,8 +51,8 @@ pub(super) struct Survey {
     pub(super) found: Vec<Found>,
     /// What misplaced blocks (a file was renamed, a write went astray) say was durable.
     pub(super) misplaced_synced: Lsn,
-    /// Pages that the disk did not give back, where a block might stand.
-    pub(super) unreadable: usize,
+    /// Files and positions that the disk did not give back, where the header of a block may stand.
+    pub(super) unreadable: Vec<(u32, u64)>,
 }
 
 /// Reads a file from its start to its end, most of it only once.
@@ -51,7 +67,7 @@ struct Pages<'a> {
 impl Pages<'_> {
     /// The bytes at `pos`; `None` when the file ends before or the disk does not give them back.
     fn bytes(&mut self, pos: u64, len: usize) -> Option<Bytes> {
-        if pos.checked_add(len as u64)? > self.file_bytes {
+        if !self.contains(pos, len) {
             return None;
         }
         if let Some(bytes) = self.within(pos, len) {
@@ -65,6 +81,10 @@ impl Pages<'_> {
         }
         // Too large, or a sector in the window is bad: then page by page.
         self.disk.read(&self.file, pos, len).ok().filter(|bytes| bytes.len() == len)
+    }
+
+    fn contains(&self, pos: u64, len: usize) -> bool {
+        pos.checked_add(len as u64).is_some_and(|end| end <= self.file_bytes)
     }
 
     fn within(&self, pos: u64, len: usize) -> Option<Bytes> {
@@ -97,19 +117,23 @@ fn survey_file(
     let mut pos = 0;
     while pos + PAGE_BYTES as u64 <= pages.file_bytes {
         let Some(page) = pages.bytes(pos, PAGE_BYTES) else {
-            survey.unreadable += 1;
+            survey.unreadable.push((number, pos));
             pos += PAGE_BYTES as u64;
             continue;
         };
-        let bytes = peek(&page, directory).and_then(|len| pages.bytes(pos, len));
-        let header = match bytes.map(|bytes| BlockHeader::decode(&bytes)) {
+        let header = peek(&page, directory).map(|len| pages.bytes(pos, len).ok_or(len));
+        let header = match header.map(|bytes| bytes.map(|bytes| BlockHeader::decode(&bytes))) {
             // At the start of a file only: elsewhere it may be anything's payload.
-            Some(Err(HeaderError::Later(version))) if pos == 0 => {
+            Some(Ok(Err(HeaderError::Later(version)))) if pos == 0 => {
                 return Err(ReplayError::LaterVersion { file: pages.file.clone(), version });
             }
-            Some(Ok(header)) if header.id.file == number && header.id.pos() == pos => Some(header),
-            Some(Ok(misplaced)) => {
+            Some(Ok(Ok(header))) if header.id.file == number && header.id.pos() == pos => Some(header),
+            Some(Ok(Ok(misplaced))) => {
                 survey.misplaced_synced = survey.misplaced_synced.max(misplaced.id.synced_lsn);
+                None
+            }
+            Some(Err(len)) if pages.contains(pos, len) => {
+                survey.unreadable.push((number, pos));
                 None
             }
             _ => None,
@@ -118,15 +142,21 @@ fn survey_file(
             pos += PAGE_BYTES as u64;
             continue;
         };
-        let frames = pages.bytes(pos, header.block_bytes());
-        survey.unreadable += usize::from(frames.is_none());
-        let whole = frames.is_some_and(|bytes| header.decode_frames(bytes.slice(header.header_bytes()..)).is_some());
+        let block = pages.bytes(pos, header.block_bytes());
+        let decode = |block: Bytes| header.decode_frames(block.slice(header.header_bytes()..));
+        let frames = match block.map(decode) {
+            Some(Some(_)) => Frames::Whole,
+            None if pages.contains(pos, header.block_bytes()) => Frames::Unreadable,
+            Some(None) | None => Frames::Unsound,
+        };
         // What a whole block covers is its own payload; what a torn one would cover may be anything.
-        pos += if whole { header.padded_bytes() } else { PAGE_BYTES as u64 };
-        if whole {
+        if frames == Frames::Whole {
+            pos += header.padded_bytes();
             header.forget_table();
+        } else {
+            pos += PAGE_BYTES as u64;
         }
-        survey.found.push(Found { header, whole });
+        survey.found.push(Found { header, frames });
     }
     Ok(())
 }

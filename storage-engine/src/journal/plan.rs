@@ -60,11 +60,11 @@ fn chain(survey: &Survey, proven: Lsn) -> BTreeMap<Lsn, usize> {
     chain
 }
 
-/// The block behind the last that is proven: whole if there is one, of the highest generation. A torn one is none.
+/// The block behind the last that is proven, of the highest generation that has one. A torn one is none.
 fn tail(survey: &Survey, proven: Lsn) -> Option<usize> {
     let behind = survey.found.iter().enumerate().filter(|(_, block)| block.header.id.lsn.get() == proven.get() + 1);
     let behind = behind.filter(|(_, block)| block.frames != Frames::Unsound);
-    behind.max_by_key(|(_, block)| (block.is_whole(), block.header.id.generation)).map(|(i, _)| i)
+    behind.max_by_key(|(_, block)| block.header.id.generation).map(|(i, _)| i)
 }
 
 /// Whether a sector that cannot be read stands where the header of another block would: right behind the last one, or at

@@ -116,6 +116,11 @@ impl SimDisk {
         self.lock().faults.push(fault);
     }
 
+    /// Takes back the faults that did not strike yet. What they did to the bytes stays.
+    pub fn heal(&self) {
+        self.lock().faults.clear();
+    }
+
     /// Bounds the space of all files together; writes beyond it fail with `StorageFull`.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.lock().capacity = bytes;

@@ -91,13 +91,10 @@ impl StdDisk {
         match op {
             DiskOp::CreateDir { dir } => fs::create_dir_all(self.root.join(dir)),
             DiskOp::Create { file } => self.descriptors.create(file),
-            DiskOp::ZeroFill { file, len } => {
-                self.change(file, |handle| {
-                    handle.map.forget();
-                    write_zeros(&handle.file, *len)
-                })?;
-                self.descriptors.sync(file)
-            }
+            DiskOp::ZeroFill { file, len } => self.change(file, |handle| {
+                handle.map.forget();
+                write_zeros(&handle.file, *len)
+            }),
             DiskOp::Preallocate { file, len } => self.change(file, |handle| reserve(&handle.file, *len)),
             DiskOp::Write { file, pos, bufs } => {
                 self.change(file, |handle| write_all_vectored(&handle.file, *pos, bufs))
@@ -131,7 +128,12 @@ impl StdDisk {
 
 impl Disk for StdDisk {
     fn perform(&self, op: &DiskOp) -> Result<(), DiskError> {
-        self.try_perform(op).map_err(|error| DiskError::new(op.call(), op.subject(), &error))
+        self.try_perform(op).map_err(|error| DiskError::new(op.call(), op.subject(), &error))?;
+        // On its own, since lack of space means something else here.
+        if let DiskOp::ZeroFill { file, .. } = op {
+            self.descriptors.sync(file).map_err(|error| DiskError::new("fdatasync", file, &error))?;
+        }
+        Ok(())
     }
 
     fn list(&self, dir: &str) -> Result<Vec<String>, DiskError> {

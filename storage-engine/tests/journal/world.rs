@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 use levada_protocol::ids::{GroupId, IncarnationId, LogIndex, Lsn, Term};
 use levada_storage_engine::{
-    disk::{Disk, DiskOp},
+    disk::{Disk, DiskError, DiskOp},
     entry::{Entry, EntryKind, HardState},
     journal::{Append, JournalConfig, JournalIo, JournalWriter},
     sim_disk::{CrashPlan, SimDisk},
@@ -60,6 +60,7 @@ pub(crate) struct World {
     images: u64,
     pub(crate) images_checked: u64,
     pub(crate) tails_found: u64,
+    pub(crate) failures: u64,
 }
 
 impl World {
@@ -81,6 +82,7 @@ impl World {
             images: 0,
             images_checked: 0,
             tails_found: 0,
+            failures: 0,
         }
     }
 
@@ -132,7 +134,9 @@ impl World {
         }
         let token = lane.token;
         if let Some(op) = lane.ops.pop_front() {
-            self.perform(&op)?;
+            if let Err(error) = self.perform(&op)? {
+                return self.fail(on_journal, token, error).map(|()| true);
+            }
             let acked_early = self.mutation == Mutation::AckBeforeSync && matches!(op, DiskOp::Write { .. });
             let lane = if on_journal { &mut self.journal } else { &mut self.upkeep };
             if acked_early {
@@ -153,21 +157,36 @@ impl World {
         Ok(true)
     }
 
-    fn perform(&mut self, op: &DiskOp) -> Result<(), String> {
+    /// The disk fails: the writer gives up, and the process starts again.
+    fn fail(&mut self, on_journal: bool, token: u64, error: DiskError) -> Result<(), String> {
+        let poisoned = if on_journal {
+            self.writer.complete(token, Err(error)).is_err()
+        } else {
+            self.writer.complete_upkeep(token, Err(error)).is_err()
+        };
+        if !poisoned || self.writer.poll().is_some() {
+            return Err("a failure of the disk goes unnoticed".to_owned());
+        }
+        self.failures += 1;
+        self.restart(None)
+    }
+
+    fn perform(&mut self, op: &DiskOp) -> Result<Result<(), DiskError>, String> {
         let skipped = match op {
             DiskOp::Sync { .. } => self.mutation == Mutation::SkipSync,
             DiskOp::SyncDir { .. } => self.mutation == Mutation::SkipSyncDir,
             _ => false,
         };
         if skipped {
-            return Ok(());
+            return Ok(Ok(()));
         }
         self.crash_images(&self.disk.fork(), 2)?;
         let interrupted = self.disk.fork();
         interrupted.perform_interrupted(op).unwrap();
         self.crash_images(&interrupted, 3)?;
-        self.disk.perform(op).unwrap();
-        self.crash_images(&self.disk.fork(), 2)
+        let result = self.disk.perform(op);
+        self.crash_images(&self.disk.fork(), 2)?;
+        Ok(result)
     }
 
     /// Whatever the power cut leaves: replay gives what was acknowledged, and does so again after a recovery.
@@ -180,6 +199,7 @@ impl World {
                 _ => CrashPlan::seeded(self.rng.random()),
             };
             let image = disk.crash_image(&plan);
+            image.heal();
             let replayed = self.model.check(&image).map_err(|violation| format!("{plan:?}: {violation}"))?;
             self.images_checked += 1;
             if self.images.is_multiple_of(7) {

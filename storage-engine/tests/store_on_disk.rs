@@ -1,5 +1,7 @@
 //! A store on a real disk, with a thread for each lane and readers beside them.
 
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, with threads and a deadline")]
+
 use std::{
     path::Path,
     sync::{

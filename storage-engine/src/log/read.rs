@@ -60,17 +60,17 @@ impl Log {
             let state = self.state();
             let late = |segment: &&Arc<Segment>| segment.end().max_timestamp_ms >= timestamp_ms;
             let segments: Vec<_> = state.segments.iter().filter(late).cloned().collect();
-            (segments, state.tail.offset_for_time(timestamp_ms, max_offset), state.log_start)
+            (segments, state.tail.offset_for_time(timestamp_ms, state.log_start, max_offset), state.log_start)
         };
         for segment in segments {
             let found = segment
-                .offset_for_time(&*self.shared.disk, timestamp_ms, max_offset)
+                .offset_for_time(&*self.shared.disk, timestamp_ms, log_start, max_offset)
                 .map_err(|damage| self.read_error(segment.header().base_offset, damage))?;
             if let Some(offset) = found {
                 return Ok(Some(offset.max(log_start)));
             }
         }
-        Ok(in_tail)
+        Ok(in_tail.map(|offset| offset.max(log_start)))
     }
 
     /// Entries from `low` up to but not including `high`, up to `max_bytes` of payload but at least one. May give fewer:

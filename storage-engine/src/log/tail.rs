@@ -116,11 +116,12 @@ impl Tail {
         enough.map(|entry| entry.entry.payload.clone()).collect()
     }
 
-    /// The base offset of the first batch with a timestamp of at least `timestamp_ms`, if it ends before `max_offset`.
-    pub(crate) fn offset_for_time(&self, timestamp_ms: i64, max_offset: Offset) -> Option<Offset> {
-        let entry = self.entries.iter().find(|entry| entry.summary.max_timestamp_ms >= timestamp_ms)?;
-        let mut headers = BatchIter::packed(&entry.entry.payload).flatten().map(|batch| batch.header);
-        let found = headers.find(|header| header.max_timestamp_ms >= timestamp_ms)?;
+    /// The base offset of the first batch with a timestamp of at least `timestamp_ms`, among those that end behind
+    /// `min_offset` and not behind `max_offset`.
+    pub(crate) fn offset_for_time(&self, timestamp_ms: i64, min_offset: Offset, max_offset: Offset) -> Option<Offset> {
+        let late = self.entries.iter().filter(|entry| entry.summary.max_timestamp_ms >= timestamp_ms);
+        let mut headers = late.flat_map(|entry| BatchIter::packed(&entry.entry.payload).flatten()).map(|b| b.header);
+        let found = headers.find(|h| h.max_timestamp_ms >= timestamp_ms && h.next_offset() > min_offset)?;
         (found.next_offset() <= max_offset).then_some(found.base_offset)
     }
 }

@@ -385,6 +385,48 @@ fn a_committed_entry_is_never_replaced() {
     drop(model.log.append(&[control(1, 2, EntryKind::Empty, b"")]));
 }
 
+/// Time does not rise with offsets: the clocks of producers differ.
+#[test]
+fn a_time_is_looked_for_behind_the_log_start() {
+    let mut late_first = vec![batch(0, 2, 10), batch(2, 3, 10), batch(5, 5, 10), batch(10, 2, 10)];
+    for (bytes, timestamp_ms) in late_first.iter_mut().zip([900_i64, 100, 500, 950]) {
+        bytes[35..43].copy_from_slice(&timestamp_ms.to_be_bytes());
+        levada_protocol::batch::seal(bytes);
+    }
+    let entries: Vec<Entry> =
+        (1..).zip(&late_first).map(|(index, bytes)| batches(index, 1, std::slice::from_ref(bytes))).collect();
+    for in_segment in [true, false] {
+        let mut model = if in_segment { written(&entries) } else { Model::new() };
+        if !in_segment {
+            model.log.append(&entries).unwrap();
+        }
+        if in_segment {
+            model.log.release(LogIndex(4));
+        }
+        let find = |log: &LogWriter, timestamp_ms| log.log().offset_for_time(timestamp_ms, Offset(12)).unwrap();
+        assert_eq!(find(&model.log, 400), Some(Offset(0)));
+        model.log.set_log_start(Offset(1));
+        assert_eq!(find(&model.log, 400), Some(Offset(1)), "within the batch");
+        model.log.set_log_start(Offset(3));
+        assert_eq!(find(&model.log, 400), Some(Offset(5)));
+        assert_eq!(find(&model.log, 901), Some(Offset(10)));
+        assert_eq!(find(&model.log, 951), None);
+        assert_eq!(model.log.log().offset_for_time(901, Offset(11)), Ok(None), "not committed");
+    }
+}
+
+#[test]
+fn a_handle_outlives_its_log() {
+    let model = written(&[batches(1, 1, &[batch(0, 2, 10)]), control(2, 1, EntryKind::Empty, b"")]);
+    let log = model.log.log().clone();
+    let (disk, files) = (model.disk, model.log.close());
+    files.into_iter().for_each(|file| disk.perform(&DiskOp::Remove { file }).unwrap());
+    assert!(matches!(log.read(Offset(0), 1, Offset(2)), Err(ReadError::OffsetOutOfRange { .. })));
+    assert_eq!(log.read(Offset(2), 1, Offset(2)).unwrap().batches.len(), 0);
+    assert!(log.entries(LogIndex(1), LogIndex(2), 1).is_err());
+    assert_eq!(model.tail_bytes.load(Ordering::Relaxed), 0);
+}
+
 #[test]
 fn a_reader_keeps_what_it_mapped_and_is_told_when_the_rest_is_gone() {
     let mut model = written(&[batches(1, 1, &[batch(0, 2, 10)]), batches(2, 1, &[batch(2, 1, 300)])]);

@@ -250,9 +250,13 @@ impl LogWriter {
         self.remove_front()
     }
 
-    /// The files of all segments, for whoever removes the log.
-    pub(crate) fn files(&self) -> Vec<FileName> {
-        self.log.state().segments.iter().map(|segment| segment.file().clone()).collect()
+    /// The group is gone: whoever still has a handle finds an empty log. Names the files of all segments.
+    pub(crate) fn close(self) -> Vec<FileName> {
+        let mut state = self.log.state();
+        let last = state.terms.last();
+        state.tail.release(last);
+        state.log_start = state.tail.next_offset();
+        state.segments.drain(..).map(|segment| segment.file().clone()).collect()
     }
 
     /// What must be done to the segments next, if something can be now. [`LogWriter::written`] follows.

@@ -24,6 +24,8 @@ use crate::{
 
 /// How much is mapped at a time where only headers are looked at.
 const SCAN_BYTES: usize = 256 * 1024;
+/// How much is mapped at a time, at most, unless a frame is larger.
+const WINDOW_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Whole batches, and where to read on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -122,7 +124,7 @@ impl Segment {
     ) -> Result<Batches, Box<Damage>> {
         let view = self.view(disk)?;
         let start = view.start(view.index.find_offset(offset), |point| point.offset <= offset)?;
-        let mut cursor = view.cursor(start, max_bytes.saturating_add(to_usize(self.index_interval_bytes)));
+        let mut cursor = view.cursor(start, max_bytes);
         let mut read = Batches { next_offset: offset, ..Batches::default() };
         match fill(&mut cursor, offset, max_bytes, max_offset, &mut read) {
             Err(cause) if read.batches.is_empty() => Err(view.damage(&mut cursor, cause)),
@@ -140,7 +142,7 @@ impl Segment {
     ) -> Result<Vec<Entry>, Box<Damage>> {
         let view = self.view(disk)?;
         let start = view.start(view.index.find_index(low), |point| point.index <= low)?;
-        let mut cursor = view.cursor(start, max_bytes.saturating_add(to_usize(self.index_interval_bytes)));
+        let mut cursor = view.cursor(start, max_bytes);
         let mut entries = Vec::new();
         match fill_entries(&mut cursor, low, high, max_bytes, &mut entries) {
             Err(cause) if entries.is_empty() => Err(view.damage(&mut cursor, cause)),
@@ -148,28 +150,30 @@ impl Segment {
         }
     }
 
-    /// The base offset of the first batch with a timestamp of at least `timestamp_ms`, if it ends before `max_offset`.
+    /// The base offset of the first batch with a timestamp of at least `timestamp_ms`, among those that end behind
+    /// `min_offset` and not behind `max_offset`.
     pub(crate) fn offset_for_time(
         &self,
         disk: &dyn Disk,
         timestamp_ms: i64,
+        min_offset: Offset,
         max_offset: Offset,
     ) -> Result<Option<Offset>, Box<Damage>> {
         let view = self.view(disk)?;
-        let lookup = view.index.find_time(timestamp_ms);
-        if lookup == Lookup::Nothing {
-            return Ok(None);
-        }
-        let start = match lookup {
+        let mut start = match view.index.find_time(timestamp_ms) {
+            Lookup::Nothing => return Ok(None),
             Lookup::Frame(at) => {
                 let points = view.points(at.position)?;
                 let late = points.iter().find(|point| point.max_timestamp_ms >= timestamp_ms);
-                late.map_or_else(|| Place::from(&Mark::start(&self.header)), Place::from)
+                late.map_or_else(|| view.first(), Place::from)
             }
             other => view.start(other, |_| true)?,
         };
+        if start.offset < min_offset {
+            start = view.start(view.index.find_offset(min_offset), |point| point.offset <= min_offset)?;
+        }
         let mut cursor = view.cursor(start, SCAN_BYTES);
-        find_time(&mut cursor, timestamp_ms, max_offset).map_err(|cause| view.damage(&mut cursor, cause))
+        find_time(&mut cursor, timestamp_ms, min_offset, max_offset).map_err(|cause| view.damage(&mut cursor, cause))
     }
 
     /// The index, loaded if it is not. One of a segment that is still written may turn out to be lost.
@@ -218,25 +222,33 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    const fn cursor(&self, at: Place, ahead: usize) -> Cursor<'a> {
+    /// A cursor for about `bytes` from a place on; a point of the index may be an interval before what is wanted.
+    fn cursor(&self, at: Place, bytes: usize) -> Cursor<'a> {
+        let interval = to_usize(self.segment.index_interval_bytes);
+        let ahead = bytes.saturating_add(interval).min(WINDOW_BYTES_MAX);
         Cursor::new(self.disk, &self.segment.file, &self.segment.header, at, self.end.position, ahead)
     }
 
     /// The place that a lookup leads to; within an index frame, the last point for which `is_before` holds.
     fn start(&self, lookup: Lookup, is_before: impl Fn(&IndexPoint) -> bool) -> Result<Place, Box<Damage>> {
-        let first = || Place::from(&Mark::start(&self.segment.header));
         Ok(match lookup {
             Lookup::Point(point) => Place::from(&point),
             Lookup::Frame(at) => {
-                last_before(&self.points(at.position)?, is_before).map_or_else(first, |point| Place::from(&point))
+                let point = last_before(&self.points(at.position)?, is_before);
+                point.map_or_else(|| self.first(), |point| Place::from(&point))
             }
-            Lookup::Start | Lookup::Nothing => first(),
+            Lookup::Start | Lookup::Nothing => self.first(),
         })
+    }
+
+    /// Where the first frame stands.
+    fn first(&self) -> Place {
+        Place::from(&Mark::start(&self.segment.header))
     }
 
     /// The points of the index frame at `position`.
     fn points(&self, position: u64) -> Result<Vec<IndexPoint>, Box<Damage>> {
-        let place = Place { position, ..Place::from(&Mark::start(&self.segment.header)) };
+        let place = Place { position, ..self.first() };
         let frame = self.cursor(place, 0).index_frame_at(position);
         frame.map(|(frame, _)| frame.points).map_err(|cause| self.damage_at(&place, None, cause))
     }
@@ -258,7 +270,7 @@ impl<'a> View<'a> {
     /// From the last index frame back to the first, and then over the frames behind the last.
     fn load_frames(&self) -> Result<SegmentIndex, DamageCause> {
         self.check_header()?;
-        let first = Place::from(&Mark::start(&self.segment.header));
+        let first = self.first();
         let mut directory = Vec::new();
         let mut behind = None;
         let mut position = self.end.index_frame;
@@ -374,7 +386,12 @@ fn fill_entries(
     Ok(())
 }
 
-fn find_time(cursor: &mut Cursor<'_>, timestamp_ms: i64, max_offset: Offset) -> Result<Option<Offset>, DamageCause> {
+fn find_time(
+    cursor: &mut Cursor<'_>,
+    timestamp_ms: i64,
+    min_offset: Offset,
+    max_offset: Offset,
+) -> Result<Option<Offset>, DamageCause> {
     while let Some(header) = cursor.header()? {
         if header.kind != FrameKind::Entry(EntryKind::Batches) {
             cursor.skip(&header)?;
@@ -383,7 +400,7 @@ fn find_time(cursor: &mut Cursor<'_>, timestamp_ms: i64, max_offset: Offset) -> 
         let (payload, _) = cursor.whole_entry(EntryKind::Batches, &header)?;
         for batch in BatchIter::packed(&payload) {
             let batch = batch?.header;
-            if batch.max_timestamp_ms >= timestamp_ms {
+            if batch.max_timestamp_ms >= timestamp_ms && batch.next_offset() > min_offset {
                 return Ok((batch.next_offset() <= max_offset).then_some(batch.base_offset));
             }
         }

@@ -131,7 +131,7 @@ fn check(disk: &SimDisk, segment: &Segment, entries: &[Entry]) {
     let last = i64::try_from(end.offset.get()).unwrap() * 10;
     for timestamp_ms in (0..=last).step_by(5) {
         let expected = expected.iter().find(|(base, _, _)| i64::try_from(base.get()).unwrap() * 10 >= timestamp_ms);
-        let found = segment.offset_for_time(disk, timestamp_ms, end.offset).unwrap();
+        let found = segment.offset_for_time(disk, timestamp_ms, Offset(0), end.offset).unwrap();
         assert_eq!(found, expected.map(|(base, _, _)| *base), "{timestamp_ms} ms");
     }
 }
@@ -172,7 +172,7 @@ fn long_segments_keep_little_index_in_memory() {
             let read = segment.read(&disk, *base, 0, Offset(u64::MAX)).unwrap();
             assert_eq!((read.next_offset, &read.batches[..]), (*next, &[bytes.clone()][..]));
             let timestamp_ms = i64::try_from(base.get()).unwrap() * 10;
-            assert_eq!(segment.offset_for_time(&disk, timestamp_ms, Offset(u64::MAX)).unwrap(), Some(*base));
+            assert_eq!(segment.offset_for_time(&disk, timestamp_ms, Offset(0), Offset(u64::MAX)).unwrap(), Some(*base));
         }
     }
     for entry in entries.iter().step_by(41) {
@@ -258,7 +258,7 @@ fn never_wrong(disk: &SimDisk, mark: Mark, sealed: bool, entries: &[Entry]) -> u
             }
         }
         let timestamp_ms = i64::try_from(base.get()).unwrap() * 10;
-        match segment.offset_for_time(disk, timestamp_ms, mark.offset) {
+        match segment.offset_for_time(disk, timestamp_ms, Offset(0), mark.offset) {
             Ok(found) => assert_eq!(found, Some(*base)),
             Err(_) => failed += 1,
         }

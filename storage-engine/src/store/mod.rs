@@ -253,7 +253,7 @@ impl Store {
     /// Forgets a group; its files go. Without effect if there is none.
     pub fn remove_group(&mut self, group: GroupId) {
         if let Some(state) = self.groups.remove(&group) {
-            let files = state.log.files();
+            let files = state.log.close();
             self.dirty.retain(|file| !files.contains(file));
             self.removed.extend(files.into_iter().map(|file| (group, file)));
         }
@@ -281,6 +281,13 @@ impl Store {
     #[must_use]
     pub fn is_over_budget(&self) -> bool {
         self.tail_bytes() > self.config.tail_bytes_max
+    }
+
+    /// Whether the journal waits for a file to be made ready: the disk is full, or does not keep up. Nothing becomes
+    /// durable until it is.
+    #[must_use]
+    pub const fn is_stalled(&self) -> bool {
+        self.journal.is_stalled()
     }
 
     /// To be called every now and then (50 ms or so).

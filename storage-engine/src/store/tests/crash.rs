@@ -125,7 +125,12 @@ fn cut_everywhere(seed: u64, steps: u64, images: u64) -> usize {
 
 #[test]
 fn nothing_is_lost_by_a_power_cut_anywhere() {
-    cut_everywhere(1, 150, 2);
+    assert!(cut_everywhere(1, 200, 2) > 250);
+}
+
+#[test]
+fn nor_in_another_story() {
+    assert!(cut_everywhere(7, 200, 2) > 250);
 }
 
 #[test]

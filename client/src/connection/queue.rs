@@ -129,6 +129,10 @@ impl Queue {
             let mut state = self.lock();
             let known = state.pending.get(&frame.correlation_id).is_some_and(|pending| pending.api == frame.api);
             let Some(pending) = known.then(|| state.pending.remove(&frame.correlation_id)).flatten() else {
+                if frame.is_error() {
+                    // The server's last words about the connection as a whole.
+                    return Err(Error::decode(frame.header));
+                }
                 return Err(Error::new(
                     ErrorCode::BadFrame,
                     format!("an answer (api {}, id {}) to no request", frame.api, frame.correlation_id),
@@ -166,5 +170,121 @@ impl Queue {
         for request in waiting {
             (request.on_answer)(Err(CallError::unsent(error.clone())));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Arc, mpsc},
+        time::Duration,
+    };
+
+    use levada_protocol::frame::FLAG_ERROR;
+
+    use super::*;
+
+    type Heard = mpsc::Receiver<(u64, Result<Frame, CallError>)>;
+
+    /// A queue with three requests of 10 bytes, and what their senders hear.
+    fn three(in_flight_bytes_max: usize) -> (Queue, Heard) {
+        let queue = Queue::new(in_flight_bytes_max);
+        let (tell, heard) = mpsc::channel();
+        for _ in 0..3 {
+            let tell = tell.clone();
+            let refused = queue.push(|id| Request {
+                id,
+                api: 2,
+                head: Bytes::from_static(b"head"),
+                payload: Bytes::from_static(b"batch!"),
+                deadline: Instant::now() + Duration::from_secs(1),
+                on_answer: Box::new(move |result| tell.send((id, result)).unwrap()),
+            });
+            assert!(refused.is_none());
+        }
+        (queue, heard)
+    }
+
+    fn answer(correlation_id: u64, api: u16) -> Frame {
+        Frame { api, flags: 0, correlation_id, header: Bytes::new(), payload: Bytes::new() }
+    }
+
+    fn taken(queue: &Queue) -> usize {
+        let mut chunks = VecDeque::new();
+        queue.take(&mut chunks);
+        chunks.len() / 2
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_bounded() {
+        let (queue, heard) = three(20);
+        assert_eq!((taken(&queue), taken(&queue)), (2, 0));
+        queue.answer(answer(2, 2)).unwrap();
+        assert_eq!(heard.try_recv().unwrap().0, 2, "answers may come in any order");
+        assert_eq!(taken(&queue), 1);
+        assert_eq!(taken(&three(1).0), 1, "one may always go, however large");
+    }
+
+    #[tokio::test]
+    async fn room_wakes_the_writer() {
+        let (queue, _heard) = three(20);
+        let queue = Arc::new(queue);
+        queue.work().await;
+        assert_eq!(taken(&queue), 2);
+        let waiting = tokio::spawn({
+            let queue = Arc::clone(&queue);
+            async move { queue.work().await }
+        });
+        queue.answer(answer(1, 2)).unwrap();
+        waiting.await.unwrap();
+    }
+
+    #[test]
+    fn answers_that_nobody_asked_for_are_an_error() {
+        let (queue, _heard) = three(10);
+        assert_eq!(taken(&queue), 1);
+        for (id, api) in [(9, 2), (1, 3), (2, 2)] {
+            assert_eq!(queue.answer(answer(id, api)).unwrap_err().code, ErrorCode::BadFrame, "{id} {api}");
+        }
+        queue.answer(answer(1, 2)).unwrap();
+        assert!(queue.answer(answer(1, 2)).is_err(), "once is enough");
+        let header = prost::Message::encode_to_vec(&Error::new(ErrorCode::Busy, "too many connections").to_wire());
+        let last_words = Frame { flags: FLAG_ERROR, header: header.into(), ..answer(0, 0) };
+        assert_eq!(queue.answer(last_words).unwrap_err().message, "too many connections");
+    }
+
+    #[test]
+    fn an_error_frame_is_an_error() {
+        let (queue, heard) = three(10);
+        assert_eq!(taken(&queue), 1);
+        let wire = Error::new(ErrorCode::Busy, "later").to_wire();
+        let header = prost::Message::encode_to_vec(&wire).into();
+        queue.answer(Frame { flags: FLAG_ERROR, header, ..answer(1, 2) }).unwrap();
+        let failed = heard.try_recv().unwrap().1.unwrap_err();
+        assert_eq!((failed.error.code, failed.sent), (ErrorCode::Busy, true));
+    }
+
+    #[test]
+    fn a_closed_connection_answers_everybody_and_knows_what_was_sent() {
+        let (queue, heard) = three(20);
+        assert_eq!(taken(&queue), 2);
+        assert!(!queue.is_overdue(Instant::now()));
+        assert!(queue.is_overdue(Instant::now() + Duration::from_secs(2)));
+        queue.close(&Error::new(ErrorCode::Disconnected, "gone"));
+        let sent: Vec<(u64, bool)> = heard.try_iter().map(|(id, result)| (id, result.unwrap_err().sent)).collect();
+        assert_eq!(sent, [(1, true), (2, true), (3, false)]);
+        queue.close(&Error::new(ErrorCode::Disconnected, "again"));
+        let (error, _) = queue
+            .push(|id| Request {
+                id,
+                api: 2,
+                head: Bytes::new(),
+                payload: Bytes::new(),
+                deadline: Instant::now(),
+                on_answer: Box::new(|_| {}),
+            })
+            .unwrap();
+        assert_eq!(error.message, "gone");
+        assert!(heard.try_recv().is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use levada_protocol::{ids::TopicId, source::ProducerIdentity};
+use levada_protocol::{error::Error, ids::TopicId, source::ProducerIdentity};
 
 use super::{
     Effect, Time,
@@ -49,6 +49,8 @@ pub(super) struct Context<D> {
     pub(super) sealing: BTreeMap<BatchId, usize>,
     pub(super) identity: Identity,
     pub(super) identity_wanted: bool,
+    /// Why there is none.
+    pub(super) identity_error: Option<Error>,
     pub(super) refresh_wanted: bool,
     /// Topics that a leader said do not exist.
     pub(super) denied: Vec<TopicId>,
@@ -69,6 +71,7 @@ impl<D> Context<D> {
             sealing: BTreeMap::new(),
             identity: Identity::None(Time::ZERO),
             identity_wanted: false,
+            identity_error: None,
             refresh_wanted: false,
             denied: Vec::new(),
             closed: Vec::new(),

@@ -353,12 +353,14 @@ impl<D: Clone + Default> Core<D> {
             Ok(identity) => {
                 self.cx.identity = Identity::Current(identity);
                 self.cx.identity_wanted = false;
+                self.cx.identity_error = None;
             }
             Err(error) => {
                 self.cx.identity = Identity::None(now + Backoff::ELECTION.pause(1, &mut self.cx.rng));
                 if error.class() == ErrorClass::FixRequest {
                     self.abort(&error);
                 }
+                self.cx.identity_error = Some(error);
             }
         }
         self.wake_all();

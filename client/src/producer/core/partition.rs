@@ -296,7 +296,8 @@ impl<D: Clone + Default> Partition<D> {
             self.close_open(cx);
         }
         while self.queue.front().is_some_and(|batch| batch.opened_at + cx.settings.delivery_timeout <= cx.now) {
-            let why = self.last_error.as_ref().map_or_else(|| "no answer".to_owned(), ToString::to_string);
+            let why = self.last_error.as_ref().or(cx.identity_error.as_ref());
+            let why = why.map_or_else(|| "no answer".to_owned(), ToString::to_string);
             let error = Error::new(
                 ErrorCode::Timeout,
                 format!("not acknowledged within {:?}; last: {why}", cx.settings.delivery_timeout),

@@ -25,7 +25,7 @@ async fn ten_lines_write_and_read_a_topic() {
     let Some(interpreter) = interpreter() else { return };
     let running = Running::start().await;
     running.topic("greetings", 1, None).await;
-    let script = example(PAGE, "do_put").replace("127.0.0.1:9092", &running.address.to_string());
+    let script = example(PAGE, "do_put").replace("127.0.0.1:9171", &running.address.to_string());
     assert!(script.contains(&running.address.to_string()));
     let lines = script.lines().filter(|line| !line.trim().is_empty()).count();
     assert!(lines <= 10, "{lines} lines");
@@ -151,4 +151,28 @@ async fn pyarrow_reads_rows_and_sees_errors() {
     let mut client = running.client().await;
     let all = read_all(&mut client, path(&["t"])).await;
     assert_eq!((all.num_rows(), all.column(1).as_primitive::<Int64Type>().null_count()), (5000, 0));
+}
+
+const NOBODY_READS_ANSWERS: &str = r#"
+import sys
+import pyarrow as pa, pyarrow.flight as fl
+client = fl.connect("grpc://" + sys.argv[1])
+batch = pa.record_batch({"value": [b"x"]})
+writer, _ = client.do_put(fl.FlightDescriptor.for_path("t"), batch.schema)
+for _ in range(20_000):
+    writer.write_batch(batch)
+writer.close()
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_reads_no_answers_is_served_all_the_same() {
+    let Some(interpreter) = interpreter() else { return };
+    let running = Running::start().await;
+    running.topic("t", 1, None).await;
+    let address = running.address.to_string();
+    let arguments = [address.as_str()];
+    let written = python(interpreter, NOBODY_READS_ANSWERS, &arguments);
+    tokio::time::timeout(std::time::Duration::from_secs(120), written).await.expect("no deadlock");
+    let mut client = running.client().await;
+    assert_eq!(read_all(&mut client, path(&["t"])).await.num_rows(), 20_000);
 }

@@ -207,6 +207,21 @@ fn columns_that_lie_are_refused_by_name() {
     says(codec.validate(&other, &good).unwrap_err(), ErrorCode::SchemaMismatch, "has schema 7, the topic has 8");
 }
 
+/// A batch as version 1 of the format wrote it. It stays readable: this file is never written again.
+const STORED_V1: &[u8] = include_bytes!("../../tests/fixtures/columns-v1.bin");
+
+#[test]
+fn what_an_older_version_stored_is_read() {
+    let codec = ArrowCodec::new();
+    let stored = Bytes::from_static(STORED_V1);
+    validate_produced(&stored, BATCH_BYTES_MAX).unwrap();
+    codec.validate(&schema(), &stored).unwrap();
+    let headers = vec![("trace".to_owned(), Some(b"\xFF\0".to_vec())), (String::new(), None)];
+    let expected =
+        [Written { timestamp_ms: 5000, key: Some(b"k\xFF".to_vec()), value: FULL.to_owned(), headers }, plain(EMPTY)];
+    assert_eq!(records(&codec.to_rows(&schema(), &stored).unwrap()), expected);
+}
+
 #[test]
 fn compressed_buffers_are_read() {
     let codec = ArrowCodec::new();

@@ -2,13 +2,12 @@
 //!
 //! A whole batch is not decoded: the message of a reader has the stored buffers that he wants, where they lie, and two
 //! columns that are made for him (`_partition`, `_offset`). Parts of a batch, and small batches that go out together,
-//! are decoded and copied.
+//! are joined buffer by buffer.
 
 use std::{ops::Range, sync::Arc};
 
-use arrow_array::{Array, Int32Array, Int64Array, cast::AsArray, types::TimestampMillisecondType};
+use arrow_array::{cast::AsArray, types::TimestampMillisecondType};
 use arrow_buffer::ScalarBuffer;
-use arrow_data::ArrayData;
 use arrow_schema::{Schema, SchemaRef};
 use bytes::Bytes;
 use levada_protocol::{
@@ -21,9 +20,10 @@ use super::rows::numbers;
 use crate::{
     ipc::{
         IpcError,
+        join::{JoinedColumn, Source},
         layout::{self, Share},
         message::BatchMessage,
-        parts::{Encoded, Parts, joined},
+        parts::{Encoded, Parts},
         read,
     },
     schema::{OFFSET, PARTITION, TypedSchema},
@@ -155,33 +155,26 @@ impl TypedView {
         partition: PartitionId,
     ) -> Result<Encoded, Error> {
         let rows = pieces.iter().map(|(_, range)| range.len()).sum();
-        let stored = self.schema.stored().fields();
-        let decoded = pieces
-            .iter()
-            .map(|(batch, _)| {
-                let wanted = |column| self.picks.contains(&Pick::Stored(column));
-                let arrays = read::read(stored, &batch.message, &batch.body, wanted)?;
-                let mut arrays = arrays.into_iter();
-                Ok((0..stored.len()).map(|column| if wanted(column) { arrays.next() } else { None }).collect())
-            })
-            .collect::<Result<Vec<Vec<_>>, IpcError>>()?;
+        let bytes =
+            pieces.iter().map(|(batch, range)| batch.body.len() / batch.message.rows.max(1) * range.len()).sum();
+        let mut sources: Vec<_> = pieces.iter().map(|(batch, _)| Source::new(&batch.message, &batch.body)).collect();
         let mut parts = Parts::new(rows, None);
         for pick in &self.picks {
             match pick {
-                Pick::Partition => {
-                    parts.array(&Int32Array::from_value(partition.get().cast_signed(), rows));
-                }
+                Pick::Partition => numbers(&mut parts, vec![partition.get().cast_signed(); rows]),
                 Pick::Offset => {
                     let all = pieces.iter().flat_map(|(batch, range)| offsets(batch, range.clone()));
-                    parts.array(&Int64Array::from_iter_values(all));
+                    numbers(&mut parts, all.collect());
                 }
                 Pick::Stored(column) => {
-                    let data: Vec<ArrayData> = decoded
-                        .iter()
-                        .filter_map(|arrays| arrays.get(*column).and_then(Option::as_ref).map(Array::to_data))
-                        .collect();
-                    let cut: Vec<_> = data.iter().zip(pieces).map(|(data, (_, range))| (data, range.clone())).collect();
-                    parts.array_data(&joined(&cut));
+                    let field = self.schema.stored().field(*column);
+                    let at = self.shares.get(*column).map(|(at, _)| *at).unwrap_or_default();
+                    let mut joined = JoinedColumn::new(field.data_type(), rows, bytes);
+                    for (source, (_, range)) in sources.iter_mut().zip(pieces) {
+                        let appended = joined.append(source, &mut at.clone(), range.clone());
+                        appended.map_err(|why| IpcError::field(field.name(), why))?;
+                    }
+                    joined.finish(&mut parts);
                 }
             }
         }

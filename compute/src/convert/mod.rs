@@ -6,6 +6,5 @@
 pub(crate) mod columns;
 pub(crate) mod hidden;
 pub(crate) mod json;
-mod pieces;
 pub(crate) mod rows;
 pub(crate) mod view;

@@ -7,8 +7,10 @@ use levada_protocol::{
     ids::{Offset, PartitionId},
 };
 
-use super::pieces::{Pieces, Validity};
-use crate::ipc::parts::{Encoded, Parts, bytes_of};
+use crate::ipc::{
+    parts::{Encoded, Parts, bytes_of},
+    pieces::{Pieces, Validity},
+};
 
 /// A column of an untyped topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,6 +257,7 @@ impl Headers {
 mod tests {
     use arrow_array::{Array, RecordBatch, cast::AsArray, types::*};
     use levada_protocol::batch::{Attributes, BatchProducer, Compression, NewRecord, RowsBuilder, stamp};
+    use proptest::prelude::*;
 
     use super::*;
     use crate::{
@@ -351,5 +354,61 @@ mod tests {
         let headers = read.column(0).as_list::<i32>().value(2);
         assert_eq!(headers.as_struct().column(0).as_string::<i32>().value(0), "\u{FFFD}race");
         assert_eq!(read.column(1).as_primitive::<Int64Type>().values(), &[0, 1, 2]);
+    }
+
+    type Parts = (Option<Vec<u8>>, Option<Vec<u8>>, Vec<(String, Option<Vec<u8>>)>);
+
+    fn parts(read: &RecordBatch) -> Vec<Parts> {
+        let (keys, values) = (read.column(3).as_binary::<i32>(), read.column(4).as_binary::<i32>());
+        let lists = read.column(5).as_list::<i32>();
+        let of_row = |row| {
+            let list = lists.value(row);
+            let list = list.as_struct();
+            let pairs = list.column(0).as_string::<i32>().iter().zip(list.column(1).as_binary::<i32>());
+            let headers = pairs.map(|(key, value)| (key.unwrap().to_owned(), value.map(<[u8]>::to_vec))).collect();
+            let bytes = |column: &arrow_array::BinaryArray| column.is_valid(row).then(|| column.value(row).to_vec());
+            (bytes(keys), bytes(values), headers)
+        };
+        (0..read.num_rows()).map(of_row).collect()
+    }
+
+    fn bytes(most: usize) -> impl Strategy<Value = Option<Vec<u8>>> {
+        prop::option::of(prop::collection::vec(any::<u8>(), 0..most))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_records_arrive_whatever_the_cut(
+            records in prop::collection::vec(
+                (bytes(8), bytes(60), prop::collection::vec(("\\PC{0,4}", bytes(4)), 0..3)), 1..60),
+            rows_max in 1..20_usize,
+            bytes_target in 1..500_usize,
+            zstd in any::<bool>(),
+        ) {
+            let mut builder = RowsBuilder::new();
+            for (key, value, headers) in &records {
+                let headers: Vec<_> = headers.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
+                let (key, value) = (key.as_deref(), value.as_deref());
+                builder.push(&NewRecord { timestamp_ms: 1, key, value, headers: &headers }).unwrap();
+            }
+            let codec = if zstd { Compression::Zstd } else { Compression::None };
+            let batch = builder.finish(Attributes::default().with_compression(codec), BatchProducer::NONE).unwrap();
+            let batch = Rows::open(&batch).unwrap();
+            let bounds = Bounds { end: Offset(u64::MAX), rows_max, bytes_target };
+            let (mut next, mut read) = (Offset(0), Vec::new());
+            loop {
+                let mut rows = UntypedRows::new(&UntypedColumn::ALL, PartitionId(0), 0, 0);
+                let taken = rows.take(&batch, next, &bounds).unwrap();
+                prop_assert!(rows.rows() <= rows_max);
+                read.extend(parts(&record_batch(&UntypedColumn::ALL, &rows.finish())));
+                match taken {
+                    Taken::All => break,
+                    Taken::UpTo(offset) => next = offset,
+                }
+            }
+            prop_assert_eq!(read, records);
+        }
     }
 }

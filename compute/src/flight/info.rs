@@ -5,6 +5,7 @@
 
 use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, Ticket as FlightTicket};
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 use levada_protocol::{
     context::{Action, RequestContext, Resource},
     error::{Error, ErrorClass, ErrorCode, Result},
@@ -20,6 +21,8 @@ use super::{
 };
 use crate::{convert::view::View, ipc::schema::write_framed};
 
+/// How many partitions are asked at a time where they begin and end.
+const PARTITIONS_AT_ONCE: usize = 64;
 /// Unknown, where Flight wants a number.
 const UNKNOWN: i64 = -1;
 
@@ -36,15 +39,14 @@ pub(crate) async fn info(
     let topic = deps.catalog.topic(ctx, &options.topic).await?;
     deps.authorizer.authorize(ctx, Action::Read, Resource::Topic(&topic.name))?;
     let view = View::new(&topic, &options.columns, &deps.codec)?;
+    let partitions = chosen(&topic, &options)?;
+    let id_of = |partition: &PartitionDescription| TopicPartition { topic: topic.id, partition: partition.partition };
+    let asked: Vec<_> = partitions.iter().map(|partition| bounds_of(deps, ctx, id_of(partition))).collect();
+    let bounds: Vec<_> = stream::iter(asked).buffered(PARTITIONS_AT_ONCE).try_collect().await?;
     let mut estimate = Some(Estimate::default());
     let mut endpoints = Vec::new();
-    for partition in chosen(&topic, &options)? {
-        let id = TopicPartition { topic: topic.id, partition: partition.partition };
-        let bounds = match deps.source.bounds(ctx, id).await {
-            Ok(bounds) => Some(bounds),
-            Err(error) if matches!(error.class(), ErrorClass::Redirect | ErrorClass::Retry) => None,
-            Err(error) => return Err(error),
-        };
+    for (partition, bounds) in partitions.into_iter().zip(bounds) {
+        let id = id_of(partition);
         let ticket = ticket(id, &options, bounds.as_ref());
         estimate =
             estimate.zip(bounds.as_ref().and_then(|bounds| Estimate::of(&ticket, bounds))).map(|(a, b)| a.plus(b));
@@ -60,6 +62,15 @@ pub(crate) async fn info(
         ordered: false,
         app_metadata: Bytes::new(),
     })
+}
+
+/// Where a partition begins and ends, if that can be known here and now.
+async fn bounds_of(deps: &FlightDeps, ctx: &RequestContext, partition: TopicPartition) -> Result<Option<LogBounds>> {
+    match deps.source.bounds(ctx, partition).await {
+        Ok(bounds) => Ok(Some(bounds)),
+        Err(error) if matches!(error.class(), ErrorClass::Redirect | ErrorClass::Retry) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// A topic in a list: its schema, and tickets for all of it.

@@ -224,7 +224,7 @@ fn begins_at_front(data: &ArrayData) -> bool {
 }
 
 /// Pieces of arrays of one type, one after the other, in buffers of their own.
-pub(crate) fn joined(pieces: &[(&ArrayData, Range<usize>)]) -> ArrayData {
+fn joined(pieces: &[(&ArrayData, Range<usize>)]) -> ArrayData {
     let arrays = pieces.iter().map(|(data, _)| *data).collect();
     let rows = pieces.iter().map(|(_, range)| range.len()).sum();
     let mut grown = MutableArrayData::new(arrays, false, rows);
@@ -235,7 +235,7 @@ pub(crate) fn joined(pieces: &[(&ArrayData, Range<usize>)]) -> ArrayData {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use arrow_array::{
@@ -248,7 +248,8 @@ mod tests {
     use super::*;
     use crate::ipc::{layout, read};
 
-    fn columns() -> Vec<ArrayRef> {
+    /// Four rows of every kind of column.
+    pub(in crate::ipc) fn columns() -> Vec<ArrayRef> {
         let list = ListArray::from_iter_primitive::<Int32Type, _, _>([
             Some(vec![Some(1), None]),
             None,

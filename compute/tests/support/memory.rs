@@ -356,3 +356,11 @@ impl Catalog for MemoryLog {
         Box::pin(async { removed })
     }
 }
+
+/// The memory of this process that is its own.
+pub fn rss_anon_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+    let kib: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib * 1024
+}

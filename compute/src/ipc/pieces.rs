@@ -88,6 +88,19 @@ impl Validity {
         self.length += 1;
     }
 
+    pub(crate) fn extend_valid(&mut self, count: usize) {
+        if self.nulls == 0 {
+            self.length += count;
+        } else {
+            (0..count).for_each(|_| self.push(true));
+        }
+    }
+
+    /// Appends some of `bits`; those that are not there are null.
+    pub(crate) fn extend(&mut self, bits: &[u8], range: std::ops::Range<usize>) {
+        range.for_each(|at| self.push(bits.get(at / 8).is_some_and(|byte| byte >> (at % 8) & 1 == 1)));
+    }
+
     pub(crate) const fn len(&self) -> usize {
         self.length
     }

@@ -4,7 +4,7 @@ use levada_protocol::error::{Error, ErrorCode};
 
 /// What is wrong with an Arrow message or its body.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum IpcError {
+pub(crate) enum IpcError {
     /// The message as a whole.
     #[error("not a sound Arrow record batch: {0}")]
     Message(String),

@@ -1,14 +1,24 @@
 //! Replacing a small file as a whole: after a crash there is the old one or the new one, never something between.
 //!
 //! The one place where this is done. Everything else in a data directory is only ever appended to, or made of blocks that
-//! prove themselves.
+//! prove themselves. Such a file holds its content twice, so that one bad sector does not take the node with it.
 
 use bytes::Bytes;
 
-use crate::disk::{DiskOp, FileName};
+use crate::{
+    codec::to_usize,
+    disk::{Disk, DiskOp, FileName},
+    error::{DamageCause, OpenError},
+};
+
+/// Either copy takes a multiple of this; the rest is zeros.
+const ALIGN: usize = 4096;
 
 /// What must be done, in this order, so that `file` has this content, durably. Its directory must be there.
-pub(crate) fn replace(file: &FileName, content: Bytes) -> Vec<DiskOp> {
+pub(crate) fn replace(file: &FileName, mut content: Vec<u8>) -> Vec<DiskOp> {
+    content.resize(content.len().next_multiple_of(ALIGN), 0);
+    content.extend_from_within(..);
+    let content = Bytes::from(content);
     let temporary = FileName::new(format!("{file}.tmp"));
     vec![
         // Left behind by a crash, it is emptied.
@@ -20,18 +30,32 @@ pub(crate) fn replace(file: &FileName, content: Bytes) -> Vec<DiskOp> {
     ]
 }
 
+/// What a file says, from the first of its copies that `decode` takes (zeros may follow the content); `None` if there is
+/// no file.
+pub(crate) fn read<T>(
+    disk: &dyn Disk,
+    file: &FileName,
+    decode: impl Fn(&[u8]) -> Result<T, DamageCause>,
+) -> Result<Option<T>, OpenError> {
+    let Some(len) = disk.len(file)? else { return Ok(None) };
+    let copy = |number: u64| decode(&disk.read(file, number * (len / 2), to_usize(len / 2))?);
+    let content = copy(0).or_else(|cause| {
+        tracing::error!(%file, %cause, "the first copy is damaged, the second is used");
+        copy(1).map_err(|_| cause)
+    });
+    content.map(Some).map_err(|cause| OpenError::Damaged { file: file.clone(), cause })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        disk::Disk,
-        sim_disk::{CrashPlan, SimDisk},
-    };
+    use crate::sim_disk::{CrashPlan, SimDisk};
 
     #[test]
     fn after_a_crash_there_is_the_old_content_or_the_new() {
         let file = FileName::new("table");
-        let (old, new) = (Bytes::from(vec![1; 2000]), Bytes::from(vec![2; 3000]));
+        let (old, new) = (vec![1; 2000], vec![2; 5000]);
+        let decode = |bytes: &[u8]| Ok(bytes.iter().copied().take_while(|&byte| byte != 0).collect::<Vec<u8>>());
         let disk = SimDisk::new(1);
         replace(&file, old.clone()).iter().for_each(|op| disk.perform(op).unwrap());
         let ops = replace(&file, new.clone());
@@ -44,11 +68,11 @@ mod tests {
                     disk.perform_interrupted(op).unwrap();
                 }
                 disk.crash(&CrashPlan::seeded(seed));
-                let found = disk.read(&file, 0, 9999).unwrap();
+                let found = read(&disk, &file, decode).unwrap().unwrap();
                 assert!(found == new || (found == old && done < ops.len()), "cut after {done} operations");
                 seen_old |= found == old && done == 3;
                 replace(&file, new.clone()).iter().for_each(|op| disk.perform(op).unwrap());
-                assert_eq!(disk.read(&file, 0, 9999).unwrap(), new, "and it can be replaced again");
+                assert_eq!(read(&disk, &file, decode).unwrap().unwrap(), new, "and it can be replaced again");
             }
         }
         assert!(seen_old, "without the sync of the directory the new name may be lost");

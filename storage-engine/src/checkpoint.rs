@@ -4,8 +4,7 @@
 //! from journal blocks below `replay_from`. What the segments hold beyond counts as not written.
 //!
 //! ```text
-//! file    copy | the same copy again        (each a multiple of 4096 bytes long: one bad sector harms one of them)
-//! copy    0 magic "LVDACKP\x01" | 8 body length u64 | 16 body | crc u32 of all before | zeros
+//! file    0 magic "LVDACKP\x01" | 8 body length u64 | 16 body | crc u32 of all before; twice, see atomic_file.rs
 //! body    directory (16) | lsn u64 | replay from u64 | doubt u8 (0 none, 1 groups, 2 all) | doubted u32
 //!         doubted group u64 * doubted | groups u32 | group * groups
 //! group   group u64 | topic (16) | partition u32 | term u64 | vote u64 | commit u64 | applied u64 | log start u64
@@ -24,8 +23,9 @@ use bytes::{BufMut, Bytes};
 use levada_protocol::ids::{GroupId, IncarnationId, LogIndex, Lsn, Offset, PartitionId, Term, TopicId, TopicPartition};
 
 use crate::{
+    atomic_file,
     codec::{Decoder, to_usize},
-    disk::{Disk, FileName},
+    disk::{Disk, DiskOp, FileName},
     entry::HardState,
     error::{DamageCause, OpenError},
     journal::Doubt,
@@ -33,14 +33,12 @@ use crate::{
     segment::Mark,
 };
 
-/// The file.
-pub(crate) const FILE: &str = "checkpoint";
+const FILE: &str = "checkpoint";
 
 const MAGIC: [u8; 8] = *b"LVDACKP\x01";
 const WHAT: &str = "the checkpoint";
 const PREFIX_BYTES: usize = 16;
 const CRC_BYTES: usize = 4;
-const ALIGN: usize = 4096;
 /// The least that a group, a run of a term and a segment take.
 const GROUP_BYTES_MIN: usize = 100;
 const TERM_BYTES: usize = 16;
@@ -84,16 +82,8 @@ impl Checkpoint {
     pub(crate) fn read(disk: &dyn Disk, directory: IncarnationId) -> Result<Self, OpenError> {
         let file = FileName::new(FILE);
         let damaged = |cause| OpenError::Damaged { file: file.clone(), cause };
-        let len = disk.len(&file)?.ok_or_else(|| damaged(DamageCause::Short(WHAT)))?;
-        let copy = |number: u64| {
-            let bytes = disk.read(&file, number * (len / 2), to_usize(len / 2)).map_err(DamageCause::from)?;
-            Self::decode(&bytes)
-        };
-        let checkpoint = copy(0).or_else(|cause| {
-            tracing::error!(%cause, "the checkpoint's first copy is damaged, the second is used");
-            copy(1).map_err(|_| cause)
-        });
-        let checkpoint = checkpoint.map_err(&damaged)?;
+        let checkpoint = atomic_file::read(disk, &file, Self::decode)?;
+        let checkpoint = checkpoint.ok_or_else(|| damaged(DamageCause::Short(WHAT)))?;
         if checkpoint.directory != directory {
             let (expected, found) = (directory.to_string(), checkpoint.directory.to_string());
             return Err(damaged(DamageCause::Foreign { field: "the checkpoint's directory", expected, found }));
@@ -101,8 +91,12 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// The file's bytes.
-    pub(crate) fn encode(&self) -> Bytes {
+    /// What must be done so that the data directory has this checkpoint, durably.
+    pub(crate) fn write(&self) -> Vec<DiskOp> {
+        atomic_file::replace(&FileName::new(FILE), self.encode())
+    }
+
+    fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.put_slice(&MAGIC);
         out.put_u64_le(0);
@@ -117,9 +111,7 @@ impl Checkpoint {
             place.copy_from_slice(&body.to_le_bytes());
         }
         out.put_u32_le(crc32fast::hash(&out));
-        out.resize(out.len().next_multiple_of(ALIGN), 0);
-        out.extend_from_within(..);
-        out.into()
+        out
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, DamageCause> {
@@ -272,7 +264,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{atomic_file, sim_disk::SimDisk, testing::TOPIC_PARTITION};
+    use crate::{sim_disk::SimDisk, testing::TOPIC_PARTITION};
 
     const DIRECTORY: IncarnationId = IncarnationId(Uuid::from_bytes([7; 16]));
 
@@ -318,15 +310,13 @@ mod tests {
 
     fn store(checkpoint: &Checkpoint) -> SimDisk {
         let disk = SimDisk::new(1);
-        let ops = atomic_file::replace(&FileName::new(FILE), checkpoint.encode());
-        ops.iter().for_each(|op| disk.perform(op).unwrap());
+        checkpoint.write().iter().for_each(|op| disk.perform(op).unwrap());
         disk
     }
 
     #[test]
     fn golden_bytes() {
         let bytes = sample().encode();
-        assert_eq!((bytes.len(), &bytes[..4096]), (8192, &bytes[4096..]));
         let expected = concat!(
             "4c564441434b5001 2601000000000000",
             "07070707070707070707070707070707 6400000000000000 5a00000000000000",
@@ -347,7 +337,7 @@ mod tests {
         assert_eq!(&hex[..expected.len()], expected);
         let end = expected.len() / 2;
         assert_eq!(bytes[end..end + 4], crc32fast::hash(&bytes[..end]).to_le_bytes());
-        assert!(bytes[end + 4..4096].iter().all(|&byte| byte == 0));
+        assert_eq!(bytes.len(), end + 4);
         assert_eq!(Checkpoint::read(&store(&sample()), DIRECTORY).unwrap(), sample());
     }
 
@@ -355,12 +345,12 @@ mod tests {
     fn one_damaged_copy_is_survived_and_two_are_noticed() {
         let disk = store(&sample());
         let file = FileName::new(FILE);
-        let body = (0..4096).rev().find(|&at| sample().encode()[at] != 0).unwrap() as u64;
-        for position in 0..=body {
+        let len = sample().encode().len() as u64;
+        for position in 0..len {
             let damaged = disk.fork();
             damaged.flip_bit(&file, position, u8::try_from(position % 8).unwrap());
             assert_eq!(Checkpoint::read(&damaged, DIRECTORY).unwrap(), sample());
-            damaged.flip_bit(&file, 4096 + (position * 7) % (body + 1), 3);
+            damaged.flip_bit(&file, 4096 + (position * 7) % len, 3);
             assert!(matches!(Checkpoint::read(&damaged, DIRECTORY), Err(OpenError::Damaged { .. })));
         }
         disk.make_unreadable(&file, 0, 512);
@@ -370,8 +360,7 @@ mod tests {
     #[test]
     fn a_checkpoint_that_is_cut_missing_or_of_another_directory_is_refused() {
         let good = sample().encode();
-        let end = (0..good.len() / 2).rev().find(|&at| good[at] != 0).unwrap();
-        for len in 0..=end {
+        for len in 0..good.len() {
             assert!(Checkpoint::decode(&good[..len]).is_err(), "cut to {len} bytes");
         }
         assert!(matches!(Checkpoint::read(&SimDisk::new(1), DIRECTORY), Err(OpenError::Damaged { .. })));

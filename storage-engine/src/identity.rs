@@ -1,7 +1,7 @@
 //! Whose data directory it is: the file `identity`, written when the directory is formatted and never changed.
 //!
 //! ```text
-//! 0 magic "LVDAID\x00\x01" | 8 cluster (16) | 24 node u64 | 32 incarnation (16) | 48 crc u32 of 0..48
+//! 0 magic "LVDAID\x00\x01" | 8 cluster (16) | 24 node u64 | 32 incarnation (16) | 48 crc u32 of 0..48; twice
 //! ```
 
 #![deny(clippy::indexing_slicing)]
@@ -11,7 +11,7 @@ use levada_protocol::ids::{ClusterId, IncarnationId, NodeId};
 
 use crate::{
     atomic_file,
-    checkpoint::{self, Checkpoint},
+    checkpoint::Checkpoint,
     codec::Decoder,
     disk::{Disk, DiskOp, FileName},
     error::{DamageCause, OpenError},
@@ -40,12 +40,7 @@ impl DirIdentity {
     /// # Errors
     /// If the file cannot be read or is damaged.
     pub fn read(disk: &dyn Disk) -> Result<Option<Self>, OpenError> {
-        let file = FileName::new(FILE);
-        if disk.len(&file)?.is_none() {
-            return Ok(None);
-        }
-        let bytes = disk.read(&file, 0, BYTES + 1)?;
-        Self::decode(&bytes).map(Some).map_err(|cause| OpenError::Damaged { file, cause })
+        atomic_file::read(disk, &FileName::new(FILE), Self::decode)
     }
 
     /// Makes an empty directory a data directory: the last thing it gets is the identity, so a crash on the way leaves one
@@ -58,9 +53,8 @@ impl DirIdentity {
             return Err(OpenError::NotEmpty);
         }
         let dirs = [JOURNAL_DIR, segment::DIRECTORY].map(|dir| DiskOp::CreateDir { dir: dir.to_owned() });
-        let empty = Checkpoint::empty(self.incarnation).encode();
-        let checkpoint = atomic_file::replace(&FileName::new(checkpoint::FILE), empty);
-        let identity = atomic_file::replace(&FileName::new(FILE), self.encode().into());
+        let checkpoint = Checkpoint::empty(self.incarnation).write();
+        let identity = atomic_file::replace(&FileName::new(FILE), self.encode());
         Ok(dirs.iter().chain(&checkpoint).chain(&identity).try_for_each(|op| disk.perform(op))?)
     }
 
@@ -76,7 +70,7 @@ impl DirIdentity {
 
     fn decode(bytes: &[u8]) -> Result<Self, DamageCause> {
         let short = || DamageCause::Short("the identity");
-        let (front, crc) = bytes.split_last_chunk().ok_or_else(short)?;
+        let (front, crc) = bytes.get(..BYTES).and_then(<[u8]>::split_last_chunk).ok_or_else(short)?;
         let (stored, computed) = (u32::from_le_bytes(*crc), crc32fast::hash(front));
         let mut fields = Decoder::new(front);
         if fields.array() != Some(MAGIC) {

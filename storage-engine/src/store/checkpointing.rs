@@ -21,8 +21,7 @@ use super::{
     group::{Captured, Group},
 };
 use crate::{
-    atomic_file,
-    checkpoint::{self, Checkpoint, GroupRecord},
+    checkpoint::{Checkpoint, GroupRecord},
     disk::{DiskOp, FileName},
     segment,
 };
@@ -125,7 +124,7 @@ impl Store {
         let checkpoint =
             Checkpoint { directory: self.identity.incarnation, lsn, replay_from, doubt: self.doubt.clone(), groups };
         let mut ops = self.sync_segments();
-        ops.extend(atomic_file::replace(&FileName::new(checkpoint::FILE), checkpoint.encode()));
+        ops.extend(checkpoint.write());
         effects.push(self.effect(Lane::Segments, Job::Checkpoint, ops));
         let unnamed = self.unnamed();
         self.checkpointing.stage = Stage::Writing { lsn, replay_from, unnamed };

@@ -21,7 +21,7 @@ use http_body_util::{BodyExt, Full};
 use levada_protocol::error::ErrorCode;
 use prost::Message;
 use rand::{Rng, RngCore, SeedableRng, rngs::SmallRng};
-use support::{Running, error_of, memory::rss_anon_bytes, path, put_data, read_all};
+use support::{Running, error_of, memory::peak_bytes, path, put_data, read_all};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tonic::{body::Body, transport::Endpoint};
 use tower::{Service, ServiceExt};
@@ -64,7 +64,7 @@ async fn every_damaged_byte_of_a_write_is_an_answer() {
     let running = Running::start().await;
     running.topic("t", 1, Some(SCHEMA)).await;
     let mut client = running.client().await;
-    let before = rss_anon_bytes();
+    let before = peak_bytes();
     for compression in [None, Some(CompressionType::ZSTD), Some(CompressionType::LZ4_FRAME)] {
         let good = data("t", compression).await;
         put_data(&mut client, good.clone()).await.unwrap();
@@ -95,7 +95,7 @@ async fn every_damaged_byte_of_a_write_is_an_answer() {
         }
     }
     assert_eq!(panics.load(Ordering::SeqCst), 0, "no input panics");
-    let grown = rss_anon_bytes().saturating_sub(before);
+    let grown = peak_bytes().saturating_sub(before);
     assert!(grown < 128 << 20, "{} MiB", grown >> 20);
     // Whatever was let in can be read.
     assert!(read_all(&mut client, path(&["t"])).await.num_rows() >= 9);
@@ -105,7 +105,7 @@ async fn every_damaged_byte_of_a_write_is_an_answer() {
 async fn requests_that_lie_about_their_length_or_method() {
     let running = Running::start().await;
     running.topic("t", 1, Some(SCHEMA)).await;
-    let before = rss_anon_bytes();
+    let before = peak_bytes();
     let endpoint = Endpoint::from_shared(format!("http://{}", running.address)).unwrap();
     let mut channel = endpoint.connect().await.unwrap();
     let flight = |method: &str| format!("http://{}/arrow.flight.protocol.FlightService/{method}", running.address);
@@ -138,7 +138,7 @@ async fn requests_that_lie_about_their_length_or_method() {
         let status = tokio::time::timeout(Duration::from_secs(10), answer).await.unwrap();
         assert!(status.is_some_and(|status| status != "0"), "{method} {body:?}");
     }
-    let grown = rss_anon_bytes().saturating_sub(before);
+    let grown = peak_bytes().saturating_sub(before);
     assert!(grown < 64 << 20, "{} MiB", grown >> 20);
     let mut client = running.client().await;
     put_data(&mut client, data("t", None).await).await.unwrap();

@@ -359,8 +359,17 @@ impl Catalog for MemoryLog {
 
 /// The memory of this process that is its own.
 pub fn rss_anon_bytes() -> usize {
+    of_this_process("RssAnon:")
+}
+
+/// The most memory that this process had so far.
+pub fn peak_bytes() -> usize {
+    of_this_process("VmHWM:")
+}
+
+fn of_this_process(key: &str) -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(key)).unwrap();
     let kib: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
     kib * 1024
 }

@@ -15,7 +15,8 @@ use crate::{
 const ALIGN: usize = 4096;
 
 /// What must be done, in this order, so that `file` has this content, durably. Its directory must be there.
-pub(crate) fn replace(file: &FileName, mut content: Vec<u8>) -> Vec<DiskOp> {
+#[must_use]
+pub fn replace(file: &FileName, mut content: Vec<u8>) -> Vec<DiskOp> {
     content.resize(content.len().next_multiple_of(ALIGN), 0);
     content.extend_from_within(..);
     let content = Bytes::from(content);
@@ -32,7 +33,7 @@ pub(crate) fn replace(file: &FileName, mut content: Vec<u8>) -> Vec<DiskOp> {
 
 /// What a file says, from the first of its copies that `decode` takes (zeros may follow the content); `None` if there is
 /// no file.
-pub(crate) fn read<T>(
+pub fn read<T>(
     disk: &dyn Disk,
     file: &FileName,
     decode: impl Fn(&[u8]) -> Result<T, DamageCause>,

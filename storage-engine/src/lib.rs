@@ -4,7 +4,7 @@
 //! [`disk::DiskOp`]s, which a driver performs in order and reports back. Time passes between a write, its sync and
 //! its completion, in the simulator as on a machine, so acknowledging before the sync shows as what it is.
 
-mod atomic_file;
+pub mod atomic_file;
 mod checkpoint;
 mod codec;
 pub mod config;

@@ -4,10 +4,22 @@
 //! stand thin drivers. The broker never compiles Arrow: columns are opaque bytes, checked and converted through an
 //! injected [`levada_protocol::codec::PayloadCodec`].
 //!
-//! Reading order: [`raft`], [`partition`], [`cluster`], [`node`].
+//! Reading order: [`raft`], [`partition`], [`cluster`], [`node`]: the core. Then what drives it: [`runtime`], `net` (the
+//! native door), `seams` (the broker behind `protocol`'s traits), [`bootstrap`] and [`server`], which puts all together.
 
+pub mod bootstrap;
+mod broker;
 pub mod cluster;
+pub mod config;
+mod forward;
+mod http;
+pub mod logging;
+pub mod metrics;
+mod net;
 pub mod node;
 pub mod partition;
 pub mod raft;
 mod random;
+pub mod runtime;
+mod seams;
+pub mod server;

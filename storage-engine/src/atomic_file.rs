@@ -33,6 +33,9 @@ pub fn replace(file: &FileName, mut content: Vec<u8>) -> Vec<DiskOp> {
 
 /// What a file says, from the first of its copies that `decode` takes (zeros may follow the content); `None` if there is
 /// no file.
+///
+/// # Errors
+/// If the disk refuses, or `decode` takes neither copy.
 pub fn read<T>(
     disk: &dyn Disk,
     file: &FileName,

@@ -1,5 +1,6 @@
 //! What the cluster agrees on about itself: group 0's state machine, and where replicas go.
 
+pub mod addresses;
 pub mod metadata;
 pub mod placement;
 pub mod view;

@@ -1,0 +1,147 @@
+//! Every configuration key: its name, its default, what it means. The defaults live here and nowhere else.
+
+/// One configuration key.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its name, as in `levada.toml`; `a.b` is key `b` of table `a`.
+    pub name: &'static str,
+    /// The default, as a TOML value; empty when there is none and the key must be given.
+    pub default: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+}
+
+impl Key {
+    /// The environment variable that sets it: `LEVADA_LISTEN_NATIVE` for `listen.native`.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("LEVADA_{}", self.name.to_uppercase().replace('.', "_"))
+    }
+}
+
+const fn key(name: &'static str, default: &'static str, meaning: &'static str) -> Key {
+    Key { name, default, meaning }
+}
+
+/// All keys.
+pub const KEYS: &[Key] = &[
+    key("node_id", "", "the node's number in the cluster, from 1; never reused for another data directory"),
+    key("data_dir", "", "the directory that holds everything the node keeps"),
+    key("rack", r#""""#, "where the node stands; replicas of a partition are spread over racks"),
+    key(
+        "seed_nodes",
+        "[]",
+        "the nodes that found the cluster, this one included, as id@host:port of their native addresses; empty: this node alone",
+    ),
+    key(
+        "insecure",
+        "false",
+        "allow listening on addresses that other machines reach, though there is no authentication yet",
+    ),
+    key("default_replicas", "3", "replicas of a topic that does not say (fewer when there are fewer nodes)"),
+    key(
+        "listen.native",
+        r#""127.0.0.1:9170""#,
+        "where the native protocol listens, host:port; port 0 takes a free one",
+    ),
+    key("listen.flight", r#""127.0.0.1:9171""#, "where Arrow Flight listens, host:port"),
+    key("listen.http", r#""127.0.0.1:9172""#, "where metrics and health listen, host:port"),
+    key("advertised.native", r#""""#, "host:port under which others reach the native protocol; empty: as it listens"),
+    key("advertised.flight", r#""""#, "host:port under which others reach Arrow Flight; empty: as it listens"),
+    key("advertised.http", r#""""#, "host:port under which others reach metrics and health; empty: as it listens"),
+    key("limits.connections_max", "4096", "client connections at once; more are told to come back"),
+    key(
+        "limits.connection_requests_max",
+        "1024",
+        "requests under way on one connection; past it the connection is not read",
+    ),
+    key(
+        "limits.connection_bytes_max",
+        "67108864",
+        "bytes of requests under way on one connection; past it the connection is not read",
+    ),
+    key(
+        "limits.request_bytes_max",
+        "268435456",
+        "bytes of requests under way on all client connections; past it none is read",
+    ),
+    key("limits.handshake_ms", "5000", "how long a new connection may take to say who it is"),
+    key(
+        "limits.frame_ms",
+        "30000",
+        "how long a frame may take from its first byte to its last, and a write may stand still",
+    ),
+    key("limits.idle_ms", "600000", "a connection without requests is closed after this"),
+    key("limits.produce_ms", "30000", "how long a produce may take at most, whatever its client says"),
+    key("journal.file_bytes", "67108864", "length of a journal file"),
+    key("journal.files_keep", "8", "journal files that are kept for use again"),
+    key("journal.gather_bytes", "8388608", "about the most that one group commit gathers"),
+    key(
+        "journal.held_bytes_max",
+        "402653184",
+        "a stuck group that holds back this much of the journal has its entries written anew",
+    ),
+    key("journal.checkpoint_bytes", "67108864", "a checkpoint begins after this much; about what a restart reads"),
+    key("segment.write_bytes_max", "2097152", "about the most that is written to one segment at once"),
+    key("segment.writeback_bytes", "262144", "writeback is asked for whenever this much of a segment was written"),
+    key(
+        "tail.bytes_max",
+        "201326592",
+        "what fresh entries of all partitions may take in memory; past it produce is told to come back",
+    ),
+    key(
+        "tail.keep_bytes",
+        "33554432",
+        "of that, what entries may take that are in segments already, for replicas that are a little behind",
+    ),
+    key("log.format", r#""text""#, "log lines as text or as json"),
+    key("log.filter", r#""info""#, "which log events are written, as in RUST_LOG"),
+];
+
+/// Environment variables with the prefix that other parts of the binary read.
+pub(super) const FOREIGN_VARIABLES: &[&str] =
+    &["LEVADA_BOOTSTRAP", "LEVADA_CONFIG", "LEVADA_OUTPUT", "LEVADA_LOG", "LEVADA_TEST"];
+
+/// The key of this name.
+pub(super) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// The key whose name is nearest to a wrong one, if any is near.
+pub(super) fn nearest(name: &str) -> Option<&'static str> {
+    let near = KEYS.iter().map(|key| (distance(key.name, name), key.name)).min()?;
+    (near.0 <= 3).then_some(near.1)
+}
+
+/// How many characters must be changed, left out or put in (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (slot, y) in row.iter_mut().skip(1).zip(b.chars()) {
+            let next = (diagonal + usize::from(x != y)).min(left + 1).min(*slot + 1);
+            diagonal = std::mem::replace(slot, next);
+            left = next;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_typos_are_understood() {
+        let names: std::collections::BTreeSet<_> = KEYS.iter().map(Key::variable).collect();
+        assert_eq!(names.len(), KEYS.len());
+        assert_eq!(nearest("nodeid"), Some("node_id"));
+        assert_eq!(nearest("listen.nativ"), Some("listen.native"));
+        assert_eq!(nearest("something.else"), None);
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+}

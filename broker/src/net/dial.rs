@@ -1,0 +1,109 @@
+//! Opening a native connection to another node.
+
+use std::{collections::VecDeque, io, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use levada_protocol::{
+    error::{Error, ErrorCode, Result},
+    frame::{self, Api, Preface},
+    ids::{ClusterId, IncarnationId, NodeId},
+    limits::FRAME_BYTES_MAX,
+    messages::native::{HandshakeRequest, HandshakeResponse, PeerIdentity},
+};
+use tokio::{
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    time::timeout,
+};
+
+use super::{
+    frames::{FrameReader, ReadError},
+    write::write_all,
+};
+
+/// How long connecting and shaking hands may take.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// The kernel gives a connection up when sent bytes are not acknowledged for this long. By itself it would try for a
+/// quarter of an hour, and after a partition heals pause for as long as the partition had lasted.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(3);
+
+/// Who opens a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Caller {
+    /// The cluster it belongs to, if it does.
+    pub(crate) cluster: Option<ClusterId>,
+    /// The node.
+    pub(crate) node: NodeId,
+    /// Its data directory.
+    pub(crate) incarnation: IncarnationId,
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) reader: FrameReader<OwnedReadHalf>,
+    pub(crate) writer: OwnedWriteHalf,
+    /// Who answered.
+    pub(crate) hello: HandshakeResponse,
+}
+
+/// Connects to a node, and checks that it is this one and of the same cluster.
+///
+/// # Errors
+/// `Disconnected` when it cannot be reached; what it says to the handshake; `WrongCluster`.
+pub(crate) async fn dial(address: &str, node: NodeId, caller: Caller) -> Result<Connection> {
+    timeout(DIAL_TIMEOUT, open(address, node, caller))
+        .await
+        .unwrap_or_else(|_| Err(lost(address, &format!("no connection within {DIAL_TIMEOUT:?}"))))
+}
+
+async fn open(address: &str, node: NodeId, caller: Caller) -> Result<Connection> {
+    let broken = |error: io::Error| lost(address, &error);
+    let stream = TcpStream::connect(address).await.map_err(broken)?;
+    prepare(&stream).map_err(broken)?;
+    let (reader, mut writer) = stream.into_split();
+    let request = HandshakeRequest {
+        client_id: format!("node-{}", caller.node),
+        cluster_id: caller.cluster.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(&id.to_bytes())),
+        peer: Some(PeerIdentity {
+            node_id: caller.node.get(),
+            incarnation: Bytes::copy_from_slice(&caller.incarnation.to_bytes()),
+        }),
+    };
+    let mut hello = VecDeque::from([
+        Bytes::copy_from_slice(&Preface::OURS.encode()),
+        frame::encode_request(Api::Handshake, 0, &request, 0),
+    ]);
+    write_all(&mut writer, &mut hello, DIAL_TIMEOUT).await.map_err(broken)?;
+    let mut reader = FrameReader::new(reader, BytesMut::new());
+    let unread = |error| match error {
+        ReadError::Protocol(error) => error,
+        ReadError::Io(error) => lost(address, &error),
+    };
+    let head = reader.head(DIAL_TIMEOUT).await.map_err(unread)?;
+    let answer = reader.body(head, DIAL_TIMEOUT).await.map_err(unread)?;
+    let hello: HandshakeResponse = answer.answer()?;
+    if hello.node_id != node.get() {
+        let why = format!("node {} answers at {address}, where node {node} should be", hello.node_id);
+        return Err(Error::new(ErrorCode::InvalidRequest, why));
+    }
+    let theirs = ClusterId::from_slice(&hello.cluster_id);
+    if caller.cluster.is_some() && theirs.is_some() && theirs != caller.cluster {
+        return Err(Error::new(ErrorCode::WrongCluster, format!("node {node} at {address} is of another cluster")));
+    }
+    reader.allow(FRAME_BYTES_MAX);
+    Ok(Connection { reader, writer, hello })
+}
+
+/// Sets what every connection between nodes needs.
+pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))
+}
+
+/// The connection to an address broke, or was never there.
+pub(crate) fn lost(address: &str, why: &impl std::fmt::Display) -> Error {
+    Error::new(ErrorCode::Disconnected, format!("{address}: {why}"))
+}

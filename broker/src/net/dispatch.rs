@@ -1,0 +1,187 @@
+//! From a frame to who answers it.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use levada_protocol::{
+    context::{Action, Authorizer, RequestContext, Resource},
+    error::{Error, ErrorCode, Result},
+    frame::{Api, Frame},
+    ids::{ClusterId, IncarnationId, NodeId},
+    messages::{
+        native::{HandshakeRequest, HandshakeResponse},
+        peer::{FoundClusterRequest, FoundClusterResponse, RaftFrame, SeedStateRequest},
+    },
+};
+
+use super::{
+    admin,
+    connection::{Handler, Session, Work},
+    fetch, metadata, produce,
+    responder::Responder,
+    status,
+};
+use crate::{bootstrap::desk::SeedDesk, broker::Broker, raft::wire};
+
+/// Who answers on the native door: at first only the questions of other seeds, then everything.
+pub(crate) struct Dispatch {
+    node: NodeId,
+    incarnation: IncarnationId,
+    authorizer: Arc<dyn Authorizer>,
+    desk: Arc<SeedDesk>,
+    broker: OnceLock<Arc<Broker>>,
+}
+
+impl Dispatch {
+    pub(crate) fn new(desk: Arc<SeedDesk>, authorizer: Arc<dyn Authorizer>) -> Self {
+        let record = desk.record();
+        Self { node: record.node, incarnation: record.incarnation, authorizer, desk, broker: OnceLock::new() }
+    }
+
+    /// From now on everything is answered.
+    pub(crate) fn open(&self, broker: Arc<Broker>) {
+        let _ = self.broker.set(broker);
+    }
+
+    /// Judges who claims to be a node of this cluster.
+    fn check_member(&self, node: NodeId, incarnation: &[u8]) -> Result<()> {
+        let incarnation = IncarnationId::from_slice(incarnation)
+            .ok_or_else(|| Error::new(ErrorCode::InvalidRequest, "a node's incarnation is 16 bytes"))?;
+        let known = self.broker.get().and_then(|broker| broker.book.incarnation(node));
+        if known.is_some_and(|known| known != incarnation) {
+            let why =
+                format!("node {node} is known with another data directory: a wiped node must come back under a new id");
+            return Err(Error::new(ErrorCode::WrongIncarnation, why));
+        }
+        Ok(())
+    }
+
+    fn raft(&self, session: &Session, frame: Frame, responder: Responder) -> Work {
+        let Some(from) = session.peer else {
+            let why = "raft messages come from nodes only";
+            return Work::Refuse(responder, Error::new(ErrorCode::Unauthorized, why));
+        };
+        let messages = frame.message::<RaftFrame>().and_then(|message| wire::decode(message, frame.payload));
+        match (messages, self.broker.get()) {
+            (Ok(messages), Some(broker)) => broker.worker.deliver(from, messages, responder.silent()),
+            // Nobody is there yet who could take them: raft sends again.
+            (Ok(_), None) => drop(responder.silent()),
+            (Err(error), _) => return Work::Refuse(responder, error),
+        }
+        Work::Done
+    }
+
+    fn seed_state(&self, session: &Session, responder: Responder) {
+        let ctx = session.context();
+        let allowed = self.authorizer.authorize(&ctx, Action::Describe, Resource::Cluster);
+        responder.answer(allowed.map(|()| self.desk.state()));
+    }
+}
+
+impl Handler for Dispatch {
+    fn welcome(&self, request: &HandshakeRequest) -> Result<(HandshakeResponse, Session)> {
+        let ours = self.desk.identity().map(|identity| identity.cluster);
+        let theirs = ClusterId::from_slice(&request.cluster_id);
+        if theirs.is_none() && !request.cluster_id.is_empty() {
+            return Err(Error::new(ErrorCode::InvalidRequest, "a cluster id is 16 bytes"));
+        }
+        if let (Some(ours), Some(theirs)) = (ours, theirs)
+            && ours != theirs
+        {
+            let why = format!("this node is of cluster {ours}, you want {theirs}; check the address");
+            return Err(Error::new(ErrorCode::WrongCluster, why));
+        }
+        let caller = request.peer.as_ref().map(|peer| (NodeId(peer.node_id), &peer.incarnation));
+        if let Some((node, _)) = caller.filter(|(node, _)| *node == self.node) {
+            let why = format!("node {node} is this node; two processes must not have the same node id");
+            return Err(Error::new(ErrorCode::WrongIncarnation, why));
+        }
+        // A node that names no cluster only asks around, and is told by the answer if it was wiped.
+        let member = caller.filter(|_| theirs.is_some());
+        if let Some((node, incarnation)) = member {
+            self.check_member(node, incarnation)?;
+            // What a node may do it may do with every frame: asked once.
+            self.authorizer.authorize(&RequestContext::internal("node"), Action::Alter, Resource::Cluster)?;
+        }
+        let response = HandshakeResponse {
+            version: 0,
+            cluster_id: ours.map(|id| Bytes::copy_from_slice(&id.to_bytes())).unwrap_or_default(),
+            node_id: self.node.get(),
+            server_version: env!("CARGO_PKG_VERSION").to_owned(),
+            incarnation: Bytes::copy_from_slice(&self.incarnation.to_bytes()),
+        };
+        Ok((response, Session::new(&request.client_id, member.map(|(node, _)| node))))
+    }
+
+    fn handle(self: Arc<Self>, session: &Arc<Session>, frame: Frame, responder: Responder) -> Work {
+        let Some(api) = Api::from_u16(frame.api) else {
+            let why = format!("api {} is not known to this server ({})", frame.api, env!("CARGO_PKG_VERSION"));
+            responder.error(&Error::new(ErrorCode::UnknownApi, why));
+            return Work::Done;
+        };
+        match api {
+            Api::Raft => return self.raft(session, frame, responder),
+            Api::SeedState => {
+                return match frame.message::<SeedStateRequest>() {
+                    Ok(_) => {
+                        self.seed_state(session, responder);
+                        Work::Done
+                    }
+                    Err(error) => Work::Refuse(responder, error),
+                };
+            }
+            Api::FoundCluster => return found_cluster(Arc::clone(&self), Arc::clone(session), &frame, responder),
+            _ => {}
+        }
+        let Some(broker) = self.broker.get() else {
+            responder.error(&Error::new(ErrorCode::NotReady, "the node is starting; try again"));
+            return Work::Done;
+        };
+        let (broker, session) = (Arc::clone(broker), Arc::clone(session));
+        match api {
+            Api::Produce => match frame.message() {
+                Ok(request) => {
+                    Work::InOrder(Box::pin(produce::produce(broker, session, request, frame.payload, responder)))
+                }
+                Err(error) => Work::Refuse(responder, error),
+            },
+            Api::Metadata => beside(&frame, responder, |m, r| metadata::metadata(broker, session, m, r)),
+            Api::InitProducer => beside(&frame, responder, |m, r| produce::init_producer(broker, session, m, r)),
+            Api::Fetch => beside(&frame, responder, |m, r| fetch::fetch(broker, session, m, r)),
+            Api::ListOffsets => beside(&frame, responder, |m, r| fetch::list_offsets(broker, session, m, r)),
+            Api::CreateTopic => beside(&frame, responder, |m, r| admin::create_topic(broker, session, m, r)),
+            Api::AlterTopic => beside(&frame, responder, |m, r| admin::alter_topic(broker, session, m, r)),
+            Api::DeleteTopic => beside(&frame, responder, |m, r| admin::delete_topic(broker, session, m, r)),
+            Api::ClusterStatus => beside(&frame, responder, |m, r| status::cluster_status(broker, session, m, r)),
+            Api::RegisterNode => beside(&frame, responder, |m, r| admin::register_node(broker, session, m, r)),
+            Api::TransferLeader => beside(&frame, responder, |m, r| admin::transfer_leader(broker, session, m, r)),
+            Api::Handshake | Api::SeedState | Api::FoundCluster | Api::Raft => {
+                Work::Refuse(responder, Error::new(ErrorCode::BadFrame, "the handshake is over"))
+            }
+        }
+    }
+}
+
+/// Work that may go on beside other requests of the connection.
+fn beside<M, F>(frame: &Frame, responder: Responder, work: impl FnOnce(M, Responder) -> F) -> Work
+where
+    M: prost::Message + Default,
+    F: Future<Output = ()> + Send + 'static,
+{
+    match frame.message() {
+        Ok(message) => Work::Beside(Box::pin(work(message, responder))),
+        Err(error) => Work::Refuse(responder, error),
+    }
+}
+
+fn found_cluster(dispatch: Arc<Dispatch>, session: Arc<Session>, frame: &Frame, responder: Responder) -> Work {
+    beside(frame, responder, |request: FoundClusterRequest, responder| async move {
+        let accept = async {
+            if session.peer.is_none() {
+                return Err(Error::new(ErrorCode::Unauthorized, "clusters are founded by nodes only"));
+            }
+            dispatch.desk.accept_wire(request).await
+        };
+        responder.answer(accept.await.map(|()| FoundClusterResponse {}));
+    })
+}

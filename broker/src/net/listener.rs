@@ -1,0 +1,34 @@
+//! Accepts native connections.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
+
+use super::connection::{Bounds, Handler, serve};
+use crate::runtime::tasks::Tasks;
+
+/// Connections that have not said who they are; while there are so many, the next wait in the kernel.
+const HANDSHAKES_MAX: usize = 1024;
+/// After an error of accept (no descriptors left), which would repeat at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts connections for ever, each in a task of its own.
+pub(crate) async fn listen<H: Handler>(listener: TcpListener, handler: Arc<H>, bounds: Arc<Bounds>, tasks: Tasks) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        let Ok(shaking_hands) = Arc::clone(&handshakes).acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = bounds.drain.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, remote)) => {
+                tasks.spawn(serve(stream, remote, Arc::clone(&handler), Arc::clone(&bounds), shaking_hands));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "listener.accept.failed");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}

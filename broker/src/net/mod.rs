@@ -1,0 +1,28 @@
+//! The native door: frames over TCP, many requests of one connection under way at once.
+//!
+//! ```text
+//! listener ─> connection ┬ reads: head ─> budget ─> body ─> dispatch ┬ in order: produce ─> worker
+//!                        │                                           └ beside: everything else
+//!                        └ writes: outbox <─ answers, in the order in which they are ready
+//! ```
+//! A connection is one task, and ends as a whole. What bounds it: a frame is read only when its bytes fit the
+//! connection's budget and everybody's; a request under way holds a place until its answer is written; so who does not
+//! read answers is not read from. A frame that breaks the rules is answered with an error and the connection is closed.
+//!
+//! Connections of other nodes are the same, but for raft frames, which are paid from a budget of the connection alone:
+//! requests of clients complete only if raft goes on.
+
+pub(crate) mod admin;
+pub(crate) mod connection;
+pub(crate) mod dial;
+pub(crate) mod dispatch;
+pub(crate) mod door;
+pub(crate) mod fetch;
+pub(crate) mod frames;
+pub(crate) mod listener;
+pub(crate) mod metadata;
+pub(crate) mod outbox;
+pub(crate) mod produce;
+pub(crate) mod responder;
+pub(crate) mod status;
+pub(crate) mod write;

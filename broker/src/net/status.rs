@@ -1,0 +1,213 @@
+//! The state of the cluster as this node sees it, or as all nodes together do.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::future::join_all;
+use levada_protocol::{
+    context::{Action, RequestContext, Resource},
+    error::{NodeAddresses, Result},
+    frame::Api,
+    ids::{GroupId, NodeId, TopicPartition},
+    messages::native::{ClusterStatusRequest, ClusterStatusResponse, NodeStatus, PartitionStatus, ReplicaStatus},
+};
+
+use super::{connection::Session, responder::Responder};
+use crate::{
+    broker::Broker,
+    cluster::metadata::{Metadata, Partition, Topic},
+    raft::{ELECTION_TICKS, TICK_MS},
+    runtime::clock,
+};
+
+/// How long other nodes may take to say how they are.
+const OTHERS_WAIT: Duration = Duration::from_secs(1);
+/// A node that was heard from within the longest election timeout is alive.
+const ALIVE_MS: u64 = 2 * ELECTION_TICKS as u64 * TICK_MS;
+
+impl Broker {
+    /// The state of the cluster; with `all_nodes`, put together from what every node says.
+    pub(crate) async fn status(&self, ctx: &RequestContext, all_nodes: bool) -> Result<ClusterStatusResponse> {
+        self.authorize(ctx, Action::Describe, Resource::Cluster)?;
+        let own = self.own_status();
+        if !all_nodes {
+            return Ok(own);
+        }
+        let others =
+            own.nodes.iter().filter_map(|node| node.addresses.as_ref()).map(|addresses| NodeId(addresses.node_id));
+        let others: Vec<NodeId> = others.filter(|node| *node != self.node()).collect();
+        let deadline = clock::instant() + OTHERS_WAIT;
+        let asked = others.into_iter().map(|node| async move {
+            let request = ClusterStatusRequest { all_nodes: false };
+            let answer = self.forwarder.call(node, Api::ClusterStatus, request, Bytes::new(), deadline).await;
+            (node, answer.ok())
+        });
+        Ok(merge(own, join_all(asked).await))
+    }
+
+    fn own_status(&self) -> ClusterStatusResponse {
+        let metadata = self.metadata();
+        let counts = count(&metadata, |group| self.leader(group));
+        let mut nodes: BTreeMap<NodeId, NodeStatus> = BTreeMap::new();
+        let members = self.identity.members.keys().chain(metadata.nodes().keys()).copied();
+        for node in members {
+            nodes.entry(node).or_insert_with(|| {
+                let known = metadata.nodes().get(&node);
+                let (leads, replicas) = counts.get(&node).copied().unwrap_or_default();
+                NodeStatus {
+                    addresses: Some(
+                        self.node_addresses(node).unwrap_or(NodeAddresses { node, ..Default::default() }).into(),
+                    ),
+                    alive: self.is_alive(node),
+                    leads,
+                    replicas,
+                    rack: known.map(|known| known.rack.clone()).unwrap_or_default(),
+                    incarnation: self
+                        .book
+                        .incarnation(node)
+                        .map(|id| Bytes::copy_from_slice(&id.to_bytes()))
+                        .unwrap_or_default(),
+                }
+            });
+        }
+        let topics = metadata.topics();
+        let partitions = topics.flat_map(|topic| topic.partitions.iter().map(|p| self.partition_status(topic, p)));
+        ClusterStatusResponse {
+            cluster_id: Bytes::copy_from_slice(&self.identity.cluster.to_bytes()),
+            controller: self.leader(GroupId::METADATA).map(NodeId::get),
+            nodes: nodes.into_values().collect(),
+            partitions: partitions.collect(),
+        }
+    }
+
+    fn is_alive(&self, node: NodeId) -> bool {
+        let now_ms = self.clock.mono_ms();
+        let heard = self.view.heard_ms(node).is_some_and(|heard_ms| heard_ms + ALIVE_MS >= now_ms);
+        node == self.node() || heard || self.peers.is_connected(node)
+    }
+
+    fn partition_status(&self, topic: &Topic, partition: &Partition) -> PartitionStatus {
+        let place = TopicPartition { topic: topic.id, partition: partition.partition };
+        let replica = self.view.partition(place);
+        let state = replica.as_ref().map(|replica| *replica.state.borrow()).unwrap_or_default();
+        let behind = replica.as_ref().map(|replica| replica.behind()).unwrap_or_default();
+        let known = self.view.leader(partition.group);
+        PartitionStatus {
+            topic: topic.name.clone(),
+            partition: partition.partition.get(),
+            group: partition.group.get(),
+            leader: known.and_then(|known| known.node).map(NodeId::get),
+            leader_epoch: known.map_or(0, |known| known.term.get()),
+            log_start_offset: state.log_start.get(),
+            high_watermark: state.high_watermark.get(),
+            bytes: replica.map_or(0, |replica| replica.log.stats().segment_bytes),
+            replicas: partition
+                .replicas
+                .iter()
+                .map(|replica| ReplicaStatus {
+                    replica_id: replica.id.get(),
+                    node_id: replica.node.get(),
+                    entries_behind: behind.get(&replica.node).copied(),
+                })
+                .collect(),
+        }
+    }
+}
+
+/// For each node, partitions led and replicas held.
+fn count(metadata: &Metadata, leader: impl Fn(GroupId) -> Option<NodeId>) -> BTreeMap<NodeId, (u32, u32)> {
+    let mut counts: BTreeMap<NodeId, (u32, u32)> = BTreeMap::new();
+    for partition in metadata.topics().flat_map(|topic| &topic.partitions) {
+        if let Some(node) = leader(partition.group) {
+            counts.entry(node).or_default().0 += 1;
+        }
+        for replica in &partition.replicas {
+            counts.entry(replica.node).or_default().1 += 1;
+        }
+    }
+    counts
+}
+
+/// Puts together what this node and others say. Of a partition the newest leader's own words count; a node that
+/// answered is alive, one that did not is not.
+fn merge(own: ClusterStatusResponse, others: Vec<(NodeId, Option<ClusterStatusResponse>)>) -> ClusterStatusResponse {
+    let mut merged = own;
+    let mut by_group: BTreeMap<u64, usize> = BTreeMap::new();
+    for (at, partition) in merged.partitions.iter().enumerate() {
+        by_group.insert(partition.group, at);
+    }
+    for (node, answer) in others {
+        for status in &mut merged.nodes {
+            if status.addresses.as_ref().is_some_and(|addresses| addresses.node_id == node.get()) {
+                status.alive = answer.is_some();
+            }
+        }
+        for theirs in answer.into_iter().flat_map(|answer| answer.partitions) {
+            let known = by_group.get(&theirs.group).and_then(|at| merged.partitions.get_mut(*at));
+            if let Some(known) = known
+                && theirs.leader == Some(node.get())
+                && theirs.leader_epoch >= known.leader_epoch
+            {
+                *known = theirs;
+            }
+        }
+    }
+    let mut leads: BTreeMap<u64, u32> = BTreeMap::new();
+    for leader in merged.partitions.iter().filter_map(|partition| partition.leader) {
+        *leads.entry(leader).or_default() += 1;
+    }
+    for status in &mut merged.nodes {
+        let node = status.addresses.as_ref().map_or(0, |addresses| addresses.node_id);
+        status.leads = leads.get(&node).copied().unwrap_or(0);
+    }
+    merged
+}
+
+/// The state of the cluster, on the native door.
+pub(crate) async fn cluster_status(
+    broker: Arc<Broker>,
+    session: Arc<Session>,
+    request: ClusterStatusRequest,
+    responder: Responder,
+) {
+    responder.answer(broker.status(&session.context(), request.all_nodes).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn says(partitions: &[(u64, Option<u64>, u64, u64)]) -> ClusterStatusResponse {
+        let node = |node_id| NodeStatus {
+            addresses: Some(levada_protocol::messages::native::NodeAddresses { node_id, ..Default::default() }),
+            alive: true,
+            ..Default::default()
+        };
+        let partitions = partitions.iter().map(|&(group, leader, leader_epoch, high_watermark)| PartitionStatus {
+            group,
+            leader,
+            leader_epoch,
+            high_watermark,
+            ..Default::default()
+        });
+        ClusterStatusResponse {
+            nodes: [1, 2, 3].map(node).to_vec(),
+            partitions: partitions.collect(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn the_newest_leader_is_believed_and_silence_is_death() {
+        let own = says(&[(1, Some(1), 5, 10), (2, Some(1), 5, 10), (3, None, 7, 0)]);
+        // Node 2 leads group 2 in a newer term, has an old opinion on group 1, and knows the leader of 3 without being it.
+        let other = says(&[(1, Some(2), 4, 99), (2, Some(2), 6, 20), (3, Some(3), 7, 5), (9, Some(2), 1, 1)]);
+        let merged = merge(own, vec![(NodeId(2), Some(other)), (NodeId(3), None)]);
+        let seen: Vec<_> = merged.partitions.iter().map(|p| (p.group, p.leader, p.high_watermark)).collect();
+        assert_eq!(seen, [(1, Some(1), 10), (2, Some(2), 20), (3, None, 0)]);
+        assert_eq!(
+            merged.nodes.iter().map(|n| (n.alive, n.leads)).collect::<Vec<_>>(),
+            [(true, 1), (true, 1), (false, 0)]
+        );
+    }
+}

@@ -1,0 +1,275 @@
+//! Messages to the other nodes: a task and a queue for each.
+//!
+//! A node's messages to another go over a connection of their own; what the other has to say comes over its own. All
+//! that waits when the connection is free leaves as one frame (many groups', bounded), and entries are written from
+//! where they lie. Messages may be lost, raft sends again: what finds the queue full or the node out of reach is
+//! dropped, and the core is told.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use levada_protocol::{
+    error::{Error, ErrorCode, Result},
+    frame::{Api, encode_request},
+    ids::{IncarnationId, NodeId},
+    limits::{MIB, PEER_QUEUE_BYTES_MAX},
+};
+use metrics::counter;
+use tokio::{net::tcp::OwnedReadHalf, sync::Notify, time::sleep};
+
+use super::{tasks::Tasks, worker::Worker};
+use crate::{
+    cluster::addresses::AddressBook,
+    metrics as names,
+    net::{
+        dial::{self, Caller, lost},
+        frames::{FrameReader, ReadError},
+        write::write_all,
+    },
+    raft::wire::{self, PeerMessage},
+};
+
+/// About the most in one frame; a single larger message has a frame of its own.
+const FRAME_TARGET_BYTES: usize = MIB;
+/// The most messages in one frame, so that its header stays far below the limit.
+const FRAME_MESSAGES_MAX: usize = 4096;
+/// A connection that takes nothing for this long is given up.
+const WRITE_STALL: Duration = Duration::from_secs(5);
+/// Pauses between attempts to connect.
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+
+/// The ways to all other nodes.
+#[derive(Debug)]
+pub struct Peers {
+    caller: Caller,
+    book: Arc<AddressBook>,
+    tasks: Tasks,
+    worker: OnceLock<Worker>,
+    queues: Mutex<BTreeMap<NodeId, Arc<Queue>>>,
+}
+
+/// What waits for one node.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    work: Notify,
+    connected: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    messages: VecDeque<PeerMessage>,
+    bytes: usize,
+}
+
+impl Peers {
+    pub(crate) fn new(caller: Caller, book: Arc<AddressBook>, tasks: Tasks) -> Self {
+        Self { caller, book, tasks, worker: OnceLock::new(), queues: Mutex::default() }
+    }
+
+    /// Where losses are reported.
+    pub(crate) fn report_to(&self, worker: Worker) {
+        let _ = self.worker.set(worker);
+    }
+
+    /// Queues a message; `false` when there is no room for it. [`Peers::wake`] sends it off.
+    pub(crate) fn send(self: &Arc<Self>, to: NodeId, message: PeerMessage) -> bool {
+        let queue = self.queue(to);
+        let mut waiting = queue.lock();
+        let bytes = message.wire_bytes();
+        if waiting.bytes + bytes > PEER_QUEUE_BYTES_MAX {
+            counter!(names::PEER_MESSAGES_DROPPED, "node" => to.to_string()).increment(1);
+            return false;
+        }
+        waiting.bytes += bytes;
+        waiting.messages.push_back(message);
+        true
+    }
+
+    /// Sends off what was queued since the last call.
+    pub(crate) fn wake(&self) {
+        for queue in lock(&self.queues).values() {
+            if !queue.lock().messages.is_empty() {
+                queue.work.notify_one();
+            }
+        }
+    }
+
+    /// Whether there is a connection to a node.
+    #[must_use]
+    pub fn is_connected(&self, node: NodeId) -> bool {
+        lock(&self.queues).get(&node).is_some_and(|queue| queue.connected.load(Ordering::Relaxed))
+    }
+
+    fn queue(self: &Arc<Self>, to: NodeId) -> Arc<Queue> {
+        let mut queues = lock(&self.queues);
+        let queue = queues.entry(to).or_insert_with(|| {
+            let queue = Arc::new(Queue::default());
+            self.tasks.spawn(Arc::clone(self).serve(to, Arc::clone(&queue)));
+            queue
+        });
+        Arc::clone(queue)
+    }
+
+    /// Carries what is queued for a node, for ever.
+    async fn serve(self: Arc<Self>, to: NodeId, queue: Arc<Queue>) {
+        let mut backoff = BACKOFF_MIN;
+        let mut attempt = 0;
+        loop {
+            queue.filled().await;
+            let error = match self.connect(to, attempt).await {
+                Ok(connection) => {
+                    tracing::info!(node = to.get(), "peer.connected");
+                    queue.connected.store(true, Ordering::Relaxed);
+                    let error = carry(connection, &queue, to).await;
+                    queue.connected.store(false, Ordering::Relaxed);
+                    backoff = BACKOFF_MIN;
+                    error
+                }
+                Err(error) => error,
+            };
+            if backoff == BACKOFF_MIN {
+                tracing::warn!(node = to.get(), %error, "peer.unreachable");
+            }
+            attempt += 1;
+            queue.clear();
+            if let Some(worker) = self.worker.get() {
+                worker.unreachable(to);
+            }
+            sleep(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+        }
+    }
+
+    async fn connect(&self, to: NodeId, attempt: usize) -> Result<dial::Connection> {
+        let address = self.book.native(to, attempt).ok_or_else(|| {
+            Error::new(ErrorCode::Disconnected, format!("the address of node {to} is not known here"))
+        })?;
+        let connection = dial::dial(&address, to, self.caller).await?;
+        let known = self.book.incarnation(to);
+        let theirs = IncarnationId::from_slice(&connection.hello.incarnation);
+        if known.is_some() && known != theirs {
+            let why = format!("node {to} at {address} has another data directory than the one the cluster knows");
+            return Err(Error::new(ErrorCode::WrongIncarnation, why));
+        }
+        Ok(connection)
+    }
+}
+
+/// Writes frames until the connection breaks.
+async fn carry(mut connection: dial::Connection, queue: &Queue, to: NodeId) -> Error {
+    let address = connection.writer.peer_addr().map(|address| address.to_string()).unwrap_or_default();
+    let write = async {
+        let mut chunks = VecDeque::new();
+        loop {
+            queue.filled().await;
+            let (frame, payload) = wire::encode(queue.take());
+            let payload_bytes = payload.iter().map(bytes::Bytes::len).sum();
+            counter!(names::PEER_FRAMES, "node" => to.to_string()).increment(1);
+            chunks.push_back(encode_request(Api::Raft, 0, &frame, payload_bytes));
+            chunks.extend(payload);
+            if let Err(error) = write_all(&mut connection.writer, &mut chunks, WRITE_STALL).await {
+                return lost(&address, &error);
+            }
+        }
+    };
+    tokio::select! {
+        error = write => error,
+        error = refusal(&mut connection.reader) => error.unwrap_or_else(|| lost(&address, &"it closed the connection")),
+    }
+}
+
+/// Waits until the other side closes, or says why it does not want more.
+async fn refusal(reader: &mut FrameReader<OwnedReadHalf>) -> Option<Error> {
+    if !reader.begin().await.ok()? {
+        return None;
+    }
+    let head = match reader.head(WRITE_STALL).await {
+        Ok(head) => head,
+        Err(ReadError::Protocol(error)) => return Some(error),
+        Err(ReadError::Io(_)) => return None,
+    };
+    let frame = reader.body(head, WRITE_STALL).await.ok()?;
+    frame.is_error().then(|| Error::decode(frame.header))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        lock(&self.waiting)
+    }
+
+    /// Waits until there is something.
+    async fn filled(&self) {
+        while self.lock().messages.is_empty() {
+            self.work.notified().await;
+        }
+    }
+
+    /// Takes what fits one frame, at least one message if there is one.
+    fn take(&self) -> Vec<PeerMessage> {
+        let mut waiting = self.lock();
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        while let Some(next) = waiting.messages.front() {
+            let more = next.wire_bytes();
+            if !taken.is_empty() && (bytes + more > FRAME_TARGET_BYTES || taken.len() == FRAME_MESSAGES_MAX) {
+                break;
+            }
+            bytes += more;
+            taken.extend(waiting.messages.pop_front());
+        }
+        waiting.bytes -= bytes;
+        taken
+    }
+
+    fn clear(&self) {
+        *self.lock() = Waiting::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use levada_protocol::ids::{GroupId, Term};
+    use levada_storage_engine::entry::EntryKind;
+    use raft::eraftpb;
+
+    use super::*;
+
+    fn append(bytes: usize) -> PeerMessage {
+        let mut message = eraftpb::Message::default();
+        message.set_entries(vec![wire::raft_entry(1, 1, EntryKind::Batches, Bytes::from(vec![0; bytes]))].into());
+        PeerMessage::Raft { group: GroupId(1), message: Box::new(message) }
+    }
+
+    fn push(queue: &Queue, message: PeerMessage) {
+        let mut waiting = queue.lock();
+        waiting.bytes += message.wire_bytes();
+        waiting.messages.push_back(message);
+    }
+
+    #[test]
+    fn frames_are_bounded_and_keep_the_order() {
+        let queue = Queue::default();
+        let small = || PeerMessage::Leadership { group: GroupId(1), term: Term(1) };
+        for message in [small(), append(MIB / 2), append(MIB / 3), append(MIB / 3), append(5 * MIB), small()] {
+            push(&queue, message);
+        }
+        let lengths: Vec<usize> = std::iter::from_fn(|| Some(queue.take().len()).filter(|len| *len > 0)).collect();
+        assert_eq!(lengths, [3, 1, 1, 1], "the large one alone");
+        assert_eq!(queue.lock().bytes, 0);
+        (0..FRAME_MESSAGES_MAX + 1).for_each(|_| push(&queue, small()));
+        assert_eq!((queue.take().len(), queue.take().len()), (FRAME_MESSAGES_MAX, 1));
+    }
+}

@@ -1,0 +1,90 @@
+//! Writing, behind [`LogSink`].
+
+use bytes::Bytes;
+use levada_protocol::{
+    context::{Action, RequestContext, Resource},
+    error::Result,
+    frame::Api,
+    ids::{GroupId, Offset, ProducerEpoch, ProducerId, TopicPartition},
+    messages::native::{InitProducerRequest, InitProducerResponse, ProduceRequest, ProduceResponse},
+    source::{Appended, BoxFuture, LogSink, ProducerIdentity},
+};
+
+use crate::{
+    broker::{Broker, DEFAULT_WAIT, partition_of},
+    forward::CallError,
+    net::produce::{appended, count},
+    node::event::Request,
+    runtime::{clock, worker::timed_out},
+};
+
+impl LogSink for Broker {
+    fn init_producer<'a>(&'a self, ctx: &'a RequestContext) -> BoxFuture<'a, Result<ProducerIdentity>> {
+        Box::pin(async move {
+            self.authorize(ctx, Action::Write, Resource::Cluster)?;
+            let deadline = clock::deadline(ctx, DEFAULT_WAIT);
+            loop {
+                let controller = self.find_leader(GroupId::METADATA, deadline).await?;
+                let asked = if controller == self.node() {
+                    self.init_producer_here(ctx).await.map_err(|error| CallError { error, in_doubt: false })
+                } else {
+                    let (api, request) = (Api::InitProducer, InitProducerRequest {});
+                    let answer = self.forwarder.call(controller, api, request, Bytes::new(), deadline).await;
+                    answer.map(|answer: InitProducerResponse| answer.producer_id)
+                };
+                match asked {
+                    Ok(id) => return Ok(ProducerIdentity { id: ProducerId(id), epoch: ProducerEpoch(0) }),
+                    // An id that nobody hears of is just not used.
+                    Err(failed) => self.retry(failed.harmless(), deadline).await?,
+                }
+            }
+        })
+    }
+
+    fn append<'a>(
+        &'a self,
+        ctx: &'a RequestContext,
+        partition: TopicPartition,
+        batch: Bytes,
+    ) -> BoxFuture<'a, Result<Appended>> {
+        Box::pin(async move {
+            let begun = clock::instant();
+            let deadline = clock::deadline(ctx, self.produce_max);
+            let charge = self.requests.take(batch.len());
+            let charge = tokio::time::timeout(clock::left(deadline), charge).await.map_err(|_| timed_out())?;
+            // Judged here even when the leader does it again: the caller is told by the node that it asked.
+            let admitted = self.admit(ctx, partition, batch).await?;
+            let topic = self.topic(ctx, Action::Write, partition.topic)?;
+            let group = partition_of(&topic, partition)?.group;
+            let mut charge = Some(charge);
+            loop {
+                let leader = self.find_leader(group, deadline).await?;
+                let sent = if leader == self.node() {
+                    let request = Request::Produce { partition, batch: admitted.batch.clone() };
+                    let charge = charge.take().unwrap_or_default();
+                    let answer = self.worker.ask(request, deadline, charge).await.and_then(appended);
+                    if answer.as_ref().is_ok_and(|appended| !appended.duplicate) {
+                        count(admitted.batch.len(), admitted.records, begun);
+                    }
+                    answer.map_err(|error| CallError { error, in_doubt: false })
+                } else {
+                    let request = ProduceRequest {
+                        topic_id: Bytes::copy_from_slice(&partition.topic.to_bytes()),
+                        partition: partition.partition.get(),
+                        timeout_ms: u32::try_from(clock::left(deadline).as_millis()).unwrap_or(u32::MAX).max(1),
+                    };
+                    let answer =
+                        self.forwarder.call(leader, Api::Produce, request, admitted.batch.clone(), deadline).await;
+                    answer.map(|answer: ProduceResponse| Appended {
+                        base_offset: Offset(answer.base_offset),
+                        duplicate: answer.duplicate,
+                    })
+                };
+                match sent {
+                    Ok(appended) => return Ok(appended),
+                    Err(failed) => self.retry(failed, deadline).await?,
+                }
+            }
+        })
+    }
+}

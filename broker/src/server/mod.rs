@@ -1,0 +1,334 @@
+//! A server: a function of configuration, listeners and hooks, that runs until it is told to stop or cannot go on.
+//!
+//! ```no_run
+//! # async fn run() -> Result<(), levada_broker::server::ServerError> {
+//! use levada_broker::{config::ServerConfig, server::{Hooks, Listeners, serve}};
+//! let config = ServerConfig::local(levada_protocol::ids::NodeId(1), "/var/lib/levada");
+//! let (listeners, _flight) = Listeners::bind(&config).await?;
+//! serve(config, listeners, Hooks::default(), tokio_util::sync::CancellationToken::new()).await
+//! # }
+//! ```
+//!
+//! **Start**: take the data directory; answer other seeds and find the cluster ([`crate::bootstrap`]); recover the node
+//! core; start its threads; open the doors; register with the controller. The native door listens from the beginning,
+//! but says `NotReady` to clients until the core is there; HTTP says what is waited for.
+//!
+//! **Stop** ([`Running::run_until`]): leadership is handed over while requests are still answered; then the worker ends,
+//! which answers what is left; then connections write their last answers; then everything is gone. Each step has a bound.
+//! A second signal need not be handled: whatever is cut short is what a crash would cut short, and recovery covers that.
+//!
+//! **Failure**: a failed disk or a panic of the core is an error of [`Running::run_until`]; the process should exit with it
+//! and must not go on.
+
+mod membership;
+mod observe;
+pub(crate) mod readiness;
+mod start;
+
+use std::{io, sync::Arc, time::Duration};
+
+use levada_protocol::{
+    codec::PayloadCodec,
+    context::{AllowAll, Authorizer},
+    error::NodeAddresses,
+    ids::{ClusterId, NodeId},
+    source::{Catalog, LogSink, LogSource},
+};
+use levada_storage_engine::std_disk::LockError;
+use tokio::{net::TcpListener, sync::watch, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+pub use readiness::Report;
+
+use crate::{
+    bootstrap::BootstrapError,
+    broker::Broker,
+    config::{Doors, ServerConfig},
+    net::connection::Bounds,
+    node::NodeOpenError,
+    runtime::{
+        tasks::{Stopper, Tasks},
+        worker::WorkerState,
+    },
+};
+use readiness::Readiness;
+
+/// How long handing leadership over may take; the core itself gives up earlier.
+const HAND_OVER_MAX: Duration = Duration::from_secs(5);
+/// How long the worker may take to finish what its lanes have begun.
+const WORKER_END_MAX: Duration = Duration::from_secs(10);
+/// How long connections may take to write their last answers.
+const DRAIN_MAX: Duration = Duration::from_secs(3);
+
+/// Why a server ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// A door cannot be opened.
+    #[error("cannot listen on {address} ({key}): {error}")]
+    Bind {
+        /// The configuration key.
+        key: &'static str,
+        /// Its value.
+        address: String,
+        /// The system's answer.
+        error: io::Error,
+    },
+    /// The data directory cannot be taken.
+    #[error(transparent)]
+    DataDir(#[from] LockError),
+    /// The node has no place in a cluster.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    /// The data directory cannot be recovered.
+    #[error("the data directory cannot be recovered: {0}")]
+    Recovery(#[from] NodeOpenError),
+    /// The system gives no thread, or something else that a server needs.
+    #[error("the server cannot start: {0}")]
+    System(String),
+    /// The cluster does not take this node.
+    #[error("the cluster refuses this node: {0}")]
+    Refused(levada_protocol::error::Error),
+    /// The data directory failed, or the core did. Nothing is acknowledged any more.
+    #[error("the node has stopped: {0}")]
+    Failed(Arc<str>),
+    /// It was told to stop before it had started.
+    #[error("stopped while starting")]
+    Interrupted,
+}
+
+/// What is given to a server besides its configuration.
+#[derive(Clone)]
+pub struct Hooks {
+    /// Checks and converts typed topics; without it they are refused.
+    pub codec: Option<Arc<dyn PayloadCodec>>,
+    /// Decides what principals may do.
+    pub authorizer: Arc<dyn Authorizer>,
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Self { codec: None, authorizer: Arc::new(AllowAll) }
+    }
+}
+
+impl std::fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hooks").field("codec", &self.codec.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// The doors of a server.
+#[derive(Debug)]
+pub struct Listeners {
+    /// The native protocol.
+    pub native: TcpListener,
+    /// Metrics and health.
+    pub http: TcpListener,
+    /// Where each door is, Flight's too, which the caller serves.
+    pub bound: Doors,
+}
+
+impl Listeners {
+    /// Opens all doors of a configuration. Flight's is given apart: the broker knows no Arrow, so somebody else serves it.
+    ///
+    /// # Errors
+    /// An address cannot be bound.
+    pub async fn bind(config: &ServerConfig) -> Result<(Self, TcpListener), ServerError> {
+        let native = bind("listen.native", &config.listen.native).await?;
+        let flight = bind("listen.flight", &config.listen.flight).await?;
+        let http = bind("listen.http", &config.listen.http).await?;
+        let address = |listener: &TcpListener| {
+            listener
+                .local_addr()
+                .map(|address| address.to_string())
+                .map_err(|error| ServerError::System(error.to_string()))
+        };
+        let bound = Doors { native: address(&native)?, flight: address(&flight)?, http: address(&http)? };
+        Ok((Self { native, http, bound }, flight))
+    }
+}
+
+async fn bind(key: &'static str, address: &str) -> Result<TcpListener, ServerError> {
+    let failed = |error| ServerError::Bind { key, address: address.to_owned(), error };
+    TcpListener::bind(address).await.map_err(failed)
+}
+
+/// Runs a server until `shutdown` is cancelled.
+///
+/// # Errors
+/// It cannot start, or cannot go on.
+pub async fn serve(
+    config: ServerConfig,
+    listeners: Listeners,
+    hooks: Hooks,
+    shutdown: CancellationToken,
+) -> Result<(), ServerError> {
+    let running = tokio::select! {
+        running = Running::start(config, listeners, hooks) => running?,
+        () = shutdown.cancelled() => return Err(ServerError::Interrupted),
+    };
+    running.run_until(shutdown).await
+}
+
+/// A server that has started. Dropping it stops it at once, without handing anything over.
+#[derive(Debug)]
+pub struct Running {
+    broker: Arc<Broker>,
+    bounds: Arc<Bounds>,
+    readiness: Arc<Readiness>,
+    /// The cluster does not take this node.
+    refused: watch::Receiver<Option<levada_protocol::error::Error>>,
+    connections: Stopper,
+    tasks: Stopper,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.broker.worker.stop();
+    }
+}
+
+impl Running {
+    /// Starts a server; completes when it belongs to a cluster and its core has recovered. Dropped before that, it leaves
+    /// nothing behind.
+    ///
+    /// # Errors
+    /// It cannot start.
+    pub async fn start(config: ServerConfig, listeners: Listeners, hooks: Hooks) -> Result<Self, ServerError> {
+        Box::pin(start::start(config, listeners, hooks)).await
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.broker.node()
+    }
+
+    /// Its cluster.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.broker.identity.cluster
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addresses(&self) -> &NodeAddresses {
+        &self.broker.addresses
+    }
+
+    /// Reads its partitions.
+    #[must_use]
+    pub fn source(&self) -> Arc<dyn LogSource> {
+        Arc::clone(&self.broker) as Arc<dyn LogSource>
+    }
+
+    /// Writes to any partition.
+    #[must_use]
+    pub fn sink(&self) -> Arc<dyn LogSink> {
+        Arc::clone(&self.broker) as Arc<dyn LogSink>
+    }
+
+    /// Knows all topics.
+    #[must_use]
+    pub fn catalog(&self) -> Arc<dyn Catalog> {
+        Arc::clone(&self.broker) as Arc<dyn Catalog>
+    }
+
+    /// Whether it serves, and if not, why.
+    #[must_use]
+    pub fn readiness(&self) -> Report {
+        self.readiness.report()
+    }
+
+    /// Runs until `shutdown` is cancelled, then stops gracefully.
+    ///
+    /// # Errors
+    /// It cannot go on.
+    pub async fn run_until(self, shutdown: CancellationToken) -> Result<(), ServerError> {
+        let mut state = self.broker.worker.state();
+        let mut refused = self.refused.clone();
+        let failed = tokio::select! {
+            () = shutdown.cancelled() => None,
+            why = ended(&mut state) => Some(ServerError::Failed(why)),
+            error = refusal(&mut refused) => Some(ServerError::Refused(error)),
+        };
+        match failed {
+            Some(ServerError::Failed(why)) => {
+                tracing::error!(%why, "server.failed");
+                self.readiness.stopping();
+                self.finish().await;
+                Err(ServerError::Failed(why))
+            }
+            other => {
+                self.stop().await?;
+                other.map_or(Ok(()), Err)
+            }
+        }
+    }
+
+    /// Stops gracefully.
+    async fn stop(self) -> Result<(), ServerError> {
+        tracing::info!(node = self.node().get(), "server.stopping");
+        self.readiness.stopping();
+        let mut state = self.broker.worker.state();
+        self.broker.worker.shutdown();
+        let ready = |state: &WorkerState| *state != WorkerState::Running;
+        if timeout(HAND_OVER_MAX, state.wait_for(ready)).await.is_err() {
+            tracing::warn!("server.hand_over.late");
+        }
+        self.finish().await;
+        match &*state.borrow() {
+            WorkerState::Failed(why) => Err(ServerError::Failed(Arc::clone(why))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends everything at once, without handing anything over or answering anybody: what a crash would do, but for the
+    /// process.
+    pub async fn halt(self) {
+        self.connections.0.stop().await;
+        self.tasks.0.stop().await;
+        self.end_worker().await;
+    }
+
+    async fn end_worker(&self) {
+        let mut state = self.broker.worker.state();
+        self.broker.worker.stop();
+        let over = |state: &WorkerState| matches!(state, WorkerState::Stopped | WorkerState::Failed(_));
+        if timeout(WORKER_END_MAX, state.wait_for(over)).await.is_err() {
+            tracing::error!("server.worker.stuck");
+        }
+    }
+
+    async fn finish(&self) {
+        self.end_worker().await;
+        self.bounds.drain.cancel();
+        self.connections.0.finish(DRAIN_MAX).await;
+        self.tasks.0.stop().await;
+        tracing::info!(node = self.node().get(), "server.stopped");
+    }
+}
+
+/// Waits until the worker ends by itself.
+async fn ended(state: &mut watch::Receiver<WorkerState>) -> Arc<str> {
+    let over = |state: &WorkerState| matches!(state, WorkerState::Stopped | WorkerState::Failed(_));
+    match state.wait_for(over).await.as_deref() {
+        Ok(WorkerState::Failed(why)) => Arc::clone(why),
+        _ => "the worker ended".into(),
+    }
+}
+
+/// Waits until the cluster refuses this node.
+async fn refusal(
+    refused: &mut watch::Receiver<Option<levada_protocol::error::Error>>,
+) -> levada_protocol::error::Error {
+    let error = refused.wait_for(Option::is_some).await.ok().and_then(|refused| refused.clone());
+    match error {
+        Some(error) => error,
+        None => std::future::pending().await,
+    }
+}
+
+fn stoppers(runtime: &tokio::runtime::Handle) -> (Stopper, Stopper) {
+    (Stopper(Tasks::new(runtime.clone())), Stopper(Tasks::new(runtime.clone())))
+}

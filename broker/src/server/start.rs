@@ -1,0 +1,150 @@
+//! The steps of a start, in order.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use levada_protocol::ids::{ClusterId, IncarnationId, NodeId};
+use levada_storage_engine::{
+    disk::Disk,
+    identity::DirIdentity,
+    std_disk::{StdDisk, StdDiskConfig},
+};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, watch},
+    task::spawn_blocking,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Hooks, Listeners, Running, ServerError, membership, observe, readiness::Readiness, stoppers};
+use crate::{
+    bootstrap::{Identity, desk::SeedDesk, founding, record::Record},
+    broker::Broker,
+    cluster::addresses::AddressBook,
+    config::ServerConfig,
+    forward::Forwarder,
+    http,
+    net::{connection::Bounds, dial::Caller, dispatch::Dispatch, listener::listen},
+    node::{Node, NodeConfig, NodeOpenError},
+    runtime::{budget::Budget, clock::Clock, peers::Peers, random_seed, random_uuid, worker::Worker},
+};
+
+pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hooks) -> Result<Running, ServerError> {
+    let clock = Clock::start();
+    let Listeners { native, http, bound } = listeners;
+    let addresses = config.addresses(&bound);
+    let (connections, tasks) = stoppers(&Handle::current());
+    tracing::info!(
+        node = config.node_id,
+        data_dir = %config.data_dir.display(),
+        native = addresses.native,
+        http = addresses.http,
+        version = env!("CARGO_PKG_VERSION"),
+        "server.starting"
+    );
+
+    let readiness = Arc::new(Readiness::new(config.node()));
+    let metrics = crate::metrics::install().map_err(|error| ServerError::System(error.to_string()))?;
+    tasks.0.spawn(http::serve(http, metrics, Arc::clone(&readiness)));
+
+    let (disk, record) = open_directory(&config).await?;
+    let desk = Arc::new(SeedDesk::new(Arc::clone(&disk), record));
+    let dispatch = Arc::new(Dispatch::new(Arc::clone(&desk), Arc::clone(&hooks.authorizer)));
+    let bounds = Arc::new(bounds(&config));
+    tasks.0.spawn(listen(native, Arc::clone(&dispatch), Arc::clone(&bounds), connections.0.clone()));
+
+    let seeds = seeds(&config, &addresses.native);
+    let progress = |why: &str| readiness.waiting(why);
+    let identity = founding::settle(&desk, &seeds, || ClusterId(random_uuid()), progress).await?;
+    tasks.0.spawn(founding::tell(Arc::clone(&desk), seeds.clone()));
+    readiness.waiting("recovering from the journal");
+
+    let node = open_node(&config, &identity, Arc::clone(&disk)).await?;
+    let view = node.view();
+    let book = Arc::new(AddressBook::new(Arc::clone(&view), identity.members.clone(), seeds));
+    let caller = Caller { cluster: Some(identity.cluster), node: identity.node, incarnation: identity.incarnation };
+    let peers = Arc::new(Peers::new(caller, Arc::clone(&book), tasks.0.clone()));
+    let worker = Worker::start(node, &disk, clock, Arc::clone(&peers))
+        .map_err(|error| ServerError::System(error.to_string()))?;
+    peers.report_to(worker.clone());
+    let broker = Arc::new(Broker {
+        identity,
+        addresses,
+        rack: config.rack.clone(),
+        produce_max: config.limits.produce(),
+        view,
+        worker: worker.clone(),
+        forwarder: Forwarder::new(caller, Arc::clone(&book), tasks.0.clone()),
+        book,
+        peers,
+        clock,
+        requests: bounds.requests.clone(),
+        codec: hooks.codec,
+        authorizer: hooks.authorizer,
+    });
+    let (refuse, refused) = watch::channel(None);
+    let running =
+        Running { broker: Arc::clone(&broker), bounds, readiness: Arc::clone(&readiness), refused, connections, tasks };
+    readiness.started(Arc::clone(&broker));
+    dispatch.open(Arc::clone(&broker));
+    running.tasks.0.spawn(membership::register(Arc::clone(&broker), refuse));
+    running.tasks.0.spawn(observe::observe(broker));
+    tracing::info!(node = running.node().get(), cluster = %running.cluster(), "server.started");
+    Ok(running)
+}
+
+fn bounds(config: &ServerConfig) -> Bounds {
+    let limits = config.limits.clone();
+    let clients = usize::try_from(limits.connections_max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+    Bounds {
+        requests: Budget::new(limits.request_bytes_max),
+        clients: Arc::new(Semaphore::new(clients)),
+        drain: CancellationToken::new(),
+        limits,
+    }
+}
+
+/// The founders: those of the configuration, or this node alone.
+fn seeds(config: &ServerConfig, native: &str) -> BTreeMap<NodeId, String> {
+    if config.seed_nodes.is_empty() {
+        return BTreeMap::from([(config.node(), native.to_owned())]);
+    }
+    config.seed_nodes.iter().map(|seed| (seed.node, seed.native.clone())).collect()
+}
+
+/// Takes the data directory, and reads who it says that this is.
+async fn open_directory(config: &ServerConfig) -> Result<(Arc<dyn Disk>, Record), ServerError> {
+    let (root, node) = (config.data_dir.clone(), config.node());
+    blocking(move || {
+        let disk: Arc<dyn Disk> = Arc::new(StdDisk::open(root, StdDiskConfig::default())?);
+        let record = Record::open(&*disk, node, || IncarnationId(random_uuid()))?;
+        Ok((disk, record))
+    })
+    .await
+}
+
+async fn open_node(config: &ServerConfig, identity: &Identity, disk: Arc<dyn Disk>) -> Result<Node, ServerError> {
+    let config = NodeConfig {
+        cluster: identity.cluster,
+        node: identity.node,
+        incarnation: identity.incarnation,
+        founders: identity.members.keys().copied().collect(),
+        default_replicas: config.default_replicas,
+        seed: random_seed(),
+        store: config.store(),
+    };
+    let directory = DirIdentity { cluster: identity.cluster, node: identity.node, incarnation: identity.incarnation };
+    blocking(move || {
+        // The decision is durable already: a crash here leaves a directory that is formatted again, in the same way.
+        if DirIdentity::read(&*disk).map_err(NodeOpenError::from)?.is_none() {
+            directory.format(&*disk).map_err(NodeOpenError::from)?;
+        }
+        Ok(Node::open(disk, config)?)
+    })
+    .await
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ServerError> + Send + 'static,
+) -> Result<T, ServerError> {
+    spawn_blocking(work).await.unwrap_or_else(|error| Err(ServerError::System(error.to_string())))
+}

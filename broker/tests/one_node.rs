@@ -1,0 +1,203 @@
+//! One node through its sockets.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test")]
+
+mod common;
+
+use bytes::Bytes;
+use common::{Client, batch, cluster, produce_request, produced};
+use levada_protocol::{
+    error::ErrorCode,
+    frame::Api,
+    messages::native::{
+        AlterTopicRequest, ClusterStatusRequest, ClusterStatusResponse, DeleteTopicRequest, ListOffsetsRequest,
+        ListOffsetsResponse, ProduceResponse, TopicResponse,
+    },
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_produced_is_read_back_also_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nodes = cluster(dir.path(), 1).await;
+    let node = &mut nodes[0];
+    let mut client = Client::connect(node.address()).await.unwrap();
+    assert_eq!(client.hello.node_id, 1);
+    let topic = client.create_topic("orders", 2, 0).await.unwrap();
+    assert_eq!(topic.partitions.iter().map(|p| p.leader).collect::<Vec<_>>(), [Some(1), Some(1)]);
+
+    // Pipelined: answers come in order, offsets follow each other.
+    for n in 0..20 {
+        let value = format!("value-{n}");
+        client.send(Api::Produce, &produce_request(&topic, 1), batch(&[&value, "x"])).await.unwrap();
+    }
+    for n in 0..20 {
+        let answer: ProduceResponse = client.receive().await.unwrap().answer().unwrap();
+        assert_eq!((answer.base_offset, answer.duplicate), (n * 2, false));
+    }
+    let (values, high_watermark) = client.fetch(&topic, 1, 37, 0).await.unwrap();
+    assert_eq!(high_watermark, 40);
+    assert_eq!(values, [(37, "x".into()), (38, "value-19".into()), (39, "x".into())]);
+    assert_eq!(client.fetch(&topic, 0, 0, 0).await.unwrap(), (vec![], 0));
+
+    // The same batch of an idempotent producer again is the same batch.
+    let producer = client.init_producer().await.unwrap();
+    let first = client.produce(&topic, 0, produced(&["a", "b"], producer, 0)).await.unwrap();
+    let again = client.produce(&topic, 0, produced(&["a", "b"], producer, 0)).await.unwrap();
+    assert_eq!((first.base_offset, first.duplicate, again.base_offset, again.duplicate), (0, false, 0, true));
+    let gap = client.produce(&topic, 0, produced(&["d"], producer, 3)).await.unwrap_err();
+    assert_eq!(gap.code, ErrorCode::OutOfOrderSequence);
+
+    let list =
+        |partition, timestamp_ms| ListOffsetsRequest { topic_id: topic.topic_id.clone(), partition, timestamp_ms };
+    let (bounds, _): (ListOffsetsResponse, _) =
+        client.call(Api::ListOffsets, &list(1, None), Bytes::new()).await.unwrap();
+    assert_eq!((bounds.log_start_offset, bounds.high_watermark, bounds.offset_for_time), (0, 40, None));
+    let (bounds, _): (ListOffsetsResponse, _) =
+        client.call(Api::ListOffsets, &list(1, Some(2_000_000)), Bytes::new()).await.unwrap();
+    assert_eq!(bounds.offset_for_time, Some(40), "nothing is so late");
+
+    node.crash().await;
+    node.restart().await;
+    common::ready(node.running()).await;
+    let mut client = Client::connect(node.address()).await.unwrap();
+    assert_eq!(client.metadata(&["orders", "nothing"]).await.unwrap().unknown, ["nothing"]);
+    assert_eq!(client.fetch_all(&topic, 1).await.unwrap().len(), 40);
+    assert_eq!(client.fetch_all(&topic, 0).await.unwrap(), ["a", "b"]);
+    let wait = async {
+        loop {
+            // The new leader may still be on its way.
+            match client.produce(&topic, 0, produced(&["a", "b"], producer, 0)).await {
+                Err(error) if error.code == ErrorCode::NotReady || error.code == ErrorCode::NotLeader => {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+                answer => return answer.unwrap(),
+            }
+        }
+    };
+    assert!(wait.await.duplicate, "idempotence survives too");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn topics_change_and_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let nodes = cluster(dir.path(), 1).await;
+    let mut client = Client::connect(nodes[0].address()).await.unwrap();
+    let topic = client.create_topic("t", 1, 1).await.unwrap();
+    assert_eq!(client.create_topic("t", 1, 1).await.unwrap_err().code, ErrorCode::TopicExists);
+    assert_eq!(client.create_topic("a/b", 1, 1).await.unwrap_err().code, ErrorCode::InvalidName);
+    assert_eq!(client.create_topic("three", 1, 3).await.unwrap_err().code, ErrorCode::NotEnoughNodes);
+
+    let set = [("max.message.bytes".to_owned(), "1024".to_owned())].into();
+    let alter = AlterTopicRequest { name: "t".into(), set, unset: vec![] };
+    let (altered, _): (TopicResponse, _) = client.call(Api::AlterTopic, &alter, Bytes::new()).await.unwrap();
+    assert_eq!(altered.topic.unwrap().config["max.message.bytes"], "1024");
+    let large = client.produce(&topic, 0, batch(&[&"x".repeat(1100)])).await.unwrap_err();
+    assert_eq!(large.code, ErrorCode::RecordTooLarge);
+
+    let (status, _): (ClusterStatusResponse, _) =
+        client.call(Api::ClusterStatus, &ClusterStatusRequest { all_nodes: true }, Bytes::new()).await.unwrap();
+    assert_eq!((status.controller, status.nodes.len(), status.partitions.len()), (Some(1), 1, 1));
+    assert!(status.nodes[0].alive && status.nodes[0].leads == 1);
+
+    let delete = DeleteTopicRequest { name: "t".into() };
+    let _: (TopicResponse, _) = client.call(Api::DeleteTopic, &delete, Bytes::new()).await.unwrap();
+    assert_eq!(client.produce(&topic, 0, batch(&["x"])).await.unwrap_err().code, ErrorCode::UnknownTopic);
+    let again = client.create_topic("t", 1, 1).await.unwrap();
+    assert_ne!(again.topic_id, topic.topic_id);
+    assert_eq!(client.fetch(&topic, 0, 0, 0).await.unwrap_err().code, ErrorCode::UnknownTopic);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_is_refused_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let nodes = cluster(dir.path(), 1).await;
+    let mut client = Client::connect(nodes[0].address()).await.unwrap();
+    let topic = client.create_topic("t", 1, 1).await.unwrap();
+    let good = batch(&["value"]);
+    let spoilt = |at: usize| {
+        let mut bytes = good.to_vec();
+        bytes[at] ^= 1;
+        Bytes::from(bytes)
+    };
+    for (batch, code) in [
+        (spoilt(good.len() - 1), ErrorCode::CorruptBatch),
+        (spoilt(20), ErrorCode::CorruptBatch),
+        (good.slice(..good.len() - 1), ErrorCode::CorruptBatch),
+        (good.slice(..10), ErrorCode::CorruptBatch),
+        (Bytes::new(), ErrorCode::CorruptBatch),
+        (Bytes::from([&good[..], &good[..]].concat()), ErrorCode::CorruptBatch),
+        (batch(&[&"x".repeat(9 << 20)]), ErrorCode::RecordTooLarge),
+    ] {
+        assert_eq!(client.produce(&topic, 0, batch).await.unwrap_err().code, code);
+    }
+    assert_eq!(client.produce(&topic, 1, good.clone()).await.unwrap_err().code, ErrorCode::UnknownPartition);
+    let mut elsewhere = topic.clone();
+    elsewhere.topic_id = Bytes::from_static(&[1; 16]);
+    assert_eq!(client.produce(&elsewhere, 0, good.clone()).await.unwrap_err().code, ErrorCode::UnknownTopic);
+    elsewhere.topic_id = Bytes::from_static(&[1; 3]);
+    assert_eq!(client.produce(&elsewhere, 0, good.clone()).await.unwrap_err().code, ErrorCode::InvalidRequest);
+    assert_eq!(client.fetch(&topic, 0, 1, 0).await.unwrap_err().code, ErrorCode::OffsetOutOfRange);
+    let unknown = client.send(Api::Metadata, &DeleteTopicRequest { name: "x".repeat(100) }, Bytes::new()).await;
+    unknown.unwrap();
+    let answer = client.receive().await.unwrap();
+    assert!(!answer.is_error() || client.receive().await.is_err());
+    // Nothing of all that is in the log, and the node goes on.
+    let mut client = Client::connect(nodes[0].address()).await.unwrap();
+    assert_eq!(client.fetch(&topic, 0, 0, 0).await.unwrap(), (vec![], 0));
+    assert_eq!(client.produce(&topic, 0, good).await.unwrap().base_offset, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fetch_waits_for_what_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let nodes = cluster(dir.path(), 1).await;
+    let mut reader = Client::connect(nodes[0].address()).await.unwrap();
+    let mut writer = Client::connect(nodes[0].address()).await.unwrap();
+    let topic = writer.create_topic("t", 1, 1).await.unwrap();
+    let wait = reader.fetch(&topic, 0, 0, 20_000);
+    let write = async {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        writer.produce(&topic, 0, batch(&["at last"])).await.unwrap();
+    };
+    let (read, ()) = tokio::join!(wait, write);
+    assert_eq!(read.unwrap(), (vec![(0, "at last".to_owned())], 1));
+    assert_eq!(reader.fetch(&topic, 0, 1, 50).await.unwrap(), (vec![], 1), "not for ever");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_and_metrics_are_seen_from_outside() {
+    let dir = tempfile::tempdir().unwrap();
+    let nodes = cluster(dir.path(), 1).await;
+    let mut client = Client::connect(nodes[0].address()).await.unwrap();
+    let topic = client.create_topic("t", 1, 1).await.unwrap();
+    client.produce(&topic, 0, batch(&["x"])).await.unwrap();
+    let http = nodes[0].running().addresses().http.clone();
+    let get = |path: &'static str| {
+        let http = http.clone();
+        async move {
+            let mut stream = TcpStream::connect(http).await.unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        }
+    };
+    assert!(get("/health/live").await.starts_with("HTTP/1.1 200"));
+    let ready = get("/health/ready").await;
+    assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("\"ready\":true"), "{ready}");
+    let metrics = get("/metrics").await;
+    for name in [
+        "levada_requests_total{api=\"produce\",code=\"OK\"}",
+        "levada_produce_seconds_bucket",
+        "levada_journal_sync_seconds_bucket",
+        "levada_worker_round_seconds_bucket",
+        "levada_connections",
+    ] {
+        assert!(metrics.contains(name), "{name} is missing in {metrics}");
+    }
+}

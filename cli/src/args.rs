@@ -1,0 +1,113 @@
+//! The command line as a whole: what every command takes, and which commands there are.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use levada_client::{Admin, ClientConfig};
+
+use crate::{bench, cluster, completions, consume, dev, exit, produce, server, topic, units};
+
+/// Levada: a replicated log whose readers get columns.
+#[derive(Parser)]
+#[command(name = "levada", version, after_help = exit::HELP, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Global {
+    /// Some nodes of the cluster, separated by commas; one that answers is enough
+    #[arg(
+        long,
+        global = true,
+        env = "LEVADA_BOOTSTRAP",
+        default_value = "127.0.0.1:9170",
+        value_name = "HOST:PORT,..",
+        help_heading = "Everywhere"
+    )]
+    pub(crate) bootstrap: String,
+    /// How results are shown: for a person, or as JSON for a program
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM", help_heading = "Everywhere")]
+    pub(crate) output: Output,
+    /// How long an operation may take in all, tries again included
+    #[arg(
+        long,
+        global = true,
+        value_parser = units::duration,
+        default_value = "30s",
+        value_name = "TIME",
+        help_heading = "Everywhere"
+    )]
+    pub(crate) timeout: Duration,
+}
+
+/// How results are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// A table for a person.
+    #[default]
+    Table,
+    /// One line of JSON.
+    Json,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Runs one node
+    Server(server::ServerArgs),
+    /// Runs a cluster of several nodes on this machine, to develop against
+    Dev(dev::DevArgs),
+    /// Creates, lists, describes, changes and deletes topics
+    #[command(subcommand)]
+    Topic(topic::TopicCommand),
+    /// Writes records from standard input; succeeds only if every one was acknowledged
+    Produce(produce::ProduceArgs),
+    /// Reads records over Arrow Flight
+    Consume(consume::ConsumeArgs),
+    /// Looks after the cluster
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
+    /// Measures throughput and latency
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+    /// Prints a completion script for a shell
+    Completions(completions::CompletionsArgs),
+}
+
+impl Global {
+    /// How to reach the cluster.
+    pub(crate) fn client_config(&self) -> Result<ClientConfig> {
+        let mut config = ClientConfig::new(&self.bootstrap).context("--bootstrap")?.with_client_id("levada-cli");
+        config.operation_timeout = self.timeout;
+        config.connect_timeout = config.connect_timeout.min(self.timeout);
+        Ok(config)
+    }
+
+    /// A connection to look after the cluster with.
+    pub(crate) async fn admin(&self) -> Result<Admin> {
+        let connected = Admin::with_config(self.client_config()?).await;
+        connected.with_context(|| format!("cannot reach a cluster at {}", self.bootstrap))
+    }
+
+    /// Whether a program reads the results.
+    pub(crate) fn is_json(&self) -> bool {
+        self.output == Output::Json
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,165 @@
+//! `levada cluster`: nodes, who leads what, and how far followers are behind.
+
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use levada_client::{NodeId, PartitionId};
+use levada_protocol::{
+    ids::{ClusterId, IncarnationId},
+    messages::native::{ClusterStatusResponse, NodeAddresses, NodeStatus, PartitionStatus},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    args::Global,
+    print::{self, Column},
+    units,
+};
+
+/// What to do with the cluster.
+#[derive(Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Shows nodes and partitions
+    Status {
+        /// Only the nodes
+        #[arg(long)]
+        nodes: bool,
+    },
+    /// Moves the leadership of a partition to another node that has a replica of it
+    MoveLeader {
+        /// The topic
+        topic: String,
+        /// The partition
+        partition: u32,
+        /// The node
+        node: u64,
+    },
+}
+
+pub(crate) async fn run(global: &Global, command: ClusterCommand) -> Result<()> {
+    let admin = global.admin().await?;
+    match command {
+        ClusterCommand::Status { nodes } => {
+            let mut status = admin.cluster_status(true).await.context("cannot ask for the cluster's status")?;
+            if nodes {
+                status.partitions.clear();
+            }
+            if global.is_json() { print::json(&status_json(&status)) } else { show(&status, nodes) }
+        }
+        ClusterCommand::MoveLeader { topic, partition, node } => {
+            admin
+                .transfer_leader(&topic, PartitionId(partition), NodeId(node))
+                .await
+                .with_context(|| format!("cannot move partition {partition} of {topic:?} to node {node}"))?;
+            if global.is_json() {
+                print::json(&json!({"topic": topic, "partition": partition, "leader": node}))
+            } else {
+                print::line(&format!("node {node} leads partition {partition} of {topic}"))
+            }
+        }
+    }
+}
+
+fn show(status: &ClusterStatusResponse, only_nodes: bool) -> Result<()> {
+    let cluster = ClusterId::from_slice(&status.cluster_id).map_or_else(|| "?".to_owned(), |id| id.to_string());
+    print::line(&format!("cluster {cluster}\n"))?;
+    let columns = [
+        Column::Number("node"),
+        Column::Text("state"),
+        Column::Text("role"),
+        Column::Number("leads"),
+        Column::Number("replicas"),
+        Column::Text("native"),
+        Column::Text("flight"),
+        Column::Text("http"),
+    ];
+    let nodes = status.nodes.iter().map(|node| {
+        let NodeAddresses { node_id, native, flight, http } = node.addresses.clone().unwrap_or_default();
+        let role = if status.controller == Some(node_id) { "controller" } else { "" };
+        let state = if node.alive { "up" } else { "down" };
+        let counts = [node.leads.to_string(), node.replicas.to_string()];
+        let [leads, replicas] = counts;
+        vec![node_id.to_string(), state.to_owned(), role.to_owned(), leads, replicas, native, flight, http]
+    });
+    print::line(&print::table(&columns, nodes))?;
+    if only_nodes {
+        return Ok(());
+    }
+    let columns = [
+        Column::Text("topic"),
+        Column::Number("partition"),
+        Column::Text("leader"),
+        Column::Number("epoch"),
+        Column::Number("log start"),
+        Column::Number("high watermark"),
+        Column::Number("bytes"),
+        Column::Text("entries behind"),
+    ];
+    let partitions = status.partitions.iter().map(|partition| {
+        let behind: Vec<String> = partition
+            .replicas
+            .iter()
+            .filter(|replica| Some(replica.node_id) != partition.leader)
+            .map(|replica| {
+                let entries = replica.entries_behind.map_or_else(|| "?".to_owned(), units::count);
+                format!("{}:{entries}", replica.node_id)
+            })
+            .collect();
+        vec![
+            partition.topic.clone(),
+            partition.partition.to_string(),
+            partition.leader.map_or_else(|| "none".to_owned(), |node| node.to_string()),
+            partition.leader_epoch.to_string(),
+            partition.log_start_offset.to_string(),
+            partition.high_watermark.to_string(),
+            partition.bytes.to_string(),
+            behind.join(" "),
+        ]
+    });
+    print::line(&format!("\n{}", print::table(&columns, partitions)))
+}
+
+fn status_json(status: &ClusterStatusResponse) -> Value {
+    json!({
+        "cluster_id": ClusterId::from_slice(&status.cluster_id).map(|id| id.to_string()),
+        "controller": status.controller,
+        "nodes": status.nodes.iter().map(node_json).collect::<Vec<_>>(),
+        "partitions": status.partitions.iter().map(partition_json).collect::<Vec<_>>(),
+    })
+}
+
+fn node_json(node: &NodeStatus) -> Value {
+    let NodeAddresses { node_id, native, flight, http } = node.addresses.clone().unwrap_or_default();
+    json!({
+        "id": node_id,
+        "native": native,
+        "flight": flight,
+        "http": http,
+        "rack": node.rack,
+        "alive": node.alive,
+        "leads": node.leads,
+        "replicas": node.replicas,
+        "incarnation": IncarnationId::from_slice(&node.incarnation).map(|id| id.to_string()),
+    })
+}
+
+fn partition_json(partition: &PartitionStatus) -> Value {
+    let replicas: Vec<Value> = partition
+        .replicas
+        .iter()
+        .map(|replica| {
+            let (id, node, behind) = (replica.replica_id, replica.node_id, replica.entries_behind);
+            json!({"id": id, "node": node, "entries_behind": behind})
+        })
+        .collect();
+    json!({
+        "topic": partition.topic,
+        "partition": partition.partition,
+        "group": partition.group,
+        "leader": partition.leader,
+        "leader_epoch": partition.leader_epoch,
+        "log_start_offset": partition.log_start_offset,
+        "high_watermark": partition.high_watermark,
+        "bytes": partition.bytes,
+        "replicas": replicas,
+    })
+}

@@ -1,0 +1,113 @@
+//! How the command ends: exit codes that scripts can rely on, and errors that say what to do next.
+
+use std::process::ExitCode;
+
+use levada_broker::config::ConfigError;
+use levada_client::{Error, ErrorClass, ErrorCode};
+
+use crate::{args::Global, print};
+
+/// Anything that is none of the others.
+const FAILED: u8 = 1;
+/// The command line or the configuration is wrong (clap exits with it by itself).
+const USAGE: u8 = 2;
+/// The cluster refused the request; the same request will be refused again.
+const REFUSED: u8 = 3;
+/// No node answered, or not in time; the same request may succeed later.
+const UNREACHABLE: u8 = 4;
+
+/// What `--help` says about them.
+pub(crate) const HELP: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  the command line or the configuration is wrong
+  3  the cluster refused the request; trying again will not help
+  4  no node answered, or not in time; trying again may help";
+
+/// The command line cannot be what was meant, although it parses.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+/// An error that ends the command, for a command line that cannot be meant.
+pub(crate) fn usage(what: impl Into<String>) -> anyhow::Error {
+    Usage(what.into()).into()
+}
+
+/// Tells what went wrong, and answers the exit code for it.
+pub(crate) fn report(error: &anyhow::Error, global: &Global) -> ExitCode {
+    if is_closed_pipe(error) {
+        // Whoever read the output (`head`, a pager) has seen enough.
+        return ExitCode::SUCCESS;
+    }
+    let code = code_of(error);
+    let protocol_error = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
+    if global.is_json() {
+        let name = protocol_error.map(|error| error.code.name());
+        eprintln!("{}", serde_json::json!({"error": {"code": name, "message": format!("{error:#}"), "exit": code}}));
+    } else {
+        eprintln!("error: {error:#}");
+        if let Some(next) = protocol_error.and_then(next_step) {
+            eprintln!("  next: {next}");
+        }
+    }
+    ExitCode::from(code)
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.is::<print::Closed>()
+}
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    for cause in error.chain() {
+        if cause.is::<Usage>() || cause.is::<ConfigError>() {
+            return USAGE;
+        }
+        if let Some(error) = cause.downcast_ref::<Error>() {
+            return match error.class() {
+                ErrorClass::FixRequest => REFUSED,
+                ErrorClass::Retry | ErrorClass::Redirect => UNREACHABLE,
+                ErrorClass::Fence | ErrorClass::Stop => FAILED,
+            };
+        }
+    }
+    FAILED
+}
+
+/// What a person at a terminal can do about it, where the error's own words cannot know.
+fn next_step(error: &Error) -> Option<&'static str> {
+    match error.code {
+        ErrorCode::Disconnected => Some(
+            "is a server running there? `levada dev --data-dir DIR` starts a cluster; \
+             --bootstrap or LEVADA_BOOTSTRAP names another one",
+        ),
+        ErrorCode::UnknownTopic => Some("`levada topic list` shows the topics, `levada topic create` makes one"),
+        ErrorCode::NotReady | ErrorCode::NotLeader | ErrorCode::NotController | ErrorCode::Timeout => {
+            Some("`levada cluster status` shows which nodes are up; --timeout waits longer")
+        }
+        ErrorCode::TopicExists => Some("`levada topic describe NAME` shows what is there; --if-not-exists accepts it"),
+        ErrorCode::OffsetOutOfRange => Some("`levada topic describe NAME` shows the offsets there are"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn codes_follow_the_class_of_the_error_below_all_words() {
+        let wrapped = |code| {
+            let error: anyhow::Result<()> = Err(Error::new(code, "why")).context("what").context("to what");
+            code_of(&error.unwrap_err())
+        };
+        assert_eq!(wrapped(ErrorCode::UnknownTopic), REFUSED);
+        assert_eq!(wrapped(ErrorCode::Timeout), UNREACHABLE);
+        assert_eq!(wrapped(ErrorCode::StorageFailed), FAILED);
+        assert_eq!(code_of(&usage("--to and --follow")), USAGE);
+        assert_eq!(code_of(&anyhow::anyhow!("anything")), FAILED);
+    }
+}

@@ -1,0 +1,118 @@
+//! `levada server`: one node. The composition root: here the broker gets its Arrow codec, and the Flight service gets the
+//! broker behind `protocol`'s traits. Nowhere else do the two meet.
+//!
+//! One token tells all parts to stop: a signal cancels it, and so does the end of any part.
+
+mod flags;
+
+use std::{io::Read, path::PathBuf, sync::Arc};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use levada_broker::{
+    config::ServerConfig,
+    logging,
+    server::{Hooks, Listeners, Running},
+};
+use levada_compute::{
+    codec::ArrowCodec,
+    flight::{FlightConfig, FlightDeps, FlightServer},
+};
+use levada_protocol::context::{AllowAll, Authorizer};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use self::flags::ConfigFlags;
+use crate::print;
+
+/// Runs one node.
+#[derive(Args)]
+#[command(after_help = flags::HELP)]
+pub(crate) struct ServerArgs {
+    /// A configuration file in TOML
+    #[arg(long, env = "LEVADA_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Prints the configuration in force, and ends
+    #[arg(long)]
+    print_config: bool,
+    /// Stops when standard input closes: whoever started it is gone
+    #[arg(long, hide = true)]
+    until_stdin_closes: bool,
+    #[command(flatten)]
+    flags: ConfigFlags,
+}
+
+pub(crate) async fn run(args: ServerArgs) -> Result<()> {
+    let config = ServerConfig::load(args.config.as_deref(), args.flags.over(environment()), figment::Figment::new())?;
+    if args.print_config {
+        return print::line(&config.lines().join("\n"));
+    }
+    logging::init(&config.log)?;
+    let shutdown = CancellationToken::new();
+    stop_on_signals(&shutdown)?;
+    if args.until_stdin_closes {
+        stop_with_stdin(shutdown.clone());
+    }
+
+    let codec = Arc::new(ArrowCodec::new());
+    let authorizer: Arc<dyn Authorizer> = Arc::new(AllowAll);
+    let hooks = Hooks { codec: Some(codec.clone()), authorizer: Arc::clone(&authorizer) };
+    let (listeners, flight_listener) = Listeners::bind(&config).await?;
+    let running = tokio::select! {
+        running = Running::start(config, listeners, hooks) => running?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let deps =
+        FlightDeps { source: running.source(), sink: running.sink(), catalog: running.catalog(), authorizer, codec };
+    let flight = FlightServer::serve(flight_listener, deps, FlightConfig::default(), shutdown.clone());
+    let flight = tokio::spawn({
+        let shutdown = shutdown.clone();
+        async move {
+            let _stop_the_others = shutdown.drop_guard();
+            flight.await
+        }
+    });
+    let node_ended = running.run_until(shutdown.clone()).await;
+    shutdown.cancel();
+    let flight_ended = flight.await.context("the Flight service failed")?;
+    node_ended?;
+    Ok(flight_ended?)
+}
+
+/// The environment that configures a server; what tests pass on to each other is none of its business.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    let variables =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    variables.filter(|(name, _)| !name.starts_with("LEVADA_TEST_"))
+}
+
+/// The first SIGTERM or SIGINT stops gracefully, the second at once.
+fn stop_on_signals(shutdown: &CancellationToken) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move {
+        for first in [true, false] {
+            let (name, code) = tokio::select! {
+                _ = terminate.recv() => ("SIGTERM", 143),
+                _ = interrupt.recv() => ("SIGINT", 130),
+            };
+            tracing::info!(signal = name, first, "server.signal");
+            if !first {
+                std::process::exit(code);
+            }
+            shutdown.cancel();
+        }
+    });
+    Ok(())
+}
+
+/// Stops when nobody can write to standard input any more.
+fn stop_with_stdin(shutdown: CancellationToken) {
+    std::thread::spawn(move || {
+        let mut buffer = [0; 256];
+        // An error is as good as an end.
+        while std::io::stdin().read(&mut buffer).is_ok_and(|read| read > 0) {}
+        shutdown.cancel();
+    });
+}

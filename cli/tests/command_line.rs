@@ -1,0 +1,95 @@
+//! The command without a cluster: what it says about itself, and how it ends when something is wrong.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+fn levada(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_levada"));
+    command.args(arguments).env_remove("LEVADA_BOOTSTRAP").env("LANG", "C");
+    command.output().expect("the binary runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn help_names_every_command_and_exit_code() {
+    let help = text(&levada(&["--help"]).stdout);
+    for word in ["server", "dev", "topic", "produce", "consume", "cluster", "bench", "completions", "Exit codes:"] {
+        assert!(help.contains(word), "{word} is not in:\n{help}");
+    }
+    let help = text(&levada(&["server", "--help"]).stdout);
+    for word in ["--node-id", "--listen-native", "[default: 127.0.0.1:9170]", "LEVADA_LISTEN_NATIVE"] {
+        assert!(help.contains(word), "{word} is not in:\n{help}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_2() {
+    let cases: [&[&str]; 9] = [
+        &[],
+        &["flood"],
+        &["produce"],
+        &["consume", "t", "--from", "yesterday"],
+        &["consume", "t", "--follow", "--to", "latest"],
+        &["consume", "t", "--to", "earliest"],
+        &["produce", "t", "--format", "lines", "--key", "k"],
+        &["topic", "alter", "t"],
+        &["--bootstrap", "nonsense", "topic", "list"],
+    ];
+    for arguments in cases {
+        let output = levada(arguments);
+        // A bootstrap address is checked by the client, which calls it a refused request.
+        let expected = if arguments.contains(&"nonsense") { 3 } else { 2 };
+        assert_eq!(output.status.code(), Some(expected), "{arguments:?}: {}", text(&output.stderr));
+        assert!(!output.stderr.is_empty() && output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn no_cluster_ends_with_4_and_says_what_to_do() {
+    let nobody = ["--bootstrap", "127.0.0.1:1", "--timeout", "300ms"];
+    for command in [&["topic", "list"][..], &["produce", "t"], &["consume", "t"], &["cluster", "status"]] {
+        let output = levada(&[&nobody, command].concat());
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(4), "{command:?}: {said}");
+        assert!(said.contains("127.0.0.1:1") && said.contains("levada dev"), "{said}");
+    }
+    let output = levada(&[&nobody[..], &["topic", "list", "--output", "json"]].concat());
+    let said: serde_json::Value = serde_json::from_slice(&output.stderr).expect("one line of JSON");
+    assert_eq!(said["error"]["code"], "DISCONNECTED", "{said}");
+}
+
+#[test]
+fn a_server_names_the_key_that_is_wrong() {
+    let cases: [(&[&str], &str); 4] = [
+        (&["server"], "node_id"),
+        (&["server", "--node-id", "1", "--data-dir", "/nowhere", "--listen-native", "0.0.0.0:1"], "insecure"),
+        (&["server", "--node-id", "x", "--data-dir", "/nowhere"], "node_id"),
+        (&["server", "--config", "/nowhere/levada.toml"], "levada.toml"),
+    ];
+    for (arguments, says) in cases {
+        let output = levada(arguments);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(says), "{said}");
+    }
+    assert!(!Path::new("/nowhere").exists());
+}
+
+#[test]
+fn a_server_prints_its_configuration() {
+    let output =
+        levada(&["server", "--node-id", "7", "--data-dir", "/nowhere", "--log-format", "json", "--print-config"]);
+    let printed = text(&output.stdout);
+    assert!(printed.contains("node_id = 7\n") && printed.contains("log.format = \"json\""), "{printed}");
+}
+
+#[test]
+fn completions_are_for_a_shell() {
+    let script = text(&levada(&["completions", "bash"]).stdout);
+    assert!(script.contains("complete") && script.contains("--bootstrap"));
+}

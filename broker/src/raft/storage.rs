@@ -43,7 +43,12 @@ fn store_error(error: EntriesError) -> raft::Error {
     raft::Error::Store(match error {
         EntriesError::Compacted { .. } => StorageError::Compacted,
         EntriesError::Unavailable { .. } => StorageError::Unavailable,
-        EntriesError::Damaged(damage) => StorageError::Other(damage),
+        // Raft ends the process on any other error. With this one it sends nothing and asks again later: the follower
+        // waits, or gets the entries from a leader whose segment is sound.
+        EntriesError::Damaged(damage) => {
+            tracing::error!(%damage, "segment.damaged: entries cannot be sent to a follower");
+            StorageError::LogTemporarilyUnavailable
+        }
     })
 }
 

@@ -15,12 +15,15 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
     cluster::Cluster,
-    error::CallError,
+    error::{CallError, disconnected},
     retry::{Backoff, Rng},
 };
 
 /// Redirects that are followed without a pause; nodes that disagree about a leader must not be asked in a loop.
 const HOPS_MAX: u32 = 3;
+
+/// How long an answer may take before we look whether somebody else should be asked by now.
+const SLOW_AFTER: Duration = Duration::from_millis(500);
 
 /// Who can answer.
 #[derive(Clone, Copy, Debug)]
@@ -67,9 +70,8 @@ impl Cluster {
         loop {
             let tried = match self.address_of(target, hint.take()) {
                 Some(address) => {
-                    let timeout = self.config().request_timeout + patience;
-                    let call = self.pool().get(&address).call(api, message, Bytes::new(), timeout).await;
-                    call.inspect_err(|failed| may_have_happened |= failed.may_have_happened())
+                    let tried = self.attempt(target, &address, api, message, patience).await;
+                    tried.inspect_err(|failed| may_have_happened |= failed.may_have_happened())
                 }
                 None => Err(CallError::unsent(Error::new(ErrorCode::NotReady, format!("{target:?} is not known")))),
             };
@@ -97,14 +99,45 @@ impl Cluster {
         }
     }
 
-    fn address_of(&self, target: Target<'_>, hint: Option<NodeAddresses>) -> Option<String> {
-        let known = hint.filter(|hint| !hint.native.is_empty()).or_else(|| match target {
+    /// Asks one node; does not wait for it when another turns out to lead in its place.
+    async fn attempt(
+        &self,
+        target: Target<'_>,
+        address: &str,
+        api: Api,
+        message: &impl Message,
+        patience: Duration,
+    ) -> std::result::Result<Frame, CallError> {
+        let connection = self.pool().get(address);
+        let moved = async {
+            sleep(patience).await;
+            loop {
+                sleep(SLOW_AFTER).await;
+                let _ = self.refresh(request_for(target)).await;
+                if self.known_address(target).is_some_and(|leader| leader != address) {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            answer = connection.call(api, message, Bytes::new(), self.config().request_timeout + patience) => answer,
+            () = moved => Err(CallError::sent(disconnected(address, "no answer, and another node leads by now"))),
+        }
+    }
+
+    fn known_address(&self, target: Target<'_>) -> Option<String> {
+        let node = match target {
             Target::Any => None,
             Target::Controller => self.controller(),
             Target::Leader(topic, partition) => self.leader(topic, partition).and_then(|node| self.node(node)),
-        });
-        match (known, target) {
-            (Some(node), _) => Some(node.native),
+        };
+        node.map(|node| node.native)
+    }
+
+    fn address_of(&self, target: Target<'_>, hint: Option<NodeAddresses>) -> Option<String> {
+        let hinted = hint.map(|hint| hint.native).filter(|address| !address.is_empty());
+        match (hinted.or_else(|| self.known_address(target)), target) {
+            (Some(address), _) => Some(address),
             // Whoever is asked knows the controller better than we do.
             (None, Target::Any | Target::Controller) => self.candidates().into_iter().next(),
             (None, Target::Leader(..)) => None,

@@ -120,3 +120,20 @@ async fn a_dead_or_hanging_node_does_not_keep_others_from_answering() {
         assert!(asked.elapsed() < Duration::from_millis(700), "{:?}", asked.elapsed());
     }
 }
+
+#[tokio::test]
+async fn a_controller_that_hangs_is_left_when_another_takes_over() {
+    let cluster = FakeCluster::start(3).await;
+    let admin = Admin::connect(&cluster.bootstrap()).await.unwrap();
+    admin.create_topic(new_topic("before", 1)).await.unwrap();
+    cluster.state().hanging.insert(1);
+    let asked = std::time::Instant::now();
+    let create = admin.create_topic(new_topic("after", 1));
+    let elect = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        cluster.state().controller = 2;
+    };
+    let (made, ()) = tokio::join!(create, elect);
+    made.unwrap();
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+}

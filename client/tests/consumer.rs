@@ -165,6 +165,7 @@ async fn a_leader_that_dies_is_followed_to_the_next() {
     cluster.kill(1);
     tokio::time::sleep(Duration::from_millis(200)).await;
     cluster.move_leader("t", 0, 2);
+    cluster.state().controller = 2;
     fill(&cluster, 1, 100..150).await;
     while rows.len() < 150 {
         rows.extend(values(&consumer.next().await.unwrap().unwrap(), "value"));

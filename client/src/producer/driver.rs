@@ -226,7 +226,8 @@ impl Driver {
     fn init_producer(&self) {
         let (events, shared) = (self.events.clone(), Arc::clone(&self.shared));
         tokio::spawn(async move {
-            let call = shared.cluster.call(Target::Any, Api::InitProducer, &InitProducerRequest {}, Duration::ZERO);
+            let call =
+                shared.cluster.call(Target::Controller, Api::InitProducer, &InitProducerRequest {}, Duration::ZERO);
             let identity = match call.await {
                 Ok(frame) => frame.message().and_then(identity_of),
                 Err(failed) => Err(failed.error),

@@ -57,16 +57,20 @@ pub(crate) enum FlightFault {
 /// Decides about `DoGet`s: called with the ticket and how many were seen before.
 pub(crate) type FlightPlan = Box<dyn FnMut(&Ticket, usize) -> FlightFault + Send>;
 
+/// Makes the batch that begins at an offset, in place of what the log has.
+type Generate = Arc<dyn Fn(u64) -> RecordBatch + Send + Sync>;
+
 /// The plan, and what was done since it was made.
 struct Planned {
     plan: FlightPlan,
     asked: usize,
     batches: usize,
+    generate: Option<Generate>,
 }
 
 impl Planned {
     fn new(plan: FlightPlan) -> Arc<Mutex<Self>> {
-        Arc::new(Mutex::new(Self { plan, asked: 0, batches: 0 }))
+        Arc::new(Mutex::new(Self { plan, asked: 0, batches: 0, generate: None }))
     }
 }
 
@@ -113,7 +117,12 @@ impl FakeFlight {
     }
 
     pub(crate) fn plan(&self, plan: impl FnMut(&Ticket, usize) -> FlightFault + Send + 'static) {
-        *self.plan.lock().unwrap() = Planned { plan: Box::new(plan), asked: 0, batches: 0 };
+        *self.plan.lock().unwrap() = Planned { plan: Box::new(plan), asked: 0, batches: 0, generate: None };
+    }
+
+    /// Serves what `generate` makes of an offset instead of what the log has.
+    pub(crate) fn generate(&self, generate: impl Fn(u64) -> RecordBatch + Send + Sync + 'static) {
+        self.plan.lock().unwrap().generate = Some(Arc::new(generate));
     }
 
     /// How many `DoGet`s there were since the plan was made.
@@ -158,6 +167,12 @@ impl Reading {
             FlightFault::FailAfter(after, code) if self.sent == after => return Some(Err(refusal(code))),
             FlightFault::EndAfter(after) if self.sent == after => return None,
             _ => {}
+        }
+        let generate = self.plan.lock().unwrap().generate.clone();
+        if let Some(generate) = generate {
+            let batch = generate(self.next);
+            self.next += batch.num_rows() as u64;
+            return Some(Ok(batch));
         }
         loop {
             if self.next >= self.values.len() as u64 {
@@ -249,7 +264,8 @@ impl Node {
             End::Follow => None,
         };
         let early = if let FlightFault::Overlap(rows) = fault { rows } else { 0 };
-        let whole = RecordBatch::new_empty(schema(&state, name));
+        let generate = self.plan.lock().unwrap().generate.clone();
+        let whole = generate.map_or_else(|| RecordBatch::new_empty(schema(&state, name)), |generate| generate(0));
         let schema = project(&whole, &ticket.columns).schema();
         let reading = Reading {
             state: Arc::clone(&self.state),

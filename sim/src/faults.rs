@@ -1,0 +1,269 @@
+//! What goes wrong, when, and with whom: a plan drawn from the seed.
+
+use levada_protocol::ids::NodeId;
+
+use crate::dice::Dice;
+
+/// One thing that goes wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The power of these nodes goes, at once. Each comes back after its own time.
+    PowerCut {
+        /// The nodes, and how long each stays down.
+        victims: Vec<(NodeId, u64)>,
+    },
+    /// The power of these nodes goes at the moment of a disk operation of the first of them.
+    PowerCutAt {
+        /// The nodes, and how long each stays down.
+        victims: Vec<(NodeId, u64)>,
+        /// Which of the operations that follow.
+        operation: u32,
+        /// After it was performed, but before the node hears of it; otherwise in the middle of it.
+        performed: bool,
+    },
+    /// The process is killed; the machine, and what it has in its page cache, stays.
+    Kill {
+        /// The node.
+        victim: NodeId,
+        /// How long it stays down.
+        down_us: u64,
+    },
+    /// The process is asked to stop, and is started again.
+    Restart {
+        /// The node.
+        victim: NodeId,
+        /// How long it stays down.
+        down_us: u64,
+    },
+    /// The process does nothing for a while and does not notice.
+    Pause {
+        /// The node.
+        victim: NodeId,
+        /// How long.
+        for_us: u64,
+    },
+    /// No message passes these ways.
+    Partition {
+        /// From whom to whom.
+        ways: Vec<(NodeId, NodeId)>,
+        /// These nodes do not hear their clients either.
+        deaf: Vec<NodeId>,
+        /// How long.
+        for_us: u64,
+    },
+    /// A disk is a hundred times slower for a while.
+    SlowDisk {
+        /// The node.
+        victim: NodeId,
+        /// How long.
+        for_us: u64,
+    },
+    /// An operation of this kind fails on a node's disk: the process must end, and never try it again.
+    DiskFails {
+        /// The node.
+        victim: NodeId,
+        /// The kind of operation (see `DiskOp::call`).
+        call: &'static str,
+        /// How long it stays down.
+        down_us: u64,
+    },
+}
+
+/// How likely each kind of fault is, relative to the others, and how often one comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mix {
+    /// Time between two faults, on average.
+    pub interval_us: u64,
+    /// Power cuts.
+    pub power: u32,
+    /// How many of 100 power cuts hit all nodes at once.
+    pub all_percent: u32,
+    /// Killed processes.
+    pub kill: u32,
+    /// Orderly restarts.
+    pub restart: u32,
+    /// Paused processes.
+    pub pause: u32,
+    /// Network partitions.
+    pub partition: u32,
+    /// Slow disks.
+    pub slow: u32,
+    /// Failing disks.
+    pub fail: u32,
+}
+
+impl Mix {
+    /// No faults.
+    pub const NONE: Self = Self {
+        interval_us: 1_000_000,
+        power: 0,
+        all_percent: 0,
+        kill: 0,
+        restart: 0,
+        pause: 0,
+        partition: 0,
+        slow: 0,
+        fail: 0,
+    };
+    /// Power cuts only.
+    pub const POWER: Self = Self { interval_us: 1_500_000, power: 1, all_percent: 30, ..Self::NONE };
+    /// Network partitions only.
+    pub const PARTITIONS: Self = Self { interval_us: 2_000_000, partition: 1, ..Self::NONE };
+
+    /// Some mix of everything.
+    #[must_use]
+    pub fn drawn(dice: &mut Dice) -> Self {
+        let mut weight = || u32::try_from(dice.between(0..=4)).unwrap_or(0);
+        Self {
+            power: 1 + weight(),
+            kill: weight(),
+            restart: weight(),
+            pause: weight(),
+            partition: weight(),
+            slow: weight(),
+            fail: weight() / 2,
+            interval_us: dice.pick(&[500_000, 1_500_000, 4_000_000]).unwrap_or(1_500_000),
+            all_percent: dice.pick(&[5, 20, 60]).unwrap_or(20),
+        }
+    }
+}
+
+/// Draws faults.
+#[derive(Debug)]
+pub struct Nemesis {
+    dice: Dice,
+    mix: Mix,
+    nodes: Vec<NodeId>,
+}
+
+impl Nemesis {
+    /// One for these nodes.
+    #[must_use]
+    pub const fn new(dice: Dice, mix: Mix, nodes: Vec<NodeId>) -> Self {
+        Self { dice, mix, nodes }
+    }
+
+    /// How long until the next fault.
+    pub fn rest_us(&mut self) -> u64 {
+        self.dice.around(self.mix.interval_us)
+    }
+
+    /// The next fault; `None` when the mix has none.
+    pub fn next_fault(&mut self) -> Option<Fault> {
+        let Mix { power, kill, restart, pause, partition, slow, fail, .. } = self.mix;
+        let weights = [power, kill, restart, pause, partition, slow, fail];
+        let sum: u32 = weights.iter().sum();
+        let mut draw = self.dice.between(0..=u64::from(sum.checked_sub(1)?));
+        let kind = weights.iter().position(|&weight| {
+            let hit = draw < u64::from(weight);
+            draw = draw.saturating_sub(u64::from(weight));
+            hit
+        })?;
+        let victim = self.dice.pick(&self.nodes)?;
+        Some(match kind {
+            0 => self.power_cut(),
+            1 => Fault::Kill { victim, down_us: self.down_us() },
+            2 => Fault::Restart { victim, down_us: self.down_us() },
+            3 => Fault::Pause { victim, for_us: self.dice.around(800_000) },
+            4 => self.partition(),
+            5 => Fault::SlowDisk { victim, for_us: self.dice.around(1_500_000) },
+            _ => {
+                let call = self.dice.pick(&["fdatasync", "write"])?;
+                Fault::DiskFails { victim, call, down_us: self.down_us() }
+            }
+        })
+    }
+
+    fn down_us(&mut self) -> u64 {
+        let mean_us = self.dice.pick(&[20_000, 500_000, 2_000_000]).unwrap_or(500_000);
+        self.dice.around(mean_us)
+    }
+
+    fn power_cut(&mut self) -> Fault {
+        let mut victims = self.nodes.clone();
+        if !self.dice.chance(self.mix.all_percent) {
+            self.shuffle(&mut victims);
+            let minority = (self.nodes.len() as u64 - 1) / 2;
+            let count = usize::try_from(self.dice.between(1..=minority.max(1))).unwrap_or(1);
+            victims.truncate(count);
+        }
+        let victims = victims.into_iter().map(|victim| (victim, self.down_us())).collect();
+        if self.dice.chance(60) {
+            let operation = u32::try_from(self.dice.around(12)).unwrap_or(0);
+            Fault::PowerCutAt { victims, operation, performed: self.dice.chance(50) }
+        } else {
+            Fault::PowerCut { victims }
+        }
+    }
+
+    fn partition(&mut self) -> Fault {
+        let mut nodes = self.nodes.clone();
+        self.shuffle(&mut nodes);
+        let size = if self.dice.chance(50) { 1 } else { nodes.len() / 2 };
+        let (ours, theirs) = nodes.split_at(size.max(1).min(nodes.len()));
+        let pairs = ours.iter().flat_map(|&a| theirs.iter().map(move |&b| (a, b)));
+        // One way only, the other way only, or both.
+        let ways = match self.dice.between(0..=3) {
+            0 => pairs.collect(),
+            1 => pairs.map(|(a, b)| (b, a)).collect(),
+            _ => pairs.flat_map(|(a, b)| [(a, b), (b, a)]).collect(),
+        };
+        let deaf = if self.dice.chance(50) { ours.to_vec() } else { Vec::new() };
+        Fault::Partition { ways, deaf, for_us: self.dice.around(2_500_000) }
+    }
+
+    fn shuffle(&mut self, nodes: &mut [NodeId]) {
+        for last in (1..nodes.len()).rev() {
+            let other = usize::try_from(self.dice.between(0..=last as u64)).unwrap_or(0);
+            nodes.swap(last, other);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn nemesis(mix: Mix) -> Nemesis {
+        Nemesis::new(Dice::new(1, "faults"), mix, [1, 2, 3, 4, 5].map(NodeId).to_vec())
+    }
+
+    #[test]
+    fn every_kind_comes_and_none_that_was_not_asked_for() {
+        let all = Mix { kill: 1, restart: 1, pause: 1, partition: 1, slow: 1, fail: 1, ..Mix::POWER };
+        let mut everything = nemesis(all);
+        let kinds: BTreeSet<_> = (0..1000).filter_map(|_| everything.next_fault()).map(|f| kind(&f)).collect();
+        assert_eq!(kinds.len(), 8, "{kinds:?}");
+        let mut power = nemesis(Mix::POWER);
+        assert!((0..1000).filter_map(|_| power.next_fault()).all(|f| kind(&f).starts_with("PowerCut")));
+        assert_eq!(nemesis(Mix::NONE).next_fault(), None);
+    }
+
+    fn kind(fault: &Fault) -> String {
+        format!("{fault:?}").chars().take_while(|c| c.is_alphabetic()).collect()
+    }
+
+    #[test]
+    fn power_goes_for_minorities_and_for_all() {
+        let mut power = nemesis(Mix::POWER);
+        let sizes: BTreeSet<usize> = (0..1000)
+            .filter_map(|_| power.next_fault())
+            .map(|fault| match fault {
+                Fault::PowerCut { victims } | Fault::PowerCutAt { victims, .. } => victims.len(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(sizes, BTreeSet::from([1, 2, 5]));
+    }
+
+    #[test]
+    fn partitions_have_two_sides() {
+        let mut partitions = nemesis(Mix::PARTITIONS);
+        for fault in (0..1000).filter_map(|_| partitions.next_fault()) {
+            let Fault::Partition { ways, .. } = fault else { panic!("{fault:?}") };
+            assert!(!ways.is_empty() && ways.iter().all(|(from, to)| from != to));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Runs simulated worlds and reports what they found.
+
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    process::ExitCode,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Instant,
+};
+
+use clap::Parser;
+use levada_sim::{
+    checker::Anomaly,
+    options::Options,
+    scenarios::{self, SCENARIOS, Scenario},
+    story::Story,
+    world::Outcome,
+};
+
+/// Simulates whole clusters under faults and checks every promise they make.
+#[derive(Parser)]
+#[command(name = "levada-sim")]
+struct Args {
+    /// How many worlds, of the seeds from `--first` on.
+    #[arg(long, default_value_t = 20, conflicts_with = "seed")]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    first: u64,
+    /// Only this seed.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Seconds of faults in each world, in its own time.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    time: u64,
+    /// Nodes of each cluster.
+    #[arg(long, default_value_t = 3)]
+    nodes: u64,
+    /// What kind of world: mixed, power, partitions, calm.
+    #[arg(long, default_value = "mixed", value_parser = scenario)]
+    scenario: Scenario,
+    /// Print the story of each world.
+    #[arg(long)]
+    trace: bool,
+    /// Worlds at a time; by default as many as there are processors.
+    #[arg(long)]
+    jobs: Option<usize>,
+}
+
+fn scenario(name: &str) -> Result<Scenario, String> {
+    Scenario::named(name).ok_or_else(|| {
+        let known: Vec<String> = SCENARIOS.iter().map(|s| format!("{} ({})", s.name, s.about)).collect();
+        format!("there are {}", known.join(", "))
+    })
+}
+
+/// What all worlds together came to.
+#[derive(Default)]
+struct Sum {
+    passed: u64,
+    failed: Vec<u64>,
+    lasted_us: u64,
+    acked: u64,
+    read: u64,
+    bounds: u64,
+    faults: BTreeMap<&'static str, u32>,
+}
+
+impl Sum {
+    fn add(&mut self, outcome: &Outcome) {
+        self.passed += 1;
+        self.lasted_us += outcome.lasted_us;
+        self.acked += outcome.counts.acked;
+        self.read += outcome.counts.read;
+        self.bounds += outcome.counts.bounds;
+        for (fault, count) in &outcome.faults {
+            *self.faults.entry(fault).or_default() += count;
+        }
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "this is a command's output")]
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let (first, count) = args.seed.map_or((args.first, args.seeds), |seed| (seed, 1));
+    #[allow(clippy::disallowed_methods, reason = "how long the worlds took, out here")]
+    let began = Instant::now();
+    let (next, sum) = (AtomicU64::new(first), Mutex::new(Sum::default()));
+    let jobs = if args.trace { 1 } else { args.jobs.unwrap_or_else(processors) };
+    thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + count {
+                        return;
+                    }
+                    let options = args.scenario.options(seed, args.nodes, args.time);
+                    let told = if args.trace { Story::told_to(std::io::stdout()) } else { Story::untold() };
+                    let result = scenarios::run(&options, told);
+                    let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
+                    match result {
+                        Ok(outcome) => {
+                            if count == 1 {
+                                println!(
+                                    "seed {seed}: hash {:016x}, {} lines",
+                                    outcome.trace_hash, outcome.trace_lines
+                                );
+                            }
+                            sum.add(&outcome);
+                        }
+                        Err(anomalies) => {
+                            sum.failed.push(seed);
+                            report(&args, &options, &anomalies);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let sum = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (simulated_s, took_s) = (sum.lasted_us as f64 / 1e6, began.elapsed().as_secs_f64());
+    println!("faults: {:?}", sum.faults);
+    println!("checked: {} records acknowledged, {} read, {} bounds", sum.acked, sum.read, sum.bounds);
+    println!("{simulated_s:.0} simulated seconds in {took_s:.1} s: {:.0} times real time", simulated_s / took_s);
+    println!("{} passed, {} failed", sum.passed, sum.failed.len());
+    if !sum.failed.is_empty() {
+        println!("failed seeds: {:?}", sum.failed);
+    }
+    let _ = std::io::stdout().flush();
+    if sum.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+#[allow(clippy::print_stdout, reason = "this is a command's output")]
+fn report(args: &Args, options: &Options, anomalies: &[Anomaly]) {
+    println!("seed {} FAILED", options.seed);
+    for anomaly in anomalies.iter().take(10) {
+        println!("  {anomaly}");
+    }
+    println!("  {options:?}");
+    println!(
+        "  again: cargo run --release -p levada-sim -- --scenario {} --nodes {} --time {} --seed {} --trace",
+        args.scenario.name, args.nodes, args.time, options.seed
+    );
+}

@@ -1,0 +1,267 @@
+//! One node's process and the machine it runs on: the core, its disk lanes, and the thin shell around them.
+//!
+//! What the shell does in production with threads and sockets is here a few lines: numbers for requests, answers to
+//! who asked, reads from what the core shows. A process may be down, up, or paused; a paused one takes nothing in and
+//! begins nothing, while its machine finishes the disk operation that is under way.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use levada_broker::node::{
+    Node, NodeConfig, NodeOpenError,
+    event::{Now, RequestId},
+};
+use levada_protocol::{
+    error::{Error, ErrorCode},
+    ids::{ClusterId, IncarnationId, NodeId, Offset, TopicPartition},
+    source::LogBounds,
+};
+use levada_storage_engine::{
+    sim_disk::{CrashPlan, SimDisk},
+    store::StoreConfig,
+};
+use uuid::Uuid;
+
+use crate::{
+    checker::Chunk,
+    clients::{CallId, Response},
+    dice::Dice,
+    disks::{Lanes, Speed},
+    network::ClientId,
+    options::{Lie, Options},
+};
+
+/// When simulated time begins, in milliseconds since 1970: a moment of no meaning.
+const EPOCH_MS: i64 = 1_800_000_000_000;
+
+/// What happens to an answer of the core.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// It goes to the client.
+    Answer,
+    /// The metadata is as new as the question now: the client gets the topic of this name.
+    Topic(String),
+}
+
+/// A request that the core has not answered yet.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// Who asked.
+    pub client: ClientId,
+    /// Under which number.
+    pub call: CallId,
+    /// What the answer is for.
+    pub then: Then,
+    /// Since when.
+    pub since_us: u64,
+}
+
+/// A process that is up.
+#[derive(Debug)]
+pub struct Running<H> {
+    /// The core.
+    pub node: Node,
+    /// Its disk lanes.
+    pub lanes: Lanes,
+    /// The end of the round of events is planned.
+    pub flush_planned: bool,
+    /// What happened while the process was paused, if it is.
+    pub held: Option<Vec<H>>,
+    /// Requests without an answer.
+    pub waiting: BTreeMap<RequestId, Waiting>,
+    next_request: u64,
+    started_us: u64,
+}
+
+impl<H> Running<H> {
+    /// A number for a request of a client.
+    pub fn expect(&mut self, waiting: Waiting) -> RequestId {
+        self.next_request += 1;
+        let id = RequestId(self.next_request);
+        self.waiting.insert(id, waiting);
+        id
+    }
+
+    /// Whether nothing goes in.
+    pub const fn is_paused(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Reads what this node shows.
+    ///
+    /// # Errors
+    /// As the door would answer.
+    pub fn read(
+        &self,
+        partition: TopicPartition,
+        offset: Offset,
+        bytes_max: usize,
+        lie: Option<Lie>,
+    ) -> Result<Response, Error> {
+        let view = self.node.view().partition(partition);
+        let view = view.ok_or_else(|| Error::new(ErrorCode::NotLeader, "no replica here"))?;
+        let state = *view.state.borrow();
+        let uncommitted = lie == Some(Lie::ReadUncommitted);
+        let high_watermark = if uncommitted { Offset(u64::MAX) } else { state.high_watermark };
+        let mut chunk = Chunk { log_start: state.log_start, high_watermark, batches: Vec::new() };
+        if (state.log_start..high_watermark).contains(&offset) {
+            match view.log.read(offset, bytes_max, high_watermark) {
+                Ok(read) => chunk.batches = read.batches,
+                Err(_) if uncommitted => {}
+                Err(error) => return Err(Error::new(ErrorCode::Damaged, error.to_string())),
+            }
+        }
+        Ok(Response::Chunk(chunk))
+    }
+
+    /// How far this node believes that a partition reaches, asking nobody: a lie.
+    pub fn stale_bounds(&self, partition: TopicPartition) -> Option<LogBounds> {
+        let state = *self.node.view().partition(partition)?.state.borrow();
+        Some(LogBounds {
+            log_start: state.log_start,
+            high_watermark: state.high_watermark,
+            bytes: 0,
+            leader_epoch: state.term,
+        })
+    }
+}
+
+/// A machine with its process.
+#[derive(Debug)]
+pub struct Process<H> {
+    config: NodeConfig,
+    disk: Arc<SimDisk>,
+    dice: Dice,
+    speed: Speed,
+    lie: Option<Lie>,
+    skew_ms: i64,
+    /// What this machine takes for 50 milliseconds.
+    pub tick_us: u64,
+    /// How many times it was started: what is meant for an earlier process does not reach a later one.
+    pub run: u32,
+    /// The process, when it is up.
+    pub running: Option<Running<H>>,
+    /// A failure is planted in its disk: when it strikes, the process ends, and comes back after this time.
+    pub excused_us: Option<u64>,
+    /// It was asked to stop; then it comes back after this time.
+    pub stopping_us: Option<u64>,
+}
+
+impl<H> Process<H> {
+    /// A machine with an empty data directory.
+    #[must_use]
+    pub fn new(options: &Options, node: NodeId, founders: &BTreeSet<NodeId>, speed: Speed) -> Self {
+        let mut dice = Dice::new(options.seed, &format!("machine {node}"));
+        let mut draw = |range| dice.between(range);
+        let (tick_us, skew_ms) = (draw(48_500..=51_500), draw(0..=4_000));
+        let config = NodeConfig {
+            cluster: ClusterId(Uuid::from_u64_pair(options.seed, 0)),
+            node,
+            incarnation: IncarnationId(Uuid::from_u64_pair(options.seed, node.get())),
+            founders: founders.clone(),
+            default_replicas: 3,
+            seed: 0,
+            store: store_config(options),
+        };
+        let disk = Arc::new(SimDisk::new(dice.seed()));
+        Self {
+            config,
+            disk,
+            dice,
+            speed,
+            lie: options.lie,
+            skew_ms: i64::try_from(skew_ms).unwrap_or(0) - 2_000,
+            tick_us,
+            run: 0,
+            running: None,
+            excused_us: None,
+            stopping_us: None,
+        }
+    }
+
+    /// Its data directory.
+    #[must_use]
+    pub const fn incarnation(&self) -> IncarnationId {
+        self.config.incarnation
+    }
+
+    /// Its disk.
+    #[must_use]
+    pub const fn disk(&self) -> &Arc<SimDisk> {
+        &self.disk
+    }
+
+    /// The time as this process sees it.
+    #[must_use]
+    pub fn now(&self, at_us: u64) -> Now {
+        let started_us = self.running.as_ref().map_or(at_us, |running| running.started_us);
+        let wall_ms = EPOCH_MS + i64::try_from(at_us / 1_000).unwrap_or(0) + self.skew_ms;
+        Now { mono_ms: (at_us - started_us) * 50_000 / self.tick_us / 1_000, wall_ms }
+    }
+
+    /// Starts the process from what is on the disk.
+    ///
+    /// # Errors
+    /// The core cannot start from it.
+    pub fn start(&mut self, at_us: u64) -> Result<(), NodeOpenError> {
+        self.run += 1;
+        self.stopping_us = None;
+        let config = NodeConfig { seed: self.dice.seed(), ..self.config.clone() };
+        let node = Node::open(Arc::clone(&self.disk) as Arc<_>, config)?;
+        let dice = Dice::new(self.dice.seed(), "lanes");
+        self.running = Some(Running {
+            node,
+            lanes: Lanes::new(Arc::clone(&self.disk), dice, self.speed, self.lie),
+            flush_planned: false,
+            held: None,
+            waiting: BTreeMap::new(),
+            next_request: 0,
+            started_us: at_us,
+        });
+        Ok(())
+    }
+
+    /// The process is gone; what it had written stays in the page cache.
+    pub fn kill(&mut self) {
+        self.running = None;
+    }
+
+    /// The power is gone, and the disk is left with what the plan says.
+    pub fn cut_power(&mut self, plan: &CrashPlan) {
+        if let Some(mut running) = self.running.take() {
+            running.lanes.interrupt();
+        }
+        self.disk.crash(plan);
+    }
+
+    /// What a power cut would leave, this time.
+    pub fn crash_plan(&mut self) -> CrashPlan {
+        CrashPlan::seeded(self.dice.seed())
+    }
+
+    /// How long the core may gather events before its round ends.
+    pub fn round_us(&mut self) -> u64 {
+        self.dice.between(0..=300)
+    }
+
+    /// The disk behaves so from now on.
+    pub fn set_speed(&mut self, speed: Speed) {
+        self.speed = speed;
+        if let Some(running) = &mut self.running {
+            running.lanes.speed = speed;
+        }
+    }
+
+    /// How the disk behaves.
+    #[must_use]
+    pub const fn speed(&self) -> Speed {
+        self.speed
+    }
+}
+
+/// Storage small enough that everything it does happens within seconds.
+fn store_config(_options: &Options) -> StoreConfig {
+    StoreConfig::default()
+}

@@ -1,0 +1,107 @@
+//! Whether everything has come right, and what there is in the end.
+
+use levada_protocol::ids::{NodeId, Offset, TopicPartition};
+
+use super::{LOOK_US, World};
+use crate::checker::{Chunk, FinalLog, Kind};
+
+/// A request that is older than this when everything is quiet was forgotten.
+const FORGOTTEN_US: u64 = 10_000_000;
+/// How long everything must stay right before it is believed.
+const QUIET_US: u64 = 1_000_000;
+/// How much of a log is read at once, at the end.
+const READ_BYTES: usize = 1 << 20;
+
+impl World {
+    /// Waits until everything has come right, at most so long.
+    pub(super) fn settle(&mut self, within_us: u64) {
+        let by_us = self.queue.now_us() + within_us;
+        let mut quiet_us = 0;
+        while self.is_sound() && quiet_us < QUIET_US {
+            self.run_until(self.queue.now_us() + LOOK_US);
+            match self.unsettled() {
+                None => quiet_us += LOOK_US,
+                Some(why) => {
+                    quiet_us = 0;
+                    if self.queue.now_us() > by_us {
+                        let what = format!("{} s after everything healed, {why}", within_us / 1_000_000);
+                        self.checker.report(Kind::Stuck, what);
+                    }
+                }
+            }
+        }
+        self.tell(format_args!("everything is settled"));
+    }
+
+    /// What has not come right yet.
+    fn unsettled(&self) -> Option<String> {
+        if let Some(unfinished) = self.clients.iter().find_map(|(client, _)| client.unfinished()) {
+            return Some(unfinished);
+        }
+        let mut metadata = None;
+        for (node, process) in &self.processes {
+            let Some(running) = &process.running else { return Some(format!("node {node} is down")) };
+            let ours = running.node.view().metadata.borrow().clone();
+            if *metadata.get_or_insert_with(|| ours.clone()) != ours {
+                return Some(format!("node {node} has other metadata"));
+            }
+        }
+        self.partitions.iter().find_map(|&partition| self.unsettled_partition(partition))
+    }
+
+    fn unsettled_partition(&self, partition: TopicPartition) -> Option<String> {
+        let (mut end, mut leaders) = (None, 0);
+        for (node, process) in &self.processes {
+            let view = process.running.as_ref().and_then(|running| running.node.view().partition(partition));
+            let Some(view) = view else { return Some(format!("node {node} has no replica of {partition}")) };
+            let state = *view.state.borrow();
+            leaders += usize::from(state.leading);
+            let ends = (state.high_watermark, state.log_start);
+            let first = *end.get_or_insert(ends);
+            if first != ends {
+                return Some(format!("node {node} has {partition} up to {ends:?}, another one up to {first:?}"));
+            }
+        }
+        (leaders != 1).then(|| format!("{partition} has {leaders} leaders"))
+    }
+
+    /// Compares what every replica has with what clients were told.
+    pub(super) fn audit(&mut self) {
+        let now_us = self.queue.now_us();
+        for (node, process) in &self.processes {
+            let waiting = process.running.iter().flat_map(|running| running.waiting.values());
+            for waiting in waiting.filter(|waiting| waiting.since_us + FORGOTTEN_US < now_us) {
+                let (call, client) = (waiting.call.0, waiting.client.0);
+                self.checker
+                    .report(Kind::Answers, format!("node {node} never answered call {call} of client {client}"));
+            }
+        }
+        for partition in self.partitions.clone() {
+            let replicas: Vec<FinalLog> =
+                self.nodes.iter().filter_map(|&node| self.final_log(node, partition)).collect();
+            if replicas.len() < self.nodes.len() {
+                let what = format!("{partition} has {} replicas that can be read", replicas.len());
+                self.checker.report(Kind::Damaged, what);
+            }
+            self.checker.finish(partition, &replicas);
+        }
+        self.tell(format_args!("the end"));
+    }
+
+    fn final_log(&self, node: NodeId, partition: TopicPartition) -> Option<FinalLog> {
+        let view = self.processes.get(&node)?.running.as_ref()?.node.view().partition(partition)?;
+        let state = *view.state.borrow();
+        let mut batches = Vec::new();
+        let mut next: Offset = state.log_start;
+        while next < state.high_watermark {
+            let read = view.log.read(next, READ_BYTES, state.high_watermark).ok()?;
+            if read.batches.is_empty() {
+                break;
+            }
+            batches.extend(read.batches);
+            next = read.next_offset;
+        }
+        let log = Chunk { log_start: state.log_start, high_watermark: state.high_watermark, batches };
+        Some(FinalLog { node, log })
+    }
+}

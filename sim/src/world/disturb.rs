@@ -1,0 +1,235 @@
+//! Faults, as they happen to the world, and their end.
+
+use levada_broker::node::event::Event;
+use levada_protocol::ids::NodeId;
+use levada_storage_engine::{
+    disk::Lane,
+    sim_disk::{CrashPlan, Fault as DiskFault},
+};
+
+use super::{Armed, Happening, World};
+use crate::{
+    checker::Kind,
+    disks::Speed,
+    faults::Fault,
+    network::{ClientId, Place, Weather},
+    process::Process,
+};
+
+/// How much slower a slow disk is.
+const SLOW_FACTOR: u64 = 100;
+
+impl World {
+    pub(super) fn next_fault(&mut self) {
+        if self.settling {
+            return;
+        }
+        if let Some(fault) = self.nemesis.next_fault() {
+            self.perform(fault);
+        }
+        let rest_us = self.nemesis.rest_us();
+        self.queue.after(rest_us, Happening::Fault);
+    }
+
+    fn count(&mut self, fault: &'static str) {
+        *self.faults.entry(fault).or_default() += 1;
+    }
+
+    fn perform(&mut self, fault: Fault) {
+        self.tell(format_args!("FAULT {fault:?}"));
+        match fault {
+            Fault::PowerCut { victims } => self.cut_power(&victims),
+            Fault::PowerCutAt { victims, operation, performed } => {
+                self.armed = Some(Armed { victims, operation, performed });
+            }
+            Fault::Kill { victim, down_us } => {
+                self.count("kill");
+                self.end(victim, down_us);
+            }
+            Fault::Restart { victim, down_us } => {
+                if let Some(process) = self.processes.get_mut(&victim)
+                    && process.running.is_some()
+                    && process.stopping_us.is_none()
+                {
+                    process.stopping_us = Some(down_us);
+                    self.count("restart");
+                    self.give(victim, Event::Shutdown);
+                }
+            }
+            Fault::Pause { victim, for_us } => self.pause(victim, for_us),
+            Fault::Partition { ways, deaf, for_us } => {
+                self.network.heal();
+                for (from, to) in ways {
+                    self.network.cut(Place::Node(from), Place::Node(to));
+                }
+                for node in deaf {
+                    for client in (0..self.clients.len()).map(|id| Place::Client(ClientId(id))) {
+                        self.network.cut(client, Place::Node(node));
+                        self.network.cut(Place::Node(node), client);
+                    }
+                }
+                self.partition += 1;
+                self.count("partition");
+                self.queue.after(for_us, Happening::Heal { partition: self.partition });
+            }
+            Fault::SlowDisk { victim, for_us } => {
+                let Some(process) = self.processes.get_mut(&victim) else { return };
+                let speed = process.speed();
+                let slow = Speed {
+                    base_us: speed.base_us * SLOW_FACTOR,
+                    sync_us: (speed.sync_us * SLOW_FACTOR).min(500_000),
+                    ..speed
+                };
+                process.set_speed(slow);
+                let usual = usize::try_from(victim.get() - 1).ok().and_then(|at| self.options.disks.get(at).copied());
+                let speed = usual.unwrap_or(speed);
+                self.count("slow disk");
+                self.queue.after(for_us, Happening::DiskSpeed { node: victim, speed });
+            }
+            Fault::DiskFails { victim, call, down_us } => {
+                let Some(process) = self.processes.get_mut(&victim) else { return };
+                if process.running.is_some() && process.excused_us.is_none() {
+                    process.excused_us = Some(down_us);
+                    process.disk().inject(DiskFault::fail(call));
+                    self.count("disk failure");
+                }
+            }
+        }
+    }
+
+    fn pause(&mut self, node: NodeId, for_us: u64) {
+        let Some(process) = self.processes.get_mut(&node) else { return };
+        let run = process.run;
+        let Some(running) = &mut process.running else { return };
+        if running.held.is_none() {
+            running.held = Some(Vec::new());
+            self.count("pause");
+            self.queue.after(for_us, Happening::Resume { node, run });
+        }
+    }
+
+    /// A paused process goes on: what it missed happens to it now, in order.
+    pub(super) fn resume(&mut self, node: NodeId) {
+        let running = self.processes.get_mut(&node).and_then(|process| process.running.as_mut());
+        let Some(held) = running.and_then(|running| running.held.take()) else { return };
+        self.tell(format_args!("n{node} goes on, {} things were waiting", held.len()));
+        for happening in held {
+            match happening {
+                // Its clock goes on already.
+                Happening::Tick { .. } => self.give(node, Event::Tick),
+                other => self.happen(other),
+            }
+        }
+        for lane in [Lane::Journal, Lane::Segments] {
+            self.begin_disk_op(node, lane);
+        }
+    }
+
+    pub(super) fn heal_network(&mut self) {
+        self.tell(format_args!("the network is whole"));
+        self.network.heal();
+    }
+
+    /// Whether an armed power cut strikes at this operation of this node: before or after it is performed.
+    pub(super) fn power_strikes(&mut self, node: NodeId) -> Option<bool> {
+        let armed =
+            self.armed.as_mut().filter(|armed| armed.victims.first().is_some_and(|(first, _)| *first == node))?;
+        let strikes = armed.operation == 0;
+        armed.operation = armed.operation.saturating_sub(1);
+        strikes.then_some(armed.performed)
+    }
+
+    pub(super) fn strike(&mut self) {
+        if let Some(armed) = self.armed.take() {
+            self.cut_power(&armed.victims);
+        }
+    }
+
+    fn cut_power(&mut self, victims: &[(NodeId, u64)]) {
+        self.count(if victims.len() == self.nodes.len() { "power cut of all" } else { "power cut" });
+        for &(node, down_us) in victims {
+            if let Some(plan) = self.processes.get_mut(&node).map(Process::crash_plan) {
+                self.cut_power_of(node, &plan, down_us);
+            }
+        }
+    }
+
+    fn cut_power_of(&mut self, node: NodeId, plan: &CrashPlan, down_us: u64) {
+        let Some(process) = self.processes.get_mut(&node) else { return };
+        let was_up = process.running.is_some();
+        process.cut_power(plan);
+        let (kept, garbage) = (plan.kept_percent, plan.garbage_percent);
+        self.tell(format_args!("n{node} without power: {kept} % of what was not synced stays, {garbage} % is garbage"));
+        if was_up {
+            self.queue.after(down_us, Happening::Start(node));
+        }
+    }
+
+    /// A process ends; the disk keeps what was written.
+    fn end(&mut self, node: NodeId, down_us: u64) {
+        let Some(process) = self.processes.get_mut(&node) else { return };
+        if process.running.is_some() {
+            process.kill();
+            self.tell(format_args!("n{node} has ended"));
+            self.queue.after(down_us, Happening::Start(node));
+        }
+    }
+
+    /// A core says that its disk has failed.
+    pub(super) fn failed(&mut self, node: NodeId, message: &str) {
+        self.tell(format_args!("n{node} fails: {message}"));
+        let excused_us = self.processes.get_mut(&node).and_then(|process| process.excused_us.take());
+        match excused_us {
+            Some(down_us) => self.end(node, down_us),
+            None => self.checker.report(Kind::Died, format!("node {node} gave up without a reason: {message}")),
+        }
+    }
+
+    /// A core has handed over what it led.
+    pub(super) fn stopped(&mut self, node: NodeId) {
+        let stopping_us = self.processes.get_mut(&node).and_then(|process| process.stopping_us.take());
+        match stopping_us {
+            Some(down_us) => self.end(node, down_us),
+            None => self.checker.report(Kind::Died, format!("node {node} stopped without being asked to")),
+        }
+    }
+
+    pub(super) fn start(&mut self, node: NodeId) {
+        let now_us = self.queue.now_us();
+        let Some(process) = self.processes.get_mut(&node) else { return };
+        if process.running.is_some() {
+            return;
+        }
+        if let Err(error) = process.start(now_us) {
+            self.checker.report(Kind::Unopened, format!("node {node} does not start: {error}"));
+            return;
+        }
+        let (run, tick_us) = (process.run, process.tick_us);
+        self.tell(format_args!("n{node} starts, run {run}"));
+        self.queue.after(tick_us, Happening::Tick { node, run });
+        self.give(node, Event::Tick);
+    }
+
+    /// No more faults, and those that last end.
+    pub(super) fn heal(&mut self) {
+        self.tell(format_args!("everything heals"));
+        self.settling = true;
+        self.armed = None;
+        self.network.weather = Weather::CALM;
+        self.heal_network();
+        for node in self.nodes.clone() {
+            self.resume(node);
+            if let Some(process) = self.processes.get_mut(&node) {
+                process.set_speed(Speed::QUICK);
+            }
+            self.start(node);
+        }
+    }
+
+    /// The power of all nodes goes once more, and takes everything that was not synced.
+    pub(super) fn last_night(&mut self) {
+        for node in self.nodes.clone() {
+            self.cut_power_of(node, &CrashPlan::LOSE_ALL, 0);
+        }
+    }
+}

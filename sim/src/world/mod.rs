@@ -1,0 +1,252 @@
+//! The world: nodes, their machines, the network between them, and clients, on one thread, from one seed.
+//!
+//! Everything is a [`Happening`] in one queue. A world goes through these times: the cluster is founded in good weather;
+//! then there are faults, as long as the options say; then everything heals, and whatever was begun must come to its
+//! end in bounded time (liveness); at last the power of all nodes goes once more, and what every replica has after
+//! that is compared with everything that clients were ever told.
+
+mod audit;
+mod disturb;
+mod events;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use levada_broker::raft::wire::PeerMessage;
+use levada_protocol::{
+    error::Result,
+    ids::{NodeId, TopicPartition},
+    source::NewTopic,
+};
+use levada_storage_engine::disk::Lane;
+
+use crate::{
+    checker::{Anomaly, Checker, Counts, Kind},
+    clients::{Call, CallId, Client, Response, admin::Admin, auditor::Auditor, producer::Producer, reader::Reader},
+    dice::Dice,
+    disks::{Done, Speed},
+    faults::Nemesis,
+    network::{ClientId, Network, Weather},
+    options::Options,
+    process::Process,
+    queue::Queue,
+    story::Story,
+};
+
+/// The topic that producers and readers work with.
+const TOPIC: &str = "levada";
+/// How long founding a cluster may take.
+const FOUNDING_US: u64 = 20_000_000;
+/// How often the world looks whether everything has come right.
+const LOOK_US: u64 = 200_000;
+
+/// Something that happens.
+#[derive(Debug)]
+enum Happening {
+    Tick { node: NodeId, run: u32 },
+    Flush { node: NodeId, run: u32 },
+    DiskOp { node: NodeId, run: u32, lane: Lane },
+    DiskDone { node: NodeId, run: u32, done: Done },
+    Peer { from: NodeId, to: NodeId, message: PeerMessage },
+    Unreachable { node: NodeId, run: u32, other: NodeId },
+    Call { from: ClientId, to: NodeId, call: CallId, what: Call },
+    Response { from: NodeId, to: ClientId, call: CallId, result: Result<Response> },
+    Wake(ClientId),
+    Fault,
+    Start(NodeId),
+    Resume { node: NodeId, run: u32 },
+    Heal { partition: u32 },
+    DiskSpeed { node: NodeId, speed: Speed },
+}
+
+/// A power cut that waits for a disk operation of the first of its victims.
+#[derive(Debug)]
+struct Armed {
+    victims: Vec<(NodeId, u64)>,
+    operation: u32,
+    performed: bool,
+}
+
+/// What came of a world.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What should not have been; empty is good.
+    pub anomalies: Vec<Anomaly>,
+    /// The hash of its story.
+    pub trace_hash: u64,
+    /// Lines of its story.
+    pub trace_lines: u64,
+    /// How much was checked.
+    pub counts: Counts,
+    /// Faults by kind.
+    pub faults: BTreeMap<&'static str, u32>,
+    /// How long it lasted, in its own time.
+    pub lasted_us: u64,
+}
+
+/// A world.
+#[derive(Debug)]
+pub struct World {
+    options: Options,
+    story: Story,
+    queue: Queue<Happening>,
+    network: Network,
+    nemesis: Nemesis,
+    processes: BTreeMap<NodeId, Process<Happening>>,
+    nodes: Vec<NodeId>,
+    clients: Vec<(Box<dyn Client>, Dice)>,
+    partitions: Vec<TopicPartition>,
+    checker: Checker,
+    next_call: u64,
+    next_stream: u32,
+    /// No new faults, no new work.
+    settling: bool,
+    armed: Option<Armed>,
+    /// Which partition of the network is the latest.
+    partition: u32,
+    told_unreachable: BTreeMap<(NodeId, NodeId), u64>,
+    faults: BTreeMap<&'static str, u32>,
+}
+
+impl World {
+    /// A world before its beginning.
+    #[must_use]
+    pub fn new(options: Options, story: Story) -> Self {
+        let nodes: Vec<NodeId> = (1..=options.nodes).map(NodeId).collect();
+        let founders: BTreeSet<NodeId> = nodes.iter().copied().collect();
+        let machine = |node| (node, Process::new(&options, node, &founders, Speed::QUICK));
+        Self {
+            story,
+            queue: Queue::default(),
+            network: Network::new(Dice::new(options.seed, "network"), Weather::CALM),
+            nemesis: Nemesis::new(Dice::new(options.seed, "faults"), options.mix, nodes.clone()),
+            processes: nodes.iter().copied().map(machine).collect(),
+            nodes,
+            clients: Vec::new(),
+            partitions: Vec::new(),
+            checker: Checker::default(),
+            next_call: 0,
+            next_stream: 0,
+            settling: false,
+            armed: None,
+            partition: 0,
+            told_unreachable: BTreeMap::new(),
+            faults: BTreeMap::new(),
+            options,
+        }
+    }
+
+    /// Lets the world run its course.
+    #[must_use]
+    pub fn run(mut self) -> Outcome {
+        self.found();
+        if self.is_sound() {
+            self.trouble();
+        }
+        if self.is_sound() {
+            self.heal();
+            self.settle(self.options.settle_us);
+        }
+        if self.is_sound() {
+            self.last_night();
+            self.settle(self.options.settle_us);
+        }
+        if self.is_sound() {
+            self.audit();
+        }
+        Outcome {
+            anomalies: self.checker.anomalies().to_vec(),
+            trace_hash: self.story.hash(),
+            trace_lines: self.story.lines(),
+            counts: self.checker.counts(),
+            faults: self.faults,
+            lasted_us: self.queue.now_us(),
+        }
+    }
+
+    fn is_sound(&self) -> bool {
+        self.checker.anomalies().is_empty()
+    }
+
+    fn tell(&mut self, what: std::fmt::Arguments<'_>) {
+        self.story.tell(self.queue.now_us(), what);
+    }
+
+    /// Runs until then, or until something is wrong.
+    fn run_until(&mut self, by_us: u64) {
+        while self.is_sound()
+            && let Some(happening) = self.queue.next_by(by_us)
+        {
+            self.happen(happening);
+        }
+    }
+
+    /// Everything is well, and the cluster comes into being.
+    fn found(&mut self) {
+        for node in self.nodes.clone() {
+            self.start(node);
+        }
+        let machines: Vec<_> = self.processes.iter().map(|(&node, process)| (node, process.incarnation())).collect();
+        let workload = self.options.workload;
+        let retention = workload.retention_bytes.map(|bytes| ("retention.bytes".to_owned(), bytes.to_string()));
+        let segments = ("segment.bytes".to_owned(), (1 << 20).to_string());
+        let topic = NewTopic {
+            name: TOPIC.to_owned(),
+            partitions: workload.partitions,
+            replicas: 0,
+            config: retention.into_iter().chain([segments]).collect(),
+            schema_json: None,
+        };
+        self.employ(Box::new(Admin::founding(&machines, topic)));
+        while self.is_sound() && self.partitions.is_empty() {
+            if self.queue.now_us() > FOUNDING_US {
+                let waits = self.clients.iter().find_map(|(client, _)| client.unfinished());
+                self.checker.report(Kind::Stuck, format!("the cluster does not come into being: {waits:?}"));
+            }
+            self.run_until(self.queue.now_us() + LOOK_US);
+            self.partitions = self.topic_partitions();
+        }
+        for partition in self.partitions.clone() {
+            let aim = |n: u32| self.nodes[n as usize % self.nodes.len()];
+            let producers = (0..workload.producers).map(|n| Producer::new(partition, workload, aim(n)));
+            let readers = (0..workload.readers).map(|n| Reader::new(partition, aim(n)));
+            let mut clients: Vec<Box<dyn Client>> = vec![Box::new(Auditor::new(partition, aim(0)))];
+            clients.extend(producers.map(|client| Box::new(client) as _));
+            clients.extend(readers.map(|client| Box::new(client) as _));
+            clients.into_iter().for_each(|client| self.employ(client));
+        }
+    }
+
+    fn employ(&mut self, client: Box<dyn Client>) {
+        let id = ClientId(self.clients.len());
+        self.clients.push((client, Dice::new(self.options.seed, &format!("client {}", id.0))));
+        self.queue.after(0, Happening::Wake(id));
+    }
+
+    /// The partitions of the topic, once every node knows it.
+    fn topic_partitions(&self) -> Vec<TopicPartition> {
+        let mut topic = None;
+        for process in self.processes.values() {
+            let Some(running) = &process.running else { return Vec::new() };
+            let known = running.node.view().metadata.borrow().topic(TOPIC).cloned();
+            if known.is_none() {
+                return Vec::new();
+            }
+            topic = known;
+        }
+        topic.map_or_else(Vec::new, |topic| {
+            let of = |p: &levada_broker::cluster::metadata::Partition| p.partition;
+            topic.partitions.iter().map(|p| TopicPartition { topic: topic.id, partition: of(p) }).collect()
+        })
+    }
+
+    /// The time of faults.
+    fn trouble(&mut self) {
+        self.network.weather = self.options.weather;
+        for (node, speed) in self.nodes.clone().into_iter().zip(self.options.disks.clone()) {
+            self.queue.after(0, Happening::DiskSpeed { node, speed });
+        }
+        let first_us = self.nemesis.rest_us();
+        self.queue.after(first_us, Happening::Fault);
+        self.run_until(self.queue.now_us() + self.options.faults_us);
+    }
+}

@@ -11,7 +11,7 @@ use levada_protocol::{
 use levada_storage_engine::{sim_disk::SimDisk, store::DirIdentity};
 
 use super::*;
-use crate::node::event::Answer;
+use crate::{node::event::Answer, raft::wire};
 
 struct World {
     nodes: BTreeMap<NodeId, Node>,
@@ -96,8 +96,12 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Send { to, message } => {
+                    // As on the wire: what cannot be understood there would break the connection.
+                    let (frame, payload) = wire::encode(vec![message]);
+                    let messages = wire::decode(frame, payload.concat().into()).unwrap();
                     if !self.cut.contains(&id) && !self.cut.contains(&to) {
-                        self.events.push_back((to, Event::Peer { from: id, message }));
+                        let heard = messages.into_iter().map(|message| (to, Event::Peer { from: id, message }));
+                        self.events.extend(heard);
                     }
                 }
                 Effect::Disk { token, ops, .. } => {
@@ -315,4 +319,24 @@ fn a_topic_that_is_deleted_takes_its_partitions_along() {
     assert_eq!(world.produce(again, batch(&["b"], 0)), appended(0, false));
     let gone = world.ask(NodeId(1), Request::Produce { partition: place, batch: batch(&["x"], 1) });
     assert_eq!(gone.unwrap_err().code, ErrorCode::UnknownTopic);
+}
+
+/// The news of a new term and the question arrive in one round.
+#[test]
+fn a_read_is_not_passed_on_by_a_leader_that_was_just_deposed() {
+    let mut world = World::new(3);
+    let place = world.create_topic(1, &[])[0];
+    let leader = world.leader(place).unwrap();
+    let group = &world.nodes[&leader].partitions.values().next().unwrap().group;
+    let (own, other) = group.replicas().iter().partition::<Vec<_>, _>(|(_, node)| **node == leader);
+    let mut news = raft::eraftpb::Message::default();
+    news.set_msg_type(raft::eraftpb::MessageType::MsgHeartbeat);
+    news.set_from(other[0].0.get());
+    news.set_to(own[0].0.get());
+    news.set_term(group.term().get() + 1);
+    let message = PeerMessage::Raft { group: group.id(), message: Box::new(news) };
+    world.events.push_back((leader, Event::Peer { from: *other[0].1, message }));
+    let id = world.send(leader, Request::Bounds { partition: place });
+    world.settle();
+    assert_eq!(world.replies[&id].as_ref().unwrap_err().code, ErrorCode::NotLeader);
 }

@@ -93,7 +93,7 @@ impl Options {
             weather: Weather::drawn(dice),
             disks: (0..nodes).map(|_| Speed::drawn(dice)).collect(),
             mix: Mix::drawn(dice),
-            journal_file_bytes: dice.pick(&[256 << 10, 1 << 20, 4 << 20]).unwrap_or(1 << 20),
+            journal_file_bytes: dice.pick(&[512 << 10, 1 << 20, 4 << 20]).unwrap_or(1 << 20),
             ticks_burst: dice.chance(50),
             lie: None,
         }

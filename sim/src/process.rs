@@ -19,8 +19,10 @@ use levada_protocol::{
     source::LogBounds,
 };
 use levada_storage_engine::{
+    config::{SegmentConfig, StoreConfig},
+    journal::JournalConfig,
     sim_disk::{CrashPlan, SimDisk},
-    store::StoreConfig,
+    store::DirIdentity,
 };
 use uuid::Uuid;
 
@@ -166,6 +168,8 @@ impl<H> Process<H> {
             store: store_config(options),
         };
         let disk = Arc::new(SimDisk::new(dice.seed()));
+        let identity = DirIdentity { cluster: config.cluster, node, incarnation: config.incarnation };
+        identity.format(&*disk).expect("an empty disk can be formatted");
         Self {
             config,
             disk,
@@ -262,6 +266,15 @@ impl<H> Process<H> {
 }
 
 /// Storage small enough that everything it does happens within seconds.
-fn store_config(_options: &Options) -> StoreConfig {
-    StoreConfig::default()
+fn store_config(options: &Options) -> StoreConfig {
+    let file_bytes = options.journal_file_bytes;
+    StoreConfig {
+        journal: JournalConfig { file_bytes, files_keep: 3, gather_bytes: 256 << 10 },
+        segment: SegmentConfig { write_bytes_max: 64 << 10, ..SegmentConfig::default() },
+        checkpoint_bytes: file_bytes,
+        sync_files_max: 4,
+        tail_bytes_max: 8 << 20,
+        tail_keep_bytes: 64 << 10,
+        journal_held_bytes_max: 16 << 20,
+    }
 }

@@ -10,7 +10,7 @@ use levada_sim::{
 };
 
 fn options(scenario: &str, seed: u64, faults_s: u64) -> Options {
-    Scenario::named(scenario).unwrap().options(seed, 3, faults_s)
+    Scenario::named(scenario).expect("a scenario of that name").options(seed, 3, faults_s)
 }
 
 fn outcome(options: &Options) -> Outcome {

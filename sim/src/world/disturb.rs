@@ -201,7 +201,11 @@ impl World {
             return;
         }
         if let Err(error) = process.start(now_us) {
-            self.checker.report(Kind::Unopened, format!("node {node} does not start: {error}"));
+            // A planted failure may strike as early as that.
+            match process.excused_us.take() {
+                Some(down_us) => self.queue.after(down_us, Happening::Start(node)),
+                None => self.checker.report(Kind::Unopened, format!("node {node} does not start: {error}")),
+            }
             return;
         }
         let (run, tick_us) = (process.run, process.tick_us);

@@ -133,6 +133,29 @@ fn nor_in_another_story() {
     assert!(cut_everywhere(7, 200, 2) > 250);
 }
 
+/// Only the process ends: what the next one finds may be in the page cache alone, and the power may go while it builds on
+/// that.
+#[test]
+fn what_a_killed_process_left_is_durable_before_anything_is_built_on_it() {
+    let mut killed = 0;
+    World::story(3, 200, &mut |world, op| {
+        killed += 1;
+        let done = world.disk.fork();
+        done.perform(op).unwrap();
+        for disk in [world.disk.fork(), done] {
+            let mut next = recover(Arc::new(disk), &world.groups, &world.removed);
+            for group in next.groups.keys().copied().collect::<Vec<_>>() {
+                let last = next.groups[&group].now.last();
+                next.append(group, last, &[3, 101, 52], true);
+            }
+            next.settle();
+            let image = next.disk.crash_image(&CrashPlan::LOSE_ALL);
+            recover(Arc::new(image), &next.groups, &world.removed);
+        }
+    });
+    assert!(killed > 250);
+}
+
 #[test]
 fn a_moment_is_found_only_if_it_was() {
     let mut world = World::new(5);

@@ -73,6 +73,8 @@ pub struct Options {
     pub mix: Mix,
     /// Size of a journal file.
     pub journal_file_bytes: u64,
+    /// How much goes into the journal between two checkpoints.
+    pub checkpoint_bytes: u64,
     /// Ticks of a paused process come all at once when it goes on, or not at all.
     pub ticks_burst: bool,
     /// What the world lies about.
@@ -93,7 +95,8 @@ impl Options {
             weather: Weather::drawn(dice),
             disks: (0..nodes).map(|_| Speed::drawn(dice)).collect(),
             mix: Mix::drawn(dice),
-            journal_file_bytes: dice.pick(&[512 << 10, 1 << 20, 4 << 20]).unwrap_or(1 << 20),
+            journal_file_bytes: dice.pick(&[512 << 10, 1 << 20]).unwrap_or(1 << 20),
+            checkpoint_bytes: dice.pick(&[64 << 10, 256 << 10, 1 << 20]).unwrap_or(1 << 20),
             ticks_burst: dice.chance(50),
             lie: None,
         }

@@ -35,6 +35,8 @@ use crate::{
     options::{Lie, Options},
 };
 
+/// Replicas of each partition, if there are as many nodes.
+pub const REPLICAS: usize = 3;
 /// When simulated time begins, in milliseconds since 1970: a moment of no meaning.
 const EPOCH_MS: i64 = 1_800_000_000_000;
 
@@ -163,7 +165,7 @@ impl<H> Process<H> {
             node,
             incarnation: IncarnationId(Uuid::from_u64_pair(options.seed, node.get())),
             founders: founders.clone(),
-            default_replicas: 3,
+            default_replicas: u32::try_from(REPLICAS).unwrap_or(u32::MAX),
             seed: 0,
             store: store_config(options),
         };
@@ -271,7 +273,7 @@ fn store_config(options: &Options) -> StoreConfig {
     StoreConfig {
         journal: JournalConfig { file_bytes, files_keep: 3, gather_bytes: 256 << 10 },
         segment: SegmentConfig { write_bytes_max: 64 << 10, ..SegmentConfig::default() },
-        checkpoint_bytes: file_bytes,
+        checkpoint_bytes: options.checkpoint_bytes,
         sync_files_max: 4,
         tail_bytes_max: 8 << 20,
         tail_keep_bytes: 64 << 10,

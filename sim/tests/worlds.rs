@@ -44,34 +44,34 @@ fn under_faults_every_promise_holds() {
     }
 }
 
-/// A lie is found out within some seeds.
+/// A lie is found out within some seeds, as one of these.
 fn is_found_out(lie: Lie, mix: Mix, expected: &[Kind]) {
-    let found = (1..=20).find_map(|seed| {
+    let mut found = Vec::new();
+    for seed in 1..=20 {
         let options = Options { lie: Some(lie), mix, ..options("mixed", seed, 10) };
-        scenarios::run(&options, Story::untold()).err()
-    });
-    let found = found.unwrap_or_else(|| panic!("{lie:?} was not found out"));
-    assert!(expected.contains(&found[0].kind), "{lie:?} looks like {}", found[0]);
+        found.extend(scenarios::run(&options, Story::untold()).err().unwrap_or_default());
+        if found.iter().any(|anomaly| expected.contains(&anomaly.kind)) {
+            return;
+        }
+    }
+    panic!("{lie:?} was not found out, only {found:?}");
 }
 
 #[test]
 fn a_journal_that_does_not_sync_is_found_out() {
-    // What was promised is gone, or what is left contradicts itself so that a node does not even start.
-    is_found_out(Lie::SkipJournalSync, Mix::POWER, &[Kind::Lost, Kind::TwoValues, Kind::Diverged, Kind::Died]);
+    // The last night takes what was acknowledged. When only some lose power, the others may also notice.
+    is_found_out(Lie::SkipJournalSync, Mix::NONE, &[Kind::Lost]);
+    is_found_out(Lie::SkipJournalSync, Mix::POWER, &[Kind::Died, Kind::Unopened]);
 }
 
 #[test]
 fn a_journal_that_reports_too_early_is_found_out() {
-    is_found_out(Lie::EarlyCompletion, Mix::POWER, &[Kind::Lost, Kind::TwoValues, Kind::Diverged, Kind::Died]);
+    is_found_out(Lie::EarlyCompletion, Mix::POWER, &[Kind::Lost, Kind::TwoValues, Kind::Stale]);
 }
 
 #[test]
 fn readers_of_what_is_not_committed_are_found_out() {
-    is_found_out(
-        Lie::ReadUncommitted,
-        Mix::PARTITIONS,
-        &[Kind::Lost, Kind::TwoValues, Kind::Diverged, Kind::Duplicate],
-    );
+    is_found_out(Lie::ReadUncommitted, Mix::PARTITIONS, &[Kind::Lost, Kind::TwoValues, Kind::Diverged]);
 }
 
 #[test]

@@ -51,7 +51,7 @@ pub struct Producer {
     asked: Option<(CallId, u64)>,
     /// Batches in the order of their sequence numbers, from the first that is not acknowledged.
     window: VecDeque<Pending>,
-    calls: BTreeMap<CallId, Value>,
+    calls: BTreeMap<CallId, (Value, bool)>,
     send_again_us: Option<u64>,
 }
 
@@ -115,17 +115,17 @@ impl Producer {
     }
 
     fn send_all(&mut self, ctx: &mut Context<'_>) {
-        for pending in self.window.iter_mut().filter(|pending| !pending.acked) {
+        for (at, pending) in self.window.iter_mut().enumerate().filter(|(_, pending)| !pending.acked) {
             pending.sent_us = ctx.now_us;
             let produce = Request::Produce { partition: self.partition, batch: pending.batch.clone() };
-            self.calls.insert(ctx.call(self.aim, Call::Request(produce)), pending.first);
+            self.calls.insert(ctx.call(self.aim, Call::Request(produce)), (pending.first, at == 0));
         }
     }
 
     fn send_last(&mut self, ctx: &mut Context<'_>) {
         if let Some(pending) = self.window.back() {
             let produce = Request::Produce { partition: self.partition, batch: pending.batch.clone() };
-            self.calls.insert(ctx.call(self.aim, Call::Request(produce)), pending.first);
+            self.calls.insert(ctx.call(self.aim, Call::Request(produce)), (pending.first, self.window.len() == 1));
         }
     }
 
@@ -175,12 +175,15 @@ impl Client for Producer {
                 }
             }
             Input::Response { call, result, .. } => {
-                let Some(first) = self.calls.remove(&call) else { return };
+                let Some((first, alone)) = self.calls.remove(&call) else { return };
                 match result {
                     Ok(Response::Answer(Answer::Appended(appended))) => self.appended(first, appended, ctx),
                     Ok(other) => ctx.checker.report(Kind::Refused, format!("a batch was sent, got {other}")),
                     // Only of interest while it was not acknowledged by another try.
                     Err(error) if self.window.iter().any(|pending| pending.first == first && !pending.acked) => {
+                        if alone && error.code == ErrorCode::OutOfOrderSequence {
+                            ctx.checker.report(Kind::Refused, format!("#{} {first} {error}", call.0));
+                        }
                         self.failed(&error, ctx);
                     }
                     Err(_) => {}

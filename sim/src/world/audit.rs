@@ -4,6 +4,7 @@ use levada_protocol::ids::{NodeId, Offset, TopicPartition};
 
 use super::{LOOK_US, World};
 use crate::checker::{Chunk, FinalLog, Kind};
+use crate::process::REPLICAS;
 
 /// A request that is older than this when everything is quiet was forgotten.
 const FORGOTTEN_US: u64 = 10_000_000;
@@ -50,11 +51,12 @@ impl World {
     }
 
     fn unsettled_partition(&self, partition: TopicPartition) -> Option<String> {
-        let (mut end, mut leaders) = (None, 0);
+        let (mut end, mut replicas, mut leaders) = (None, 0, 0);
         for (node, process) in &self.processes {
             let view = process.running.as_ref().and_then(|running| running.node.view().partition(partition));
-            let Some(view) = view else { return Some(format!("node {node} has no replica of {partition}")) };
+            let Some(view) = view else { continue };
             let state = *view.state.borrow();
+            replicas += 1;
             leaders += usize::from(state.leading);
             let ends = (state.high_watermark, state.log_start);
             let first = *end.get_or_insert(ends);
@@ -62,7 +64,9 @@ impl World {
                 return Some(format!("node {node} has {partition} up to {ends:?}, another one up to {first:?}"));
             }
         }
-        (leaders != 1).then(|| format!("{partition} has {leaders} leaders"))
+        let expected = self.nodes.len().min(REPLICAS);
+        let sound = replicas == expected && leaders == 1;
+        (!sound).then(|| format!("{partition} has {replicas} of {expected} replicas and {leaders} leaders"))
     }
 
     /// Compares what every replica has with what clients were told.
@@ -79,9 +83,9 @@ impl World {
         for partition in self.partitions.clone() {
             let replicas: Vec<FinalLog> =
                 self.nodes.iter().filter_map(|&node| self.final_log(node, partition)).collect();
-            if replicas.len() < self.nodes.len() {
-                let what = format!("{partition} has {} replicas that can be read", replicas.len());
-                self.checker.report(Kind::Damaged, what);
+            if replicas.is_empty() {
+                let log = Chunk { log_start: Offset(0), high_watermark: Offset(0), batches: Vec::new() };
+                self.checker.finish(partition, &[FinalLog { node: NodeId(0), log }]);
             }
             self.checker.finish(partition, &replicas);
         }
@@ -94,7 +98,8 @@ impl World {
         let mut batches = Vec::new();
         let mut next: Offset = state.log_start;
         while next < state.high_watermark {
-            let read = view.log.read(next, READ_BYTES, state.high_watermark).ok()?;
+            // What cannot be read is missing then, and the checker says so.
+            let Ok(read) = view.log.read(next, READ_BYTES, state.high_watermark) else { break };
             if read.batches.is_empty() {
                 break;
             }

@@ -150,7 +150,8 @@ impl World {
             self.last_night();
             self.settle(self.options.settle_us);
         }
-        if self.is_sound() {
+        // Whatever did not come right: is something gone, too?
+        if self.checker.anomalies().iter().all(|anomaly| anomaly.kind == Kind::Stuck) && !self.partitions.is_empty() {
             self.audit();
         }
         Outcome {

@@ -71,32 +71,77 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     Ok(handle)
 }
 
-fn describe() {
-    use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
-    describe_counter!(REQUESTS, "Requests answered, by api and code");
-    describe_histogram!(
+/// What kind of number a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+    /// A distribution, in buckets.
+    Histogram,
+}
+
+/// A metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// Which kind of number it is.
+    pub kind: Kind,
+    /// What it means.
+    pub meaning: &'static str,
+}
+
+const fn metric(name: &'static str, kind: Kind, meaning: &'static str) -> Metric {
+    Metric { name, kind, meaning }
+}
+
+/// All metrics of this crate.
+pub const ALL: &[Metric] = &[
+    metric(REQUESTS, Kind::Counter, "requests answered, by api and code (OK or the error's name)"),
+    metric(
         PRODUCE_SECONDS,
-        Unit::Seconds,
-        "From the last byte of a produce request to its acknowledgement"
-    );
-    describe_counter!(PRODUCE_BYTES, Unit::Bytes, "Batches acknowledged here as leader");
-    describe_counter!(PRODUCE_RECORDS, "Records acknowledged here as leader");
-    describe_counter!(READ_BYTES, Unit::Bytes, "Batches read here, for any door");
-    describe_gauge!(CONNECTIONS, "Native connections");
-    describe_counter!(CONNECTIONS_REFUSED, "Native connections that were refused, by reason");
-    describe_gauge!(IN_FLIGHT_BYTES, Unit::Bytes, "Requests under way on all client connections");
-    describe_counter!(PEER_FRAMES, "Frames of raft messages sent, by node");
-    describe_counter!(PEER_MESSAGES_DROPPED, "Raft messages dropped because a node's queue was full, by node");
-    describe_histogram!(WORKER_ROUND_SECONDS, Unit::Seconds, "One round of the node core");
-    describe_gauge!(WORKER_QUEUE, "Events that wait for the node core");
-    describe_counter!(STORAGE_FAILURES, "Failures of the data directory; each ends the process");
-    describe_gauge!(PARTITIONS, "Partitions with a replica here");
-    describe_gauge!(PARTITIONS_LED, "Partitions led here");
-    describe_gauge!(PARTITIONS_LEADERLESS, "Partitions without a leader known here");
-    describe_gauge!(PARTITIONS_UNDER_REPLICATED, "Partitions led here of which a replica is behind");
-    describe_gauge!(REPLICA_BEHIND_MAX, "Entries by which the worst replica of a partition led here is behind");
-    describe_gauge!(RECORDS_COMMITTED, "Sum of the high watermarks of partitions led here");
-    describe_gauge!(CONTROLLER, "1 when this node is the controller");
+        Kind::Histogram,
+        "seconds from the last byte of a produce request to its acknowledgement, successful ones only",
+    ),
+    metric(PRODUCE_BYTES, Kind::Counter, "bytes of batches acknowledged here as leader"),
+    metric(PRODUCE_RECORDS, Kind::Counter, "records acknowledged here as leader"),
+    metric(READ_BYTES, Kind::Counter, "bytes of batches read here, for any door"),
+    metric(CONNECTIONS, Kind::Gauge, "native connections that have shaken hands"),
+    metric(CONNECTIONS_REFUSED, Kind::Counter, "native connections that were refused, by reason"),
+    metric(IN_FLIGHT_BYTES, Kind::Gauge, "bytes of requests under way on all client connections"),
+    metric(PEER_FRAMES, Kind::Counter, "frames of raft messages sent, by node"),
+    metric(PEER_MESSAGES_DROPPED, Kind::Counter, "raft messages dropped because a node's queue was full, by node"),
+    metric(WORKER_ROUND_SECONDS, Kind::Histogram, "seconds of one round of the node core"),
+    metric(WORKER_QUEUE, Kind::Gauge, "events that wait for the node core"),
+    metric(STORAGE_FAILURES, Kind::Counter, "failures of the data directory; each ends the process"),
+    metric(PARTITIONS, Kind::Gauge, "partitions with a replica here"),
+    metric(PARTITIONS_LED, Kind::Gauge, "partitions led here"),
+    metric(PARTITIONS_LEADERLESS, Kind::Gauge, "partitions in the cluster's metadata without a leader known here"),
+    metric(
+        PARTITIONS_UNDER_REPLICATED,
+        Kind::Gauge,
+        "partitions led here of which a replica is behind by more than a moment's work",
+    ),
+    metric(REPLICA_BEHIND_MAX, Kind::Gauge, "entries by which the worst replica of any partition led here is behind"),
+    metric(
+        RECORDS_COMMITTED,
+        Kind::Gauge,
+        "records committed in partitions led here, since they were made (the sum of their high watermarks)",
+    ),
+    metric(CONTROLLER, Kind::Gauge, "1 when this node is the controller"),
+];
+
+fn describe() {
+    use metrics::{describe_counter, describe_gauge, describe_histogram};
+    for metric in ALL {
+        match metric.kind {
+            Kind::Counter => describe_counter!(metric.name, metric.meaning),
+            Kind::Gauge => describe_gauge!(metric.name, metric.meaning),
+            Kind::Histogram => describe_histogram!(metric.name, metric.meaning),
+        }
+    }
 }
 
 /// A request's name in metrics and logs.

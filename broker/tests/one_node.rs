@@ -141,10 +141,15 @@ async fn what_is_wrong_is_refused_and_leaves_nothing() {
     elsewhere.topic_id = Bytes::from_static(&[1; 3]);
     assert_eq!(client.produce(&elsewhere, 0, good.clone()).await.unwrap_err().code, ErrorCode::InvalidRequest);
     assert_eq!(client.fetch(&topic, 0, 1, 0).await.unwrap_err().code, ErrorCode::OffsetOutOfRange);
-    let unknown = client.send(Api::Metadata, &DeleteTopicRequest { name: "x".repeat(100) }, Bytes::new()).await;
-    unknown.unwrap();
-    let answer = client.receive().await.unwrap();
-    assert!(!answer.is_error() || client.receive().await.is_err());
+    let unknown = client.call_raw(999, Bytes::new()).await.unwrap_err();
+    assert_eq!(unknown.code, ErrorCode::UnknownApi, "and the connection goes on");
+    let raft = client.call_raw(Api::Raft as u16, Bytes::new()).await.unwrap_err();
+    assert_eq!(raft.code, ErrorCode::Unauthorized, "only nodes send raft messages");
+    assert!(client.receive().await.is_err(), "and others are hung up on");
+    let mut client = Client::connect(nodes[0].address()).await.unwrap();
+    let nonsense = client.call_raw(Api::Metadata as u16, Bytes::from_static(b"\xff\xff")).await.unwrap_err();
+    assert_eq!(nonsense.code, ErrorCode::BadFrame);
+    assert!(client.receive().await.is_err());
     // Nothing of all that is in the log, and the node goes on.
     let mut client = Client::connect(nodes[0].address()).await.unwrap();
     assert_eq!(client.fetch(&topic, 0, 0, 0).await.unwrap(), (vec![], 0));

@@ -87,3 +87,102 @@ pub(crate) fn needed(codec: Option<&dyn PayloadCodec>) -> Result<&dyn PayloadCod
         Error::new(ErrorCode::InvalidRequest, "this server was started without support for typed topics")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use levada_protocol::{
+        batch::{Attributes, BatchProducer, ColumnsInfo, MAGIC_COLUMNS, NewRecord, RowsBuilder},
+        ids::TopicId,
+        topic::TopicConfig,
+    };
+
+    use super::*;
+
+    /// Takes rows for columns without looking, and refuses columns that say so.
+    struct FakeCodec;
+
+    fn columns(schema_id: u32, body: &'static [u8]) -> Bytes {
+        let info = ColumnsInfo {
+            record_count: 1,
+            base_timestamp_ms: 5,
+            max_timestamp_ms: 5,
+            producer: BatchProducer::NONE,
+            transactional: false,
+        };
+        let (metadata, body) = (Bytes::from_static(b"metadata"), Bytes::from_static(body));
+        ColumnsPayload { schema_id, metadata, body }.build(&info).unwrap()
+    }
+
+    impl PayloadCodec for FakeCodec {
+        fn check_schema(&self, json: &str) -> Result<String> {
+            Ok(json.to_owned())
+        }
+
+        fn validate(&self, _schema: &TopicSchema, batch: &Bytes) -> Result<()> {
+            match &*ColumnsPayload::parse(batch)?.body {
+                b"bad" => Err(Error::new(ErrorCode::SchemaMismatch, "column a, row 0")),
+                _ => Ok(()),
+            }
+        }
+
+        fn to_columns(&self, schema: &TopicSchema, _batch: &Bytes) -> Result<Bytes> {
+            Ok(columns(schema.id, b"converted"))
+        }
+
+        fn to_rows(&self, _schema: &TopicSchema, batch: &Bytes) -> Result<Bytes> {
+            Ok(batch.clone())
+        }
+    }
+
+    fn rows(bytes: usize) -> Bytes {
+        let value = vec![7; bytes];
+        let mut builder = RowsBuilder::new();
+        builder.push(&NewRecord { timestamp_ms: 5, key: None, value: Some(&value), headers: &[] }).unwrap();
+        builder.finish(Attributes::default(), BatchProducer::NONE).unwrap()
+    }
+
+    fn topic(typed: bool) -> Arc<Topic> {
+        Arc::new(Topic {
+            name: "t".into(),
+            id: TopicId::default(),
+            partitions: Vec::new(),
+            settings: Default::default(),
+            config: TopicConfig { max_message_bytes: 2048, ..TopicConfig::default() },
+            schema: typed.then(|| TopicSchema { id: 3, json: "{}".into() }),
+            created_ms: 0,
+        })
+    }
+
+    fn code(result: Result<Admitted>) -> ErrorCode {
+        result.unwrap_err().code
+    }
+
+    #[test]
+    fn rows_pass_as_they_are_within_the_topics_bound() {
+        let batch = rows(100);
+        let admitted = judge(&topic(false), None, batch.clone()).unwrap();
+        assert_eq!((admitted.batch, admitted.records), (batch, 1));
+        assert_eq!(code(judge(&topic(false), None, rows(3000))), ErrorCode::RecordTooLarge);
+        assert_eq!(code(judge(&topic(false), None, columns(3, b"x"))), ErrorCode::SchemaMismatch);
+    }
+
+    #[test]
+    fn a_large_batch_stays_its_own_so_that_it_can_be_stamped_without_a_copy() {
+        let batch = Bytes::from(rows(1000).to_vec());
+        let admitted = judge(&topic(false), None, batch).unwrap();
+        assert!(admitted.batch.try_into_mut().is_ok());
+    }
+
+    #[test]
+    fn typed_topics_need_a_codec_that_agrees() {
+        let (typed, codec) = (topic(true), Some(&FakeCodec as &dyn PayloadCodec));
+        assert_eq!(code(judge(&typed, None, rows(10))), ErrorCode::InvalidRequest);
+        assert_eq!(code(judge(&typed, None, columns(3, b"x"))), ErrorCode::InvalidRequest);
+        let converted = judge(&typed, codec, rows(10)).unwrap();
+        assert_eq!(converted.batch[16], MAGIC_COLUMNS.unsigned_abs());
+        let kept = judge(&typed, codec, columns(3, b"good")).unwrap();
+        assert_eq!(kept.batch, columns(3, b"good"));
+        assert_eq!(code(judge(&typed, codec, columns(4, b"good"))), ErrorCode::SchemaMismatch);
+        assert_eq!(code(judge(&typed, codec, columns(3, b"bad"))), ErrorCode::SchemaMismatch);
+    }
+}

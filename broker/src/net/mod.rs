@@ -25,4 +25,6 @@ pub(crate) mod outbox;
 pub(crate) mod produce;
 pub(crate) mod responder;
 pub(crate) mod status;
+#[cfg(test)]
+mod tests;
 pub(crate) mod write;

@@ -370,3 +370,6 @@ impl Thread {
 pub(crate) fn timed_out() -> Error {
     Error::new(ErrorCode::Timeout, "no answer within the time allowed; a write may have happened or not")
 }
+
+#[cfg(test)]
+mod tests;

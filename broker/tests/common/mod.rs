@@ -11,7 +11,7 @@ use levada_broker::{
 use levada_protocol::{
     batch::{Attributes, BatchProducer, NewRecord, Rows, RowsBuilder},
     error::{Error, ErrorCode, Result},
-    frame::{Api, Frame, FrameDecoder, Preface, encode_request},
+    frame::{Api, Frame, FrameDecoder, HEAD_BYTES, Preface, encode_head, encode_request},
     ids::{NodeId, ProducerEpoch, ProducerId},
     limits::FRAME_BYTES_MAX,
     messages::native::{
@@ -174,6 +174,19 @@ impl Client {
         let frame = self.receive().await?;
         assert_eq!((frame.correlation_id, frame.api), (id, api as u16));
         Ok((frame.answer()?, frame.payload))
+    }
+
+    /// A request that no message type fits.
+    pub async fn call_raw(&mut self, api: u16, header: Bytes) -> Result<Frame> {
+        let lost = |error: std::io::Error| Error::new(ErrorCode::Disconnected, error.to_string());
+        let mut frame = encode_head(api, 0, 77, &(), 0).to_vec();
+        frame[..4].copy_from_slice(&u32::try_from(HEAD_BYTES - 4 + header.len()).unwrap().to_le_bytes());
+        frame[16..20].copy_from_slice(&u32::try_from(header.len()).unwrap().to_le_bytes());
+        frame.extend_from_slice(&header);
+        self.stream.write_all(&frame).await.map_err(lost)?;
+        let answer = self.receive().await?;
+        assert_eq!(answer.correlation_id, 77);
+        if answer.is_error() { Err(Error::decode(answer.header)) } else { Ok(answer) }
     }
 
     pub async fn create_topic(&mut self, name: &str, partitions: u32, replicas: u32) -> Result<TopicInfo> {

@@ -1,0 +1,172 @@
+//! The worker around a node of its own, on disks that fail or hang.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Condvar, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use levada_protocol::{
+    batch::{Attributes, BatchProducer, NewRecord, RowsBuilder},
+    ids::{ClusterId, IncarnationId, TopicPartition},
+    source::NewTopic,
+};
+use levada_storage_engine::{
+    disk::{DiskError, DiskOp, FileName},
+    identity::DirIdentity,
+    sim_disk::{Fault, SimDisk},
+    store::StoreConfig,
+};
+use tokio::{runtime::Handle, time::sleep};
+
+use super::*;
+use crate::{
+    cluster::addresses::AddressBook,
+    net::dial::Caller,
+    node::NodeConfig,
+    runtime::{budget::Budget, tasks::Tasks},
+};
+
+/// A disk whose syncs wait while it is told to hang.
+#[derive(Debug)]
+struct Hanging {
+    disk: SimDisk,
+    hangs: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Hanging {
+    fn hang(&self, hangs: bool) {
+        *self.hangs.lock().unwrap() = hangs;
+        self.changed.notify_all();
+    }
+}
+
+impl Disk for Hanging {
+    fn perform(&self, op: &DiskOp) -> std::result::Result<(), DiskError> {
+        if matches!(op, DiskOp::Sync { .. }) {
+            drop(self.changed.wait_while(self.hangs.lock().unwrap(), |hangs| *hangs).unwrap());
+        }
+        self.disk.perform(op)
+    }
+
+    fn list(&self, dir: &str) -> std::result::Result<Vec<String>, DiskError> {
+        self.disk.list(dir)
+    }
+
+    fn len(&self, file: &FileName) -> std::result::Result<Option<u64>, DiskError> {
+        self.disk.len(file)
+    }
+
+    fn read(&self, file: &FileName, pos: u64, len: usize) -> std::result::Result<Bytes, DiskError> {
+        self.disk.read(file, pos, len)
+    }
+
+    fn map(&self, file: &FileName, pos: u64, len: usize) -> std::result::Result<Bytes, DiskError> {
+        self.disk.map(file, pos, len)
+    }
+}
+
+struct Fixture {
+    disk: Arc<Hanging>,
+    worker: Worker,
+    place: TopicPartition,
+}
+
+/// A cluster of one, with a topic of one partition.
+async fn fixture() -> Fixture {
+    let hanging = Arc::new(Hanging { disk: SimDisk::new(1), hangs: Mutex::new(false), changed: Condvar::new() });
+    let disk: Arc<dyn Disk> = Arc::clone(&hanging) as Arc<dyn Disk>;
+    let (cluster, node) = (ClusterId::from_bytes([1; 16]), NodeId(1));
+    let incarnation = IncarnationId::from_bytes([2; 16]);
+    DirIdentity { cluster, node, incarnation }.format(&*disk).unwrap();
+    let mut store = StoreConfig::default();
+    store.journal.files_keep = 2;
+    let founders = BTreeSet::from([node]);
+    let config = NodeConfig { cluster, node, incarnation, founders, default_replicas: 1, seed: 1, store };
+    let core = Node::open(Arc::clone(&disk), config).unwrap();
+    let book = Arc::new(AddressBook::new(core.view(), BTreeMap::new(), BTreeMap::new()));
+    let caller = Caller { cluster: Some(cluster), node, incarnation };
+    let peers = Arc::new(Peers::new(caller, book, Tasks::new(Handle::current())));
+    let worker = Worker::start(core, &disk, Clock::start(), peers).unwrap();
+    let register = Request::RegisterNode {
+        addresses: levada_protocol::error::NodeAddresses { node, ..Default::default() },
+        incarnation,
+        rack: String::new(),
+    };
+    surely(&worker, register).await;
+    let new = NewTopic { name: "t".into(), partitions: 1, replicas: 1, config: BTreeMap::new(), schema_json: None };
+    let Answer::Topic(topic) = surely(&worker, Request::CreateTopic { new, dry_run: false }).await else { panic!() };
+    let place = TopicPartition { topic: topic.id, partition: topic.partitions[0].partition };
+    surely(&worker, Request::Bounds { partition: place }).await;
+    Fixture { disk: hanging, worker, place }
+}
+
+fn soon() -> Instant {
+    clock::instant() + Duration::from_secs(20)
+}
+
+/// Asks until there is a leader who answers.
+async fn surely(worker: &Worker, request: Request) -> Answer {
+    for _ in 0..1000 {
+        match worker.ask(request.clone(), soon(), Charge::default()).await {
+            Ok(answer) => return answer,
+            Err(_) => sleep(Duration::from_millis(10)).await,
+        }
+    }
+    panic!("{request:?}");
+}
+
+fn produce(place: TopicPartition) -> Request {
+    let mut builder = RowsBuilder::new();
+    builder.push(&NewRecord { timestamp_ms: 5, key: None, value: Some(b"value"), headers: &[] }).unwrap();
+    let batch = builder.finish(Attributes::default(), BatchProducer::NONE).unwrap();
+    Request::Produce { partition: place, batch }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_sync_ends_the_worker_and_nobody_is_told_that_it_worked() {
+    let Fixture { disk, worker, place } = fixture().await;
+    surely(&worker, produce(place)).await;
+    disk.disk.inject(Fault::fail("fdatasync").on("journal"));
+    let error = worker.ask(produce(place), soon(), Charge::default()).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::StorageFailed, "{error}");
+    let mut state = worker.state();
+    let failed = state.wait_for(|state| matches!(state, WorkerState::Failed(_))).await.unwrap().clone();
+    let WorkerState::Failed(why) = failed else { panic!() };
+    assert!(why.contains("fdatasync") && why.contains("start the node again"), "{why}");
+    assert!(!worker.is_running());
+    let late = worker.ask(produce(place), soon(), Charge::default()).await.unwrap_err();
+    assert_eq!(late.code, ErrorCode::OutcomeUnknown);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_timed_out_is_paid_for_until_the_core_lets_go() {
+    let Fixture { disk, worker, place } = fixture().await;
+    disk.hang(true);
+    let budget = Budget::new(1000);
+    let deadline = clock::instant() + Duration::from_millis(100);
+    let error = worker.ask(produce(place), deadline, budget.take(700).await).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::Timeout);
+    assert_eq!(budget.held(), 700, "its batch still is in memory");
+    disk.hang(false);
+    drop(budget.take(1000).await);
+    let Answer::Appended(next) = surely(&worker, produce(place)).await else { panic!() };
+    assert_eq!(next.base_offset.get(), 1, "it had happened");
+    worker.stop();
+    let mut state = worker.state();
+    state.wait_for(|state| *state == WorkerState::Stopped).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_of_one_node_is_ready_at_once_and_refuses_new_work() {
+    let Fixture { worker, place, .. } = fixture().await;
+    worker.shutdown();
+    let mut state = worker.state();
+    state.wait_for(|state| *state == WorkerState::ReadyToStop).await.unwrap();
+    let error = worker.ask(produce(place), soon(), Charge::default()).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::ShuttingDown);
+    worker.stop();
+    state.wait_for(|state| *state == WorkerState::Stopped).await.unwrap();
+}

@@ -1,3 +1,6 @@
 //! End-to-end tests over the built binary and the public clients.
 
 pub mod disks;
+pub mod ledger;
+pub mod nodes;
+pub mod tools;

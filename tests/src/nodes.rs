@@ -1,0 +1,224 @@
+//! A cluster of real `levada server` processes, each of which can be killed, stopped and started again alone.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// One node's process, or where it would run.
+#[derive(Debug)]
+pub struct NodeProcess {
+    /// Its id.
+    pub id: u64,
+    /// Its data directory.
+    pub data_dir: PathBuf,
+    /// `host:port` of its native protocol.
+    pub native: String,
+    /// `host:port` of its Flight service.
+    pub flight: String,
+    /// `host:port` of its health and metrics.
+    pub http: String,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+/// A cluster on this machine. All processes end when it is dropped.
+#[derive(Debug)]
+pub struct Nodes {
+    binary: PathBuf,
+    seeds: String,
+    environment: Vec<(String, String)>,
+    /// Put in front of the command, such as `strace …`.
+    wrapper: Vec<String>,
+    /// The nodes, by id.
+    pub nodes: BTreeMap<u64, NodeProcess>,
+}
+
+impl Nodes {
+    /// Starts a node on each of these data directories, with ids from 1, and waits until all are ready. Logs go to
+    /// `logs`.
+    ///
+    /// # Errors
+    /// When a node does not come up.
+    pub fn start(binary: &Path, data_dirs: &[PathBuf], logs: &Path) -> Result<Self> {
+        Self::start_wrapped(binary, data_dirs, logs, &[])
+    }
+
+    /// The same with every process run through another program.
+    ///
+    /// # Errors
+    /// When a node does not come up.
+    pub fn start_wrapped(binary: &Path, data_dirs: &[PathBuf], logs: &Path, wrapper: &[&str]) -> Result<Self> {
+        let mut nodes = BTreeMap::new();
+        let mut ports = free_ports(data_dirs.len() * 3)?.into_iter();
+        let mut address = || ports.next().map(|port| format!("127.0.0.1:{port}")).context("not enough free ports");
+        for (id, data_dir) in (1..).zip(data_dirs) {
+            let node = NodeProcess {
+                id,
+                data_dir: data_dir.join("data"),
+                native: address()?,
+                flight: address()?,
+                http: address()?,
+                log: logs.join(format!("node-{id}.log")),
+                child: None,
+            };
+            nodes.insert(id, node);
+        }
+        let seeds: Vec<String> = nodes.values().map(|node| format!("\"{}@{}\"", node.id, node.native)).collect();
+        let mut cluster = Self {
+            binary: binary.to_owned(),
+            seeds: format!("[{}]", seeds.join(",")),
+            // Small files: they are zeroed when a node is new, and these disks are small.
+            environment: vec![("LEVADA_JOURNAL_FILES_KEEP".into(), "3".into())],
+            wrapper: wrapper.iter().map(|&word| word.to_owned()).collect(),
+            nodes,
+        };
+        for id in cluster.ids() {
+            cluster.spawn(id)?;
+        }
+        cluster.wait_ready()?;
+        Ok(cluster)
+    }
+
+    /// The ids of all nodes.
+    #[must_use]
+    pub fn ids(&self) -> Vec<u64> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// Where a client may begin, as it takes it.
+    #[must_use]
+    pub fn bootstrap(&self) -> String {
+        self.nodes.values().map(|node| node.native.clone()).collect::<Vec<_>>().join(",")
+    }
+
+    /// Starts a node's process. Does not wait for it.
+    ///
+    /// # Errors
+    /// When there is no such node or it cannot be started.
+    pub fn spawn(&mut self, id: u64) -> Result<()> {
+        let node = self.nodes.get_mut(&id).with_context(|| format!("no node {id}"))?;
+        let log = File::options().create(true).append(true).open(&node.log)?;
+        let mut command = match self.wrapper.split_first() {
+            None => Command::new(&self.binary),
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(&self.binary);
+                command
+            }
+        };
+        command
+            .arg("server")
+            .env("LEVADA_NODE_ID", id.to_string())
+            .env("LEVADA_DATA_DIR", &node.data_dir)
+            .env("LEVADA_SEED_NODES", &self.seeds)
+            .env("LEVADA_LISTEN_NATIVE", &node.native)
+            .env("LEVADA_LISTEN_FLIGHT", &node.flight)
+            .env("LEVADA_LISTEN_HTTP", &node.http)
+            .envs(self.environment.iter().map(|(key, value)| (key, value)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        node.child = Some(command.spawn().with_context(|| format!("cannot start {}", self.binary.display()))?);
+        Ok(())
+    }
+
+    /// `kill -9`, and waits until the process is gone.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn kill(&mut self, id: u64) -> Result<()> {
+        let node = self.nodes.get_mut(&id).with_context(|| format!("no node {id}"))?;
+        if let Some(mut child) = node.child.take() {
+            // A wrapped server is a child of the wrapper.
+            signal("-KILL", &format!("-P {}", child.id()), "pkill")?;
+            let _ = child.kill();
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Sends a signal such as `STOP` or `CONT` to a node.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&self, id: u64, name: &str) -> Result<()> {
+        let child = self.nodes.get(&id).and_then(|node| node.child.as_ref());
+        let pid = child.with_context(|| format!("node {id} does not run"))?.id();
+        signal(&format!("-{name}"), &pid.to_string(), "kill")
+    }
+
+    /// Waits until every node that runs says that it is ready.
+    ///
+    /// # Errors
+    /// When one ends, or does not become ready within a minute; with the end of its log.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        for node in self.nodes.values_mut() {
+            let Some(child) = &mut node.child else { continue };
+            while !is_ready(&node.http) {
+                if let Some(status) = child.try_wait()? {
+                    bail!("node {} ended with {status}:\n{}", node.id, tail(&node.log));
+                }
+                if Instant::now() > deadline {
+                    bail!("node {} does not become ready:\n{}", node.id, tail(&node.log));
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        for id in self.ids() {
+            let _ = self.kill(id);
+        }
+    }
+}
+
+fn signal(name: &str, target: &str, program: &str) -> Result<()> {
+    Command::new(program)
+        .arg(name)
+        .args(target.split(' '))
+        .status()
+        .with_context(|| format!("cannot run {program}"))?;
+    Ok(())
+}
+
+/// Asks `/health/ready` over plain HTTP.
+fn is_ready(http: &str) -> bool {
+    use std::io::{Read as _, Write as _};
+    let ask = || -> std::io::Result<String> {
+        let mut socket = std::net::TcpStream::connect(http)?;
+        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        write!(socket, "GET /health/ready HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+}
+
+fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines.get(lines.len().saturating_sub(30)..).unwrap_or_default().join("\n")
+}
+
+/// Ports that were free a moment ago.
+fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let listeners: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<_>>()?;
+    Ok(listeners
+        .iter()
+        .map(|listener| listener.local_addr().map(|address| address.port()))
+        .collect::<std::io::Result<_>>()?)
+}

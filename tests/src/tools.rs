@@ -1,0 +1,75 @@
+//! What a test needs beyond Rust, made ready once: the built binary, and a Python with pyarrow.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// The `levada` binary of this build. Built on first use.
+///
+/// # Panics
+/// When it cannot be built: no test over it can say anything then.
+#[must_use]
+pub fn levada() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| build().expect("the levada binary is built"))
+}
+
+fn build() -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    // target/debug/deps/test-name
+    let profile = test.parent().and_then(Path::parent).context("a test runs in a target directory")?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["build", "--quiet", "--package", "levada"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    if profile.ends_with("release") {
+        command.arg("--release");
+    }
+    if let Some(target) = profile.parent() {
+        command.env("CARGO_TARGET_DIR", target);
+    }
+    if !command.status()?.success() {
+        bail!("cargo build --package levada failed");
+    }
+    Ok(profile.join("levada"))
+}
+
+/// A Python interpreter with pyarrow, in a virtual environment of its own that is kept in the user's cache.
+///
+/// # Panics
+/// When it cannot be made ready: a test that needs an independent client must not pass without one.
+#[must_use]
+pub fn python() -> &'static Path {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+    PYTHON.get_or_init(|| environment().expect("python3, its venv module and pyarrow (from PyPI) are needed"))
+}
+
+const PACKAGES: [&str; 1] = ["pyarrow==26.0.0"];
+
+fn environment() -> Result<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
+    let dir = cache.context("neither XDG_CACHE_HOME nor HOME is set")?.join("levada/python");
+    let python = dir.join("bin/python");
+    let works = |python: &Path| {
+        let imported = Command::new(python).args(["-c", "import pyarrow.flight"]).output();
+        imported.is_ok_and(|output| output.status.success())
+    };
+    if works(&python) {
+        return Ok(python);
+    }
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&dir))?;
+    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PACKAGES))?;
+    if works(&python) { Ok(python) } else { bail!("pyarrow does not import") }
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    if command.status().with_context(|| format!("cannot run {command:?}"))?.success() {
+        Ok(())
+    } else {
+        bail!("{command:?} failed")
+    }
+}

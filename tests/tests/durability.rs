@@ -1,0 +1,164 @@
+//! Acknowledged means durable: processes are killed and power is cut under load, and an independent reader finds every
+//! acknowledged record exactly once, in order. A server whose `fdatasync` does nothing fails the same test.
+//!
+//! `LEVADA_TEST_ROUNDS` sets the number of rounds (20 for the figures in the documentation; fewer by default).
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use levada_client::{Admin, NewTopic, PartitionId};
+use levada_tests::{
+    disks::PowerDisk,
+    ledger::{Ledger, Load},
+    nodes::Nodes,
+    tools,
+};
+
+const TOPIC: &str = "ledger";
+const PARTITIONS: u32 = 4;
+const WRITERS: u64 = 6;
+
+fn rounds() -> usize {
+    std::env::var("LEVADA_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(4)
+}
+
+async fn create_topic(nodes: &Nodes) -> Result<Admin> {
+    let admin = Admin::connect(&nodes.bootstrap()).await?;
+    let settings = [("segment.bytes".to_owned(), (1 << 20).to_string())];
+    admin
+        .create_topic(NewTopic {
+            name: TOPIC.into(),
+            partitions: PARTITIONS,
+            replicas: 3,
+            config: settings.into(),
+            schema_json: None,
+        })
+        .await?;
+    Ok(admin)
+}
+
+/// Waits until this many more records are acknowledged.
+async fn progress(ledger: &Ledger, more: u64) -> Result<()> {
+    let goal = ledger.acknowledged() + more;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while ledger.acknowledged() < goal {
+        anyhow::ensure!(Instant::now() < deadline, "writes do not go on: {} acknowledged", ledger.acknowledged());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_processes_lose_nothing() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let data_dirs: Vec<PathBuf> = (1..=3).map(|id| dir.path().join(format!("node-{id}"))).collect();
+    data_dirs.iter().try_for_each(std::fs::create_dir_all)?;
+    let mut nodes = Nodes::start(tools::levada(), &data_dirs, dir.path())?;
+    let admin = create_topic(&nodes).await?;
+    let ledger = Arc::new(Ledger::default());
+    let load = Load::start(&nodes.bootstrap(), TOPIC, WRITERS, &ledger).await?;
+    progress(&ledger, 2_000).await?;
+    let mut pauses = Vec::new();
+    for round in 0..rounds() {
+        let partition = u32::try_from(round)? % PARTITIONS;
+        let topic = admin.describe_topic(TOPIC).await?;
+        let leader = topic.partition(PartitionId(partition)).and_then(|partition| partition.leader);
+        let leader = leader.context("the partition has a leader")?.get();
+        let victims = match round % 3 {
+            0 => vec![leader],
+            1 => vec![leader % 3 + 1],
+            _ => nodes.ids(),
+        };
+        ledger.take_pause();
+        for &victim in &victims {
+            nodes.kill(victim)?;
+        }
+        if victims.len() == 1 {
+            progress(&ledger, 500).await?;
+            if round % 3 == 0 {
+                pauses.push(ledger.take_pause());
+            }
+        }
+        for &victim in &victims {
+            nodes.spawn(victim)?;
+        }
+        nodes.wait_ready()?;
+        progress(&ledger, 1_000).await?;
+    }
+    load.stop().await?;
+    pauses.sort();
+    println!("write pauses after the loss of a leader: {pauses:?}; {} outcomes unknown", ledger.unknown());
+    println!("{}", ledger.judge(tools::python(), &nodes.nodes[&1].flight, TOPIC, dir.path())?);
+    Ok(())
+}
+
+/// Cuts the power of all nodes and of minorities under load, and lets pyarrow judge.
+async fn power_cuts(rounds: usize, wrapper: &[&str]) -> Result<String> {
+    let dir = tempfile::tempdir()?;
+    let mut disks = Vec::new();
+    for id in 1..=3 {
+        disks.push(PowerDisk::create(dir.path(), &format!("disk-{id}"), 700)?);
+    }
+    let data_dirs: Vec<PathBuf> = disks.iter().map(|disk| disk.path().to_owned()).collect();
+    let mut nodes = Nodes::start_wrapped(tools::levada(), &data_dirs, dir.path(), wrapper)?;
+    create_topic(&nodes).await?;
+    let ledger = Arc::new(Ledger::default());
+    let load = Load::start(&nodes.bootstrap(), TOPIC, WRITERS, &ledger).await?;
+    progress(&ledger, 1_000).await?;
+    for round in 0..rounds {
+        let victims = if round % 2 == 0 { nodes.ids() } else { vec![u64::try_from(round / 2 % 3)? + 1] };
+        for &victim in &victims {
+            disks[usize::try_from(victim - 1)?].cut()?;
+        }
+        for &victim in &victims {
+            nodes.kill(victim)?;
+        }
+        if victims.len() == 1 {
+            progress(&ledger, 300).await?;
+        }
+        for &victim in &victims {
+            disks[usize::try_from(victim - 1)?].restore()?;
+            nodes.spawn(victim)?;
+        }
+        nodes.wait_ready()?;
+        progress(&ledger, 500).await?;
+    }
+    load.stop().await?;
+    let verdict = ledger.judge(tools::python(), &nodes.nodes[&1].flight, TOPIC, dir.path());
+    drop(nodes);
+    verdict
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn power_cuts_lose_nothing() -> Result<()> {
+    if let Some(why) = PowerDisk::unavailable() {
+        println!("SKIPPED: {why}");
+        return Ok(());
+    }
+    println!("{}", power_cuts(rounds(), &[]).await?);
+    Ok(())
+}
+
+/// The proof that the test above can fail: the same servers, but every sync answers at once and does nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_does_not_sync_is_caught() -> Result<()> {
+    if let Some(why) = PowerDisk::unavailable() {
+        println!("SKIPPED: {why}");
+        return Ok(());
+    }
+    if std::process::Command::new("strace").arg("-V").output().is_err() {
+        println!("SKIPPED: strace is needed (apt-get install strace)");
+        return Ok(());
+    }
+    let lie = "fdatasync,fsync,syncfs,sync_file_range";
+    let (trace, inject) = (format!("trace={lie}"), format!("inject={lie}:retval=0"));
+    let strace = ["strace", "-f", "-qq", "--seccomp-bpf", "-e", &trace, "-e", &inject, "-o", "/dev/null"];
+    let verdict = power_cuts(2, &strace).await;
+    println!("{verdict:?}");
+    assert!(verdict.is_err(), "acknowledged records survived power cuts without a sync");
+    Ok(())
+}

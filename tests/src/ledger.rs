@@ -108,6 +108,11 @@ impl Load {
         Ok(Self { writers: tasks.collect(), stop })
     }
 
+    /// Ends the load without waiting for anything.
+    pub fn abort(self) {
+        self.writers.iter().for_each(JoinHandle::abort);
+    }
+
     /// Ends the load; every record under way is waited for.
     ///
     /// # Errors

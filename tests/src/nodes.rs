@@ -70,10 +70,10 @@ impl Nodes {
             };
             nodes.insert(id, node);
         }
-        let seeds: Vec<String> = nodes.values().map(|node| format!("\"{}@{}\"", node.id, node.native)).collect();
+        let seeds: Vec<String> = nodes.values().map(|node| format!("{}@{}", node.id, node.native)).collect();
         let mut cluster = Self {
             binary: binary.to_owned(),
-            seeds: format!("[{}]", seeds.join(",")),
+            seeds: seeds.join(","),
             // Small files: they are zeroed when a node is new, and these disks are small.
             environment: vec![("LEVADA_JOURNAL_FILES_KEEP".into(), "3".into())],
             wrapper: wrapper.iter().map(|&word| word.to_owned()).collect(),
@@ -159,7 +159,7 @@ impl Nodes {
     /// # Errors
     /// When one ends, or does not become ready within a minute; with the end of its log.
     pub fn wait_ready(&mut self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(30);
         for node in self.nodes.values_mut() {
             let Some(child) = &mut node.child else { continue };
             while !is_ready(&node.http) {

@@ -44,7 +44,7 @@ async fn create_topic(nodes: &Nodes) -> Result<Admin> {
 /// Waits until this many more records are acknowledged.
 async fn progress(ledger: &Ledger, more: u64) -> Result<()> {
     let goal = ledger.acknowledged() + more;
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while ledger.acknowledged() < goal {
         anyhow::ensure!(Instant::now() < deadline, "writes do not go on: {} acknowledged", ledger.acknowledged());
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -96,8 +96,9 @@ async fn killed_processes_lose_nothing() -> Result<()> {
     Ok(())
 }
 
-/// Cuts the power of all nodes and of minorities under load, and lets pyarrow judge.
-async fn power_cuts(rounds: usize, wrapper: &[&str]) -> Result<String> {
+/// Cuts the power of all nodes and of minorities under load, and lets pyarrow judge. What goes wrong before the first
+/// cut is the outer error, what goes wrong after it the inner one.
+async fn power_cuts(rounds: usize, wrapper: &[&str]) -> Result<Result<String>> {
     let dir = tempfile::tempdir()?;
     let mut disks = Vec::new();
     for id in 1..=3 {
@@ -109,6 +110,22 @@ async fn power_cuts(rounds: usize, wrapper: &[&str]) -> Result<String> {
     let ledger = Arc::new(Ledger::default());
     let load = Load::start(&nodes.bootstrap(), TOPIC, WRITERS, &ledger).await?;
     progress(&ledger, 1_000).await?;
+    let outcome = cut_and_restore(rounds, &mut nodes, &mut disks, &ledger).await;
+    let verdict = match outcome {
+        Ok(()) => {
+            let judge = || ledger.judge(tools::python(), &nodes.nodes[&1].flight, TOPIC, dir.path());
+            load.stop().await.and_then(|()| judge())
+        }
+        Err(error) => {
+            load.abort();
+            Err(error)
+        }
+    };
+    drop(nodes);
+    Ok(verdict)
+}
+
+async fn cut_and_restore(rounds: usize, nodes: &mut Nodes, disks: &mut [PowerDisk], ledger: &Ledger) -> Result<()> {
     for round in 0..rounds {
         let victims = if round % 2 == 0 { nodes.ids() } else { vec![u64::try_from(round / 2 % 3)? + 1] };
         for &victim in &victims {
@@ -118,19 +135,16 @@ async fn power_cuts(rounds: usize, wrapper: &[&str]) -> Result<String> {
             nodes.kill(victim)?;
         }
         if victims.len() == 1 {
-            progress(&ledger, 300).await?;
+            progress(ledger, 300).await?;
         }
         for &victim in &victims {
             disks[usize::try_from(victim - 1)?].restore()?;
             nodes.spawn(victim)?;
         }
         nodes.wait_ready()?;
-        progress(&ledger, 500).await?;
+        progress(ledger, 500).await?;
     }
-    load.stop().await?;
-    let verdict = ledger.judge(tools::python(), &nodes.nodes[&1].flight, TOPIC, dir.path());
-    drop(nodes);
-    verdict
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -139,7 +153,7 @@ async fn power_cuts_lose_nothing() -> Result<()> {
         println!("SKIPPED: {why}");
         return Ok(());
     }
-    println!("{}", power_cuts(rounds(), &[]).await?);
+    println!("{}", power_cuts(rounds(), &[]).await??);
     Ok(())
 }
 
@@ -157,7 +171,7 @@ async fn a_server_that_does_not_sync_is_caught() -> Result<()> {
     let lie = "fdatasync,fsync,syncfs,sync_file_range";
     let (trace, inject) = (format!("trace={lie}"), format!("inject={lie}:retval=0"));
     let strace = ["strace", "-f", "-qq", "--seccomp-bpf", "-e", &trace, "-e", &inject, "-o", "/dev/null"];
-    let verdict = power_cuts(2, &strace).await;
+    let verdict = power_cuts(2, &strace).await?;
     println!("{verdict:?}");
     assert!(verdict.is_err(), "acknowledged records survived power cuts without a sync");
     Ok(())

@@ -1,5 +1,6 @@
 //! End-to-end tests over the built binary and the public clients.
 
+pub mod dev;
 pub mod disks;
 pub mod ledger;
 pub mod nodes;

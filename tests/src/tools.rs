@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// The `levada` binary of this build. Built on first use.
+/// The `levada` binary of this build: the one that `TEST_LEVADA_BINARY` names, or built on first use.
 ///
 /// # Panics
 /// When it cannot be built: no test over it can say anything then.
@@ -19,6 +19,9 @@ pub fn levada() -> &'static Path {
 }
 
 fn build() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("TEST_LEVADA_BINARY") {
+        return Ok(path.into());
+    }
     let test = std::env::current_exe()?;
     // target/debug/deps/test-name
     let profile = test.parent().and_then(Path::parent).context("a test runs in a target directory")?;
@@ -44,15 +47,29 @@ fn build() -> Result<PathBuf> {
 #[must_use]
 pub fn python() -> &'static Path {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    PYTHON.get_or_init(|| environment().expect("python3, its venv module and pyarrow (from PyPI) are needed"))
+    PYTHON.get_or_init(|| python_environment().expect("python3, its venv module and pyarrow (from PyPI) are needed"))
 }
 
 const PACKAGES: [&str; 1] = ["pyarrow==26.0.0"];
 
-fn environment() -> Result<PathBuf> {
+/// Where things are kept that are made or downloaded once: `levada` in the user's cache directory.
+///
+/// # Errors
+/// There is no such directory and none can be made.
+pub fn cache() -> Result<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
-    let dir = cache.context("neither XDG_CACHE_HOME nor HOME is set")?.join("levada/python");
+    let dir = cache.context("neither XDG_CACHE_HOME nor HOME is set")?.join("levada");
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// The same as [`python`].
+///
+/// # Errors
+/// Python, its venv module or the network is missing.
+pub fn python_environment() -> Result<PathBuf> {
+    let dir = cache()?.join("python");
     let python = dir.join("bin/python");
     let works = |python: &Path| {
         let imported = Command::new(python).args(["-c", "import pyarrow.flight"]).output();

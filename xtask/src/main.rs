@@ -26,6 +26,12 @@ enum Command {
     Test,
     /// Looks for what the compiler does not: leftovers, dead files, long files and functions.
     Tidy,
+    /// Real data through three nodes, one of which is killed: nothing acknowledged is lost.
+    Demo {
+        /// As `cargo xtask demo -- --help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// The simulator: a whole cluster on one thread. Arguments go to `levada-sim`.
     Sim {
         /// As `cargo xtask sim -- --help` lists them.
@@ -38,6 +44,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Test => test::run(),
         Command::Tidy => tidy::run(),
+        Command::Demo { arguments } => process::demo(&arguments),
         Command::Sim { arguments } => process::sim(&arguments),
     };
     match done {

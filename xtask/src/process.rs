@@ -60,3 +60,14 @@ pub(crate) fn sim(arguments: &[String]) -> Result<bool> {
     let mut command = cargo(&["run", "--release", "--package", "levada-sim", "--"]);
     succeeds(command.args(arguments))
 }
+
+/// `cargo xtask demo`: real data through three nodes, optimised.
+pub(crate) fn demo(arguments: &[String]) -> Result<bool> {
+    println!("building the levada command and the demo (optimised; minutes the first time)");
+    if !succeeds(&mut cargo(&["build", "--release", "--package", "levada", "--package", "levada-demo"]))? {
+        bail!("the demo does not build: see above");
+    }
+    let built = target_dir()?.join("release");
+    let mut demo = Command::new(built.join("levada-demo"));
+    succeeds(demo.arg("--levada").arg(built.join("levada")).args(arguments))
+}

@@ -85,7 +85,7 @@ fn tests() -> Result<Tally> {
     // The end-to-end tests need the `levada` binary; the build step made it, with the features of this very build.
     let levada = process::target_dir()?.join("debug/levada");
     if levada.exists() {
-        command.env("LEVADA_BIN", levada);
+        command.env("TEST_LEVADA_BINARY", levada);
     }
     let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| process::shown(&command))?;
     let mut tally = Tally::default();

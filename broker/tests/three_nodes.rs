@@ -194,6 +194,9 @@ async fn clients_are_sent_to_the_leader_and_seams_go_there_themselves() {
             let appended = running.sink().append(&ctx, place, batch(&["via seam"])).await.unwrap();
             let bounds = running.source().bounds(&ctx, place).await.unwrap();
             assert!(bounds.high_watermark > appended.base_offset);
+            let late = running.source().offset_for_time(&ctx, place, i64::MAX).await.unwrap();
+            assert_eq!(late, bounds.high_watermark, "nothing is so late, here or elsewhere");
+            assert_eq!(running.source().offset_for_time(&ctx, place, 0).await.unwrap(), Offset(0));
             let read = running.source().read(&ctx, place, Offset(0), 1 << 20).await;
             if *leader == node.config.node_id {
                 assert_eq!(read.unwrap().next_offset, bounds.high_watermark);

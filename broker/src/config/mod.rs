@@ -175,7 +175,7 @@ impl ServerConfig {
     /// A node for tests and development: everything on free ports of this machine.
     ///
     /// # Panics
-    /// Never: the defaults are sound.
+    /// If the node's id is 0: the defaults are sound.
     #[must_use]
     pub fn local(node: NodeId, data_dir: impl Into<PathBuf>) -> Self {
         let free = "127.0.0.1:0";
@@ -186,7 +186,7 @@ impl ServerConfig {
             ["native", "flight", "http"].into_iter().map(|door| (door.to_owned(), free.into())).collect();
         flags.insert("listen".into(), listen.into());
         let flags = figment::providers::Serialized::defaults(flags);
-        Self::load(None, [], flags).expect("the defaults are sound")
+        Self::load(None, [], flags).expect("the defaults are sound, and node ids start at 1")
     }
 
     /// The node's id.

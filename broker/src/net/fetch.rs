@@ -102,6 +102,21 @@ impl Broker {
             _ => Err(unexpected()),
         }
     }
+
+    /// Both ends of a partition that is led here, and an offset for a time if one is asked for.
+    pub(crate) async fn bounds_and_time_here(
+        &self,
+        ctx: &RequestContext,
+        place: TopicPartition,
+        timestamp_ms: Option<i64>,
+    ) -> Result<(LogBounds, Option<Offset>)> {
+        let bounds = self.bounds_here(ctx, place).await?;
+        let offset = match timestamp_ms {
+            Some(time) => Some(self.offset_for_time_here(ctx, place, time).await?),
+            None => None,
+        };
+        Ok((bounds, offset))
+    }
 }
 
 async fn find_time(view: Arc<PartitionView>, place: TopicPartition, timestamp_ms: i64) -> Result<Offset> {
@@ -178,15 +193,11 @@ pub(crate) async fn list_offsets(
     let ctx = session.context();
     let list = async {
         let place = place(&request.topic_id, request.partition)?;
-        let bounds = broker.bounds_here(&ctx, place).await?;
-        let offset_for_time = match request.timestamp_ms {
-            Some(time) => Some(broker.offset_for_time_here(&ctx, place, time).await?.get()),
-            None => None,
-        };
+        let (bounds, offset) = broker.bounds_and_time_here(&ctx, place, request.timestamp_ms).await?;
         Ok(ListOffsetsResponse {
             log_start_offset: bounds.log_start.get(),
             high_watermark: bounds.high_watermark.get(),
-            offset_for_time,
+            offset_for_time: offset.map(Offset::get),
             leader_epoch: bounds.leader_epoch.get(),
             bytes: bounds.bytes,
         })

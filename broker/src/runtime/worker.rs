@@ -31,7 +31,7 @@ use levada_protocol::{
     ids::NodeId,
 };
 use levada_storage_engine::disk::Disk;
-use metrics::{counter, gauge, histogram};
+use metrics::{Gauge, Histogram, counter, gauge, histogram};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::{budget::Charge, clock, clock::Clock, lanes::Lanes, peers::Peers, ticks::Ticks};
@@ -120,6 +120,8 @@ impl Worker {
             last_request: 0,
             unreachable: BTreeSet::new(),
             effects: Vec::new(),
+            round_seconds: histogram!(names::WORKER_ROUND_SECONDS),
+            queue_length: gauge!(names::WORKER_QUEUE),
             state: Ending(state),
         };
         std::thread::Builder::new().name("node".to_owned()).spawn(move || thread.run())?;
@@ -242,6 +244,8 @@ struct Thread {
     /// Nodes to which messages were dropped in the last round.
     unreachable: BTreeSet<NodeId>,
     effects: Vec<Effect>,
+    round_seconds: Histogram,
+    queue_length: Gauge,
     /// Dropped last: by then the lanes' threads have ended.
     state: Ending,
 }
@@ -276,12 +280,14 @@ impl Thread {
         if self.perform() == Next::End {
             next = Next::End;
         }
-        histogram!(names::WORKER_ROUND_SECONDS).record(begun.elapsed());
+        self.round_seconds.record(begun.elapsed());
+        #[allow(clippy::cast_precision_loss, reason = "a queue is short")]
+        self.queue_length.set(self.queued.load(Ordering::Relaxed) as f64);
         next
     }
 
     fn take(&mut self, input: Input) -> Next {
-        let queued = self.queued.fetch_sub(1, Ordering::Relaxed);
+        self.queued.fetch_sub(1, Ordering::Relaxed);
         let now = self.clock.now();
         match input {
             Input::Event(event) => self.node.handle(now, event, &mut self.effects),
@@ -304,8 +310,6 @@ impl Thread {
             }
             Input::Stop => return Next::End,
         }
-        #[allow(clippy::cast_precision_loss, reason = "a queue is short")]
-        gauge!(names::WORKER_QUEUE).set(queued.saturating_sub(1) as f64);
         Next::GoOn
     }
 

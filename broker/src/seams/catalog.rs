@@ -129,6 +129,8 @@ impl Catalog for Broker {
 
     fn create_topic<'a>(&'a self, ctx: &'a RequestContext, new: NewTopic) -> BoxFuture<'a, Result<TopicDescription>> {
         Box::pin(async move {
+            // Asked here: to the controller, this node is the one who asks.
+            self.authorize(ctx, Action::Create, Resource::Topic(&new.name))?;
             let deadline = clock::deadline(ctx, DEFAULT_WAIT);
             let id = self.create_anywhere(ctx, new, deadline).await?;
             let topic = self.await_metadata(deadline, |metadata| metadata.topic_by_id(id).cloned()).await?;
@@ -139,6 +141,7 @@ impl Catalog for Broker {
 
     fn delete_topic<'a>(&'a self, ctx: &'a RequestContext, name: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
+            self.authorize(ctx, Action::Delete, Resource::Topic(name))?;
             let deadline = clock::deadline(ctx, DEFAULT_WAIT);
             loop {
                 let controller = self.find_leader(GroupId::METADATA, deadline).await?;

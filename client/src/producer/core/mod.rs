@@ -17,6 +17,7 @@
 mod batch;
 mod context;
 mod partition;
+mod topics;
 mod verdict;
 
 #[cfg(test)]
@@ -33,13 +34,14 @@ use bytes::Bytes;
 use levada_protocol::{
     batch::RowsBuilder,
     error::{Error, ErrorClass, ErrorCode},
-    ids::{NodeId, Offset, PartitionId, TopicId, TopicPartition},
+    ids::{NodeId, Offset, PartitionId, TopicPartition},
     source::ProducerIdentity,
 };
 
 use self::{
     context::{Context, Identity},
     partition::Partition,
+    topics::TopicState,
 };
 use super::{partitioner::partition_for_key, record::Record};
 use crate::{
@@ -111,24 +113,6 @@ pub(crate) struct Appended<D> {
     pub(crate) index: u32,
 }
 
-/// A topic that is written to.
-#[derive(Debug)]
-struct TopicState {
-    name: String,
-    id: TopicId,
-    /// Where its partitions begin among all.
-    first: usize,
-    partitions: u32,
-    /// Where records without a key go until that batch is closed.
-    sticky: u32,
-    /// The largest batch.
-    batch_bytes_max: usize,
-    /// A leader said that it does not exist.
-    denied: bool,
-    /// It does not.
-    gone: bool,
-}
-
 /// See the module's description. `D` is what the shell attaches to a batch to tell its senders.
 #[derive(Debug)]
 pub(crate) struct Core<D> {
@@ -169,37 +153,6 @@ impl<D: Clone + Default> Core<D> {
     /// A topic that was added before.
     pub(crate) fn topic(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
-    }
-
-    /// Adds a topic, or takes note of its leaders.
-    pub(crate) fn add_topic(&mut self, now: Time, topic: &Topic) {
-        self.cx.now = now;
-        if let Some(&known) = self.by_name.get(&topic.name) {
-            self.update_topic(known, topic);
-            if !self.topics[known].gone {
-                return;
-            }
-        }
-        let first = self.partitions.len();
-        for (number, partition) in (0..).zip(&topic.partitions) {
-            let name = TopicPartition { topic: topic.id, partition: PartitionId(number) };
-            let position = self.partitions.len();
-            self.partitions.push(Partition::new(position, name, partition.leader, partition.leader_epoch));
-            self.timer_of.push(None);
-        }
-        let partitions = topic.partition_count();
-        let sticky = u32::try_from(self.cx.rng.below(partitions.into())).unwrap_or_default();
-        self.by_name.insert(topic.name.clone(), self.topics.len());
-        self.topics.push(TopicState {
-            name: topic.name.clone(),
-            id: topic.id,
-            first,
-            partitions,
-            sticky,
-            batch_bytes_max: topic.batch_bytes_max(),
-            denied: false,
-            gone: false,
-        });
     }
 
     /// Takes a record, of which the sender has reserved `reserved` bytes of the buffer.
@@ -246,11 +199,12 @@ impl<D: Clone + Default> Core<D> {
         let batch_bytes_max = self.topics[topic].batch_bytes_max;
         let partition = &mut self.partitions[position];
         let appended = partition.append(&record, reserved, batch_bytes, batch_bytes_max, &mut self.cx)?;
-        if appended.index == 0 && self.partitions[position].is_idle_enough(now) {
-            if self.cx.settings.linger.is_zero() {
-                self.dirty.insert(position);
+        if appended.index == 0 {
+            let linger = self.cx.settings.linger;
+            if self.partitions[position].is_idle_enough(now) && !linger.is_zero() {
+                self.set_timer(position, Some(now + linger), true);
             } else {
-                self.set_timer(position, Some(now + self.cx.settings.linger), true);
+                self.dirty.insert(position);
             }
         }
         Ok(appended)
@@ -391,55 +345,6 @@ impl<D: Clone + Default> Core<D> {
         for (position, partition) in self.partitions.iter_mut().enumerate() {
             partition.abort(error, &mut self.cx);
             self.dirty.insert(position);
-        }
-    }
-
-    fn update_topic(&mut self, known: usize, topic: &Topic) {
-        if self.topics[known].id != topic.id || self.topics[known].partitions != topic.partition_count() {
-            return self.remove_topic(known);
-        }
-        self.topics[known].denied = false;
-        self.topics[known].batch_bytes_max = topic.batch_bytes_max();
-        let first = self.topics[known].first;
-        for (position, partition) in (first..).zip(&topic.partitions) {
-            self.partitions[position].set_leader(partition.leader, partition.leader_epoch, &mut self.cx);
-            if self.partitions[position].backlog() > 0 || self.partitions[position].open.is_some() {
-                self.dirty.insert(position);
-            }
-        }
-    }
-
-    /// The topic was deleted (and perhaps made anew: then the next record finds the new one).
-    fn remove_topic(&mut self, known: usize) {
-        let topic = &mut self.topics[known];
-        topic.gone = true;
-        self.by_name.remove(&topic.name);
-        let error = Error::new(ErrorCode::UnknownTopic, format!("topic {:?} ({}) was deleted", topic.name, topic.id));
-        for position in topic.first..topic.first + topic.partitions as usize {
-            self.partitions[position].abort(&error, &mut self.cx);
-            self.dirty.insert(position);
-        }
-    }
-
-    fn note_denied(&mut self) {
-        for id in self.cx.denied.drain(..) {
-            self.topics.iter_mut().filter(|topic| topic.id == id).for_each(|topic| topic.denied = true);
-        }
-    }
-
-    /// Moves the sticky partition on where its batch was closed: to the next one that is not held up.
-    fn after_close(&mut self) {
-        while let Some(position) = self.cx.closed.pop() {
-            let of =
-                |topic: &&mut TopicState| (topic.first..topic.first + topic.partitions as usize).contains(&position);
-            let Some(topic) = self.topics.iter_mut().find(of) else { continue };
-            if topic.first + topic.sticky as usize != position {
-                continue;
-            }
-            let (first, sticky, count) = (topic.first, topic.sticky, topic.partitions);
-            let mut others = (1..=count).map(|step| (sticky + step) % count);
-            let flowing = |number: &u32| self.partitions[first + *number as usize].is_flowing();
-            topic.sticky = others.find(flowing).unwrap_or((sticky + 1) % count);
         }
     }
 

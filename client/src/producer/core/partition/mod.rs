@@ -1,5 +1,7 @@
 //! One partition's batches, in the order in which they will stand in the log.
 
+mod failure;
+
 use std::collections::VecDeque;
 
 use levada_protocol::{
@@ -13,18 +15,13 @@ use levada_protocol::{
 use super::{
     Appended, Context, Effect, Time,
     batch::{Attempt, AttemptId, Batch, BatchId, Body},
-    verdict::Verdict,
 };
 use crate::{
-    error::{CallError, DeliveryError, Written},
+    error::{CallError, DeliveryError},
     retry::Backoff,
 };
 
 const REMEMBERED: u64 = PRODUCER_BATCHES_REMEMBERED as u64;
-/// How often a batch may get a new identity because the broker does not know the old one.
-const RENEWALS_MAX: u32 = 3;
-/// Redirects that are followed without a pause.
-const HOPS_MAX: u32 = 2;
 
 /// A partition as its producer sees it.
 ///
@@ -39,10 +36,10 @@ const HOPS_MAX: u32 = 2;
 ///   predecessor failed is refused by the broker, so this costs no more than the answers that are on their way;
 /// - an identity that was given up is never used again here.
 #[derive(Debug)]
-pub(super) struct Partition<D> {
+pub(in crate::producer::core) struct Partition<D> {
     /// Where it stands among the producer's partitions.
     position: usize,
-    pub(super) name: TopicPartition,
+    pub(in crate::producer::core) name: TopicPartition,
     leader: Option<NodeId>,
     leader_epoch: Term,
     /// The leader is known by a redirect, which does not name its term: newer than `leader_epoch`.
@@ -50,7 +47,7 @@ pub(super) struct Partition<D> {
     identity: Option<ProducerIdentity>,
     next_sequence: i32,
     next_ordinal: u64,
-    pub(super) open: Option<Batch<D>>,
+    pub(in crate::producer::core) open: Option<Batch<D>>,
     queue: VecDeque<Batch<D>>,
     resend: bool,
     /// The open batch shall not wait for more records.
@@ -62,7 +59,12 @@ pub(super) struct Partition<D> {
 }
 
 impl<D: Clone + Default> Partition<D> {
-    pub(super) const fn new(position: usize, name: TopicPartition, leader: Option<NodeId>, leader_epoch: Term) -> Self {
+    pub(in crate::producer::core) const fn new(
+        position: usize,
+        name: TopicPartition,
+        leader: Option<NodeId>,
+        leader_epoch: Term,
+    ) -> Self {
         Self {
             position,
             name,
@@ -87,7 +89,7 @@ impl<D: Clone + Default> Partition<D> {
     }
 
     /// Batches closed and not acknowledged.
-    pub(super) fn backlog(&self) -> usize {
+    pub(in crate::producer::core) fn backlog(&self) -> usize {
         self.queue.len()
     }
 
@@ -98,37 +100,36 @@ impl<D: Clone + Default> Partition<D> {
     }
 
     /// Whether it can take more without growing a queue.
-    pub(super) fn is_flowing(&self) -> bool {
+    pub(in crate::producer::core) fn is_flowing(&self) -> bool {
         self.leader.is_some() && self.failures == 0 && self.queue.len() < PRODUCER_BATCHES_REMEMBERED
     }
 
-    /// Whether the open batch would be sent as soon as it is closed.
-    pub(super) fn is_idle_enough(&self, now: Time) -> bool {
-        self.leader.is_some()
-            && !self.resend
+    /// Whether the open batch can be sent, or a leader for it be looked for, as soon as it is due.
+    pub(in crate::producer::core) fn is_idle_enough(&self, now: Time) -> bool {
+        !self.resend
             && self.pause_until <= now
             && self.window_is_open()
             && self.queue.iter().all(|batch| batch.attempt.is_some())
     }
 
     /// Everybody who waits for an outcome.
-    pub(super) fn outstanding(&self) -> impl Iterator<Item = D> {
+    pub(in crate::producer::core) fn outstanding(&self) -> impl Iterator<Item = D> {
         self.queue.iter().chain(&self.open).map(|batch| batch.delivery.clone())
     }
 
     /// The open batch will be sent as soon as it can be.
-    pub(super) const fn hurry(&mut self) {
+    pub(in crate::producer::core) const fn hurry(&mut self) {
         self.hurry = self.open.is_some();
     }
 
     /// Whether the open batch can take the record, too; an empty one can take any.
-    pub(super) fn has_room(&self, record: &NewRecord<'_>, batch_bytes: usize) -> bool {
+    pub(in crate::producer::core) fn has_room(&self, record: &NewRecord<'_>, batch_bytes: usize) -> bool {
         let Some(Batch { body: Body::Rows(rows), records, .. }) = &self.open else { return true };
         rows.bytes_with(record) <= batch_bytes && (*records as usize) < BATCH_RECORDS_MAX
     }
 
     /// Appends a record to the open batch, which has room for it.
-    pub(super) fn append(
+    pub(in crate::producer::core) fn append(
         &mut self,
         record: &NewRecord<'_>,
         reserved: usize,
@@ -157,7 +158,7 @@ impl<D: Clone + Default> Partition<D> {
     }
 
     /// Closes the open batch; the next record opens another.
-    pub(super) fn close_open(&mut self, cx: &mut Context<D>) {
+    pub(in crate::producer::core) fn close_open(&mut self, cx: &mut Context<D>) {
         self.hurry = false;
         let Some(mut batch) = self.open.take() else { return };
         debug_assert!(batch.records > 0);
@@ -176,7 +177,7 @@ impl<D: Clone + Default> Partition<D> {
 
     /// Takes note of who leads. Whatever is in flight at another node is not waited for: it may be written or not,
     /// and is sent again.
-    pub(super) fn set_leader(&mut self, leader: Option<NodeId>, epoch: Term, cx: &mut Context<D>) {
+    pub(in crate::producer::core) fn set_leader(&mut self, leader: Option<NodeId>, epoch: Term, cx: &mut Context<D>) {
         let says_nothing_new = self.hinted || leader.is_none() || leader == self.leader;
         if epoch < self.leader_epoch || (epoch == self.leader_epoch && says_nothing_new) {
             return;
@@ -193,7 +194,12 @@ impl<D: Clone + Default> Partition<D> {
     }
 
     /// Takes a compressed batch back.
-    pub(super) fn on_sealed(&mut self, id: BatchId, sealed: Result<bytes::Bytes, Error>, cx: &mut Context<D>) {
+    pub(in crate::producer::core) fn on_sealed(
+        &mut self,
+        id: BatchId,
+        sealed: Result<bytes::Bytes, Error>,
+        cx: &mut Context<D>,
+    ) {
         let Some(position) = self.queue.iter().position(|batch| batch.id == id) else { return };
         match sealed {
             Ok(bytes) => self.queue[position].body = Body::Sealed(bytes),
@@ -202,7 +208,12 @@ impl<D: Clone + Default> Partition<D> {
     }
 
     /// Takes the answer to a try.
-    pub(super) fn on_answer(&mut self, id: AttemptId, answer: Result<Offset, CallError>, cx: &mut Context<D>) {
+    pub(in crate::producer::core) fn on_answer(
+        &mut self,
+        id: AttemptId,
+        answer: Result<Offset, CallError>,
+        cx: &mut Context<D>,
+    ) {
         let tried = |batch: &Batch<D>| batch.attempt.is_some_and(|attempt| attempt.id == id);
         let Some(position) = self.queue.iter().position(tried) else { return };
         match answer {
@@ -217,93 +228,12 @@ impl<D: Clone + Default> Partition<D> {
         }
     }
 
-    fn on_failed(&mut self, position: usize, failed: &CallError, cx: &mut Context<D>) {
-        let batch = &mut self.queue[position];
-        let Some(attempt) = batch.attempt.take() else { return };
-        batch.may_be_written |= failed.may_have_happened();
-        match Verdict::of(failed) {
-            Verdict::Final => {
-                let error = failed.error.clone();
-                return self.fail(position, error, cx);
-            }
-            // Nothing was before it, so the broker has forgotten this producer. If the batch is certainly not in the
-            // log, it can be sent as the first one of a new identity.
-            Verdict::OutOfOrder if attempt.alone => {
-                if batch.may_be_written || batch.renewals >= RENEWALS_MAX {
-                    let error = failed.error.clone();
-                    return self.fail(position, error, cx);
-                }
-                batch.renewals += 1;
-                self.renew_from(position, cx);
-                return;
-            }
-            // Its predecessor failed; its turn comes again after that.
-            Verdict::OutOfOrder => {}
-            Verdict::UnknownTopic => {
-                cx.denied.push(self.name.topic);
-                self.back_off(failed, Backoff::ELECTION, cx);
-            }
-            Verdict::Busy => self.back_off(failed, Backoff::BUSY, cx),
-            Verdict::Elsewhere => self.go_elsewhere(attempt.node, failed, cx),
-        }
-        self.resend = true;
-    }
-
-    fn back_off(&mut self, failed: &CallError, backoff: Backoff, cx: &mut Context<D>) {
-        if !self.resend {
-            self.failures += 1;
-        }
-        self.last_error = Some(failed.error.clone());
-        cx.refresh_wanted = true;
-        self.pause_until = self.pause_until.max(cx.now + backoff.pause(self.failures, &mut cx.rng));
-    }
-
-    /// To where the error points, or to the next leader once one is known.
-    fn go_elsewhere(&mut self, asked: NodeId, failed: &CallError, cx: &mut Context<D>) {
-        if self.leader != Some(asked) {
-            // Somebody knows better already.
-            cx.refresh_wanted = true;
-            self.last_error = Some(failed.error.clone());
-            return;
-        }
-        self.hinted = false;
-        let hint = failed.error.leader.as_deref().map(|leader| leader.node).filter(|&node| node != asked);
-        if let Some(hint) = hint {
-            self.leader = Some(hint);
-            self.hinted = true;
-            if self.failures < HOPS_MAX {
-                self.failures += u32::from(!self.resend);
-                self.last_error = Some(failed.error.clone());
-                cx.refresh_wanted = true;
-                return;
-            }
-        }
-        self.back_off(failed, Backoff::ELECTION, cx);
-    }
-
     /// Does what can be done now; answers when to look again.
-    pub(super) fn advance(&mut self, cx: &mut Context<D>) -> Option<Time> {
+    pub(in crate::producer::core) fn advance(&mut self, cx: &mut Context<D>) -> Option<Time> {
         self.expire(cx);
         self.send(cx);
         self.check();
         self.next_look(cx)
-    }
-
-    /// Fails what took too long.
-    fn expire(&mut self, cx: &mut Context<D>) {
-        let is_late = |batch: &Batch<D>| batch.opened_at + cx.settings.delivery_timeout <= cx.now;
-        if self.open.as_ref().is_some_and(is_late) {
-            self.close_open(cx);
-        }
-        while self.queue.front().is_some_and(|batch| batch.opened_at + cx.settings.delivery_timeout <= cx.now) {
-            let why = self.last_error.as_ref().or(cx.identity_error.as_ref());
-            let why = why.map_or_else(|| "no answer".to_owned(), ToString::to_string);
-            let error = Error::new(
-                ErrorCode::Timeout,
-                format!("not acknowledged within {:?}; last: {why}", cx.settings.delivery_timeout),
-            );
-            self.fail(0, error, cx);
-        }
     }
 
     /// Sends what may be sent, in order.
@@ -388,60 +318,6 @@ impl<D: Clone + Default> Partition<D> {
         Some(BatchProducer { id: identity.id, epoch: identity.epoch, base_sequence: self.next_sequence })
     }
 
-    /// A batch failed for good.
-    ///
-    /// If it was signed, its sequence numbers will never be in the log, or nobody knows. What was signed after it
-    /// cannot be accepted without it. If it is certainly not in the log, neither are those: they get a new identity
-    /// and are sent again. Otherwise nobody knows of them either, and sending them again may double them: they fail,
-    /// too. What was never signed is not touched.
-    fn fail(&mut self, position: usize, error: Error, cx: &mut Context<D>) {
-        self.abandon_from(position, cx);
-        let Some(batch) = self.queue.remove(position) else { return };
-        let written = if batch.may_be_written { Written::Unknown } else { Written::No };
-        let was_signed = batch.signed.is_some();
-        tracing::debug!(partition = %self.name, records = batch.records, %error, ?written, "a batch failed");
-        self.deliver(batch, Err(DeliveryError { error: error.clone(), written }), cx);
-        if !was_signed {
-            return;
-        }
-        if written == Written::No {
-            self.renew_from(position, cx);
-            return;
-        }
-        self.give_up_identity(cx);
-        while self.queue.get(position).is_some_and(|batch| batch.signed.is_some()) {
-            let Some(batch) = self.queue.remove(position) else { break };
-            let error = Error::new(
-                error.code,
-                format!("an earlier batch of this partition failed and its fate is unknown: {}", error.message),
-            );
-            self.deliver(batch, Err(DeliveryError { error, written: Written::Unknown }), cx);
-        }
-    }
-
-    /// Batches from `position` on, none of which can be in the log, start anew under another identity.
-    fn renew_from(&mut self, position: usize, cx: &mut Context<D>) {
-        self.abandon_from(position, cx);
-        self.queue.iter_mut().skip(position).for_each(Batch::unsign);
-        self.give_up_identity(cx);
-    }
-
-    fn give_up_identity(&mut self, cx: &mut Context<D>) {
-        if let Some(identity) = self.identity.take() {
-            cx.retire(identity);
-        }
-    }
-
-    /// Stops waiting for the answers to the batches from `position` on.
-    fn abandon_from(&mut self, position: usize, cx: &mut Context<D>) {
-        for batch in self.queue.iter_mut().skip(position) {
-            if let Some(attempt) = batch.attempt.take() {
-                batch.may_be_written = true;
-                cx.attempts.remove(&attempt.id);
-            }
-        }
-    }
-
     fn deliver(&self, batch: Batch<D>, result: Result<Offset, DeliveryError>, cx: &mut Context<D>) {
         if let Some(attempt) = batch.attempt {
             cx.attempts.remove(&attempt.id);
@@ -453,18 +329,6 @@ impl<D: Clone + Default> Partition<D> {
             reserved: batch.reserved,
             result,
         });
-    }
-
-    /// Fails everything; the producer goes away.
-    pub(super) fn abort(&mut self, error: &Error, cx: &mut Context<D>) {
-        self.abandon_from(0, cx);
-        self.give_up_identity(cx);
-        self.hurry = false;
-        let batches: Vec<_> = self.queue.drain(..).chain(self.open.take()).collect();
-        for batch in batches {
-            let written = if batch.may_be_written { Written::Unknown } else { Written::No };
-            self.deliver(batch, Err(DeliveryError { error: error.clone(), written }), cx);
-        }
     }
 
     /// When something happens here if nothing else does.

@@ -1,6 +1,8 @@
 //! The core against a small simulated cluster that misbehaves in every way a broker and a network can, under many
 //! seeds. What it must not do: lose an acknowledged record, double one, reorder a partition, or leave a sender waiting.
 
+mod log;
+
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -9,71 +11,23 @@ use std::{
 };
 
 use levada_protocol::{
-    batch::{BatchHeader, Rows, sequence_plus, verify_crc},
     error::{Error, ErrorCode, NodeAddresses},
-    ids::{GroupId, NodeId, Offset, PartitionId, ProducerEpoch, ProducerId, Term, TopicId},
-    limits::PRODUCER_BATCHES_REMEMBERED,
+    ids::{NodeId, Offset, PartitionId, ProducerEpoch, ProducerId, Term},
     source::ProducerIdentity,
 };
 
+use self::log::{Log, POISON, topic};
 use super::{AttemptId, Core, Effect, Settings, Time};
 use crate::{
     error::{CallError, Written},
     producer::record::Record,
     retry::Rng,
-    topology::{Partition, Topic},
 };
 
 const NODES: u64 = 3;
 const PARTITIONS: u32 = 2;
-/// A record whose value begins with this does not fit the topic's schema.
-const POISON: u64 = 1 << 63;
 
 type Senders = Rc<RefCell<Vec<u64>>>;
-
-/// What the broker remembers of one producer in one partition.
-#[derive(Debug, Default)]
-struct ProducerState {
-    next_sequence: i32,
-    batches: VecDeque<(i32, u64)>,
-}
-
-#[derive(Debug, Default)]
-struct Log {
-    leader: u64,
-    epoch: u64,
-    records: Vec<u64>,
-    producers: BTreeMap<i64, ProducerState>,
-}
-
-impl Log {
-    /// Kafka's rule: what follows is taken, what is remembered is acknowledged again, the rest is refused.
-    fn produce(&mut self, bytes: &[u8]) -> Result<Offset, ErrorCode> {
-        verify_crc(bytes).unwrap();
-        let header = BatchHeader::parse(bytes).unwrap();
-        let rows = Rows::open(&bytes.to_vec().into()).unwrap();
-        let ids: Vec<u64> =
-            rows.iter().map(|record| u64::from_be_bytes(record.unwrap().value.unwrap().try_into().unwrap())).collect();
-        if ids.iter().any(|id| id & POISON != 0) {
-            return Err(ErrorCode::SchemaMismatch);
-        }
-        let producer = self.producers.entry(header.producer_id.get()).or_default();
-        if let Some(&(_, offset)) = producer.batches.iter().find(|(sequence, _)| *sequence == header.base_sequence) {
-            return Ok(Offset(offset));
-        }
-        if header.base_sequence != producer.next_sequence {
-            return Err(ErrorCode::OutOfOrderSequence);
-        }
-        let offset = self.records.len() as u64;
-        producer.next_sequence = sequence_plus(header.base_sequence, header.record_count);
-        producer.batches.push_back((header.base_sequence, offset));
-        if producer.batches.len() > PRODUCER_BATCHES_REMEMBERED {
-            producer.batches.pop_front();
-        }
-        self.records.extend(ids);
-        Ok(Offset(offset))
-    }
-}
 
 #[derive(Debug)]
 struct Request {
@@ -94,6 +48,8 @@ enum Event {
     Sealed(u64, bytes::Bytes),
     Append,
     Chaos,
+    /// A partition without a leader gets one.
+    Elect(usize),
     Poll,
 }
 
@@ -108,6 +64,8 @@ struct World {
     hanging: BTreeSet<u64>,
     healed: bool,
     compress: bool,
+    /// Records are few and far between.
+    sparse: bool,
     last_producer: i64,
     last_record: u64,
     appended: Vec<Vec<u64>>,
@@ -131,8 +89,7 @@ impl World {
             compress,
         };
         let mut core = Core::new(settings, seed);
-        let logs: Vec<Log> =
-            (0..PARTITIONS).map(|_| Log { leader: 1 + rng.below(NODES), epoch: 1, ..Log::default() }).collect();
+        let logs: Vec<Log> = (0..PARTITIONS).map(|_| Log::led_by(rng.below(NODES + 1))).collect();
         core.add_topic(Time::ZERO, &topic(&logs));
         let mut world = Self {
             rng,
@@ -145,6 +102,7 @@ impl World {
             hanging: BTreeSet::new(),
             healed: false,
             compress,
+            sparse: seed % 3 == 2,
             last_producer: 0,
             last_record: 0,
             appended: vec![Vec::new(); PARTITIONS as usize],
@@ -153,6 +111,9 @@ impl World {
         };
         world.after(0, Event::Append);
         world.after(50, Event::Chaos);
+        for number in 0..world.logs.len() {
+            world.after(100, Event::Elect(number));
+        }
         world
     }
 
@@ -182,6 +143,7 @@ impl World {
             Event::Poll => {}
             Event::Append => self.append(),
             Event::Chaos => self.chaos(),
+            Event::Elect(number) => self.elect(number),
             Event::Serve(node) => self.serve(node),
             Event::Late(node, request) => {
                 if self.logs[request.partition].leader == node {
@@ -233,7 +195,7 @@ impl World {
             self.core.flush();
         }
         if !self.healed {
-            let pause = self.rng.below(6);
+            let pause = self.rng.below(if self.sparse { 600 } else { 6 });
             self.after(pause, Event::Append);
         }
     }
@@ -258,12 +220,23 @@ impl World {
     }
 
     fn move_leader(&mut self, number: usize) {
-        let old = self.logs[number].leader;
-        self.logs[number].leader = 1 + self.rng.below(NODES);
+        let old = std::mem::take(&mut self.logs[number].leader);
         self.logs[number].epoch += 1;
+        if self.chance(2) {
+            let election = self.rng.below(300);
+            self.after(election, Event::Elect(number));
+        } else {
+            self.elect(number);
+        }
         // What the old leader had not committed is lost; its clients hear so, or nothing.
         if self.chance(2) {
             self.break_connection(old);
+        }
+    }
+
+    fn elect(&mut self, number: usize) {
+        if self.logs[number].leader == 0 {
+            self.logs[number].leader = 1 + self.rng.below(NODES);
         }
     }
 
@@ -292,8 +265,9 @@ impl World {
         let Request { attempt, partition, ref bytes } = request;
         let refuse = |code| Err(CallError::sent(Error::new(code, "refused")));
         let answer = if self.logs[partition].leader != node {
-            let hint = NodeAddresses { node: NodeId(self.logs[partition].leader), ..NodeAddresses::default() };
-            let hint = self.chance(2).then_some(hint);
+            let leader = self.logs[partition].leader;
+            let hint = NodeAddresses { node: NodeId(leader), ..NodeAddresses::default() };
+            let hint = (leader > 0 && self.chance(2)).then_some(hint);
             Err(CallError::sent(Error::new(ErrorCode::NotLeader, "ask another").redirect(hint)))
         } else if self.chance(30) {
             refuse(ErrorCode::Busy)
@@ -395,22 +369,6 @@ impl World {
                 }
             }
         }
-    }
-}
-
-fn topic(logs: &[Log]) -> Topic {
-    let partition = |log: &Log| Partition {
-        group: GroupId(1),
-        leader: Some(NodeId(log.leader)),
-        leader_epoch: Term(log.epoch),
-        replicas: Vec::new(),
-    };
-    Topic {
-        name: "t".into(),
-        id: TopicId::from_bytes([7; 16]),
-        partitions: logs.iter().map(partition).collect(),
-        config: BTreeMap::new(),
-        schema: None,
     }
 }
 

@@ -66,7 +66,7 @@ fn a_journal_that_does_not_sync_is_found_out() {
 
 #[test]
 fn a_journal_that_reports_too_early_is_found_out() {
-    is_found_out(Lie::EarlyCompletion, Mix::POWER, &[Kind::Lost, Kind::TwoValues, Kind::Stale]);
+    is_found_out(Lie::EarlyCompletion, Mix::POWER, &[Kind::Lost, Kind::TwoValues, Kind::Stale, Kind::Died]);
 }
 
 #[test]

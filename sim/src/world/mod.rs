@@ -1,6 +1,6 @@
 //! The world: nodes, their machines, the network between them, and clients, on one thread, from one seed.
 //!
-//! Everything is a [`Happening`] in one queue. A world goes through these times: the cluster is founded in good weather;
+//! Everything is a `Happening` in one queue. A world goes through these times: the cluster is founded in good weather;
 //! then there are faults, as long as the options say; then everything heals, and whatever was begun must come to its
 //! end in bounded time (liveness); at last the power of all nodes goes once more, and what every replica has after
 //! that is compared with everything that clients were ever told.

@@ -1,7 +1,7 @@
 //! Acknowledged means durable: processes are killed and power is cut under load, and an independent reader finds every
 //! acknowledged record exactly once, in order. A server whose `fdatasync` does nothing fails the same test.
 //!
-//! `LEVADA_TEST_ROUNDS` sets the number of rounds (20 for the figures in the documentation; fewer by default).
+//! `TEST_ROUNDS` sets the number of rounds (20 for the figures in the documentation; fewer by default).
 
 use std::{
     path::PathBuf,
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use levada_client::{Admin, NewTopic, PartitionId};
 use levada_tests::{
     disks::PowerDisk,
@@ -23,7 +23,7 @@ const PARTITIONS: u32 = 4;
 const WRITERS: u64 = 6;
 
 fn rounds() -> usize {
-    std::env::var("LEVADA_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(4)
+    std::env::var("TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(4)
 }
 
 async fn create_topic(nodes: &Nodes) -> Result<Admin> {
@@ -52,6 +52,18 @@ async fn progress(ledger: &Ledger, more: u64) -> Result<()> {
     Ok(())
 }
 
+/// The node that leads a partition, once there is one.
+async fn leader(admin: &Admin, partition: PartitionId) -> Result<u64> {
+    for _ in 0..500 {
+        let topic = admin.describe_topic(TOPIC).await?;
+        if let Some(leader) = topic.partition(partition).and_then(|partition| partition.leader) {
+            return Ok(leader.get());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    anyhow::bail!("partition {partition} has no leader")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_processes_lose_nothing() -> Result<()> {
     let dir = tempfile::tempdir()?;
@@ -65,9 +77,7 @@ async fn killed_processes_lose_nothing() -> Result<()> {
     let mut pauses = Vec::new();
     for round in 0..rounds() {
         let partition = u32::try_from(round)? % PARTITIONS;
-        let topic = admin.describe_topic(TOPIC).await?;
-        let leader = topic.partition(PartitionId(partition)).and_then(|partition| partition.leader);
-        let leader = leader.context("the partition has a leader")?.get();
+        let leader = leader(&admin, PartitionId(partition)).await?;
         let victims = match round % 3 {
             0 => vec![leader],
             1 => vec![leader % 3 + 1],
@@ -102,7 +112,7 @@ async fn power_cuts(rounds: usize, wrapper: &[&str]) -> Result<Result<String>> {
     let dir = tempfile::tempdir()?;
     let mut disks = Vec::new();
     for id in 1..=3 {
-        disks.push(PowerDisk::create(dir.path(), &format!("disk-{id}"), 700)?);
+        disks.push(PowerDisk::create(dir.path(), &format!("disk-{id}"), 4096)?);
     }
     let data_dirs: Vec<PathBuf> = disks.iter().map(|disk| disk.path().to_owned()).collect();
     let mut nodes = Nodes::start_wrapped(tools::levada(), &data_dirs, dir.path(), wrapper)?;

@@ -23,7 +23,8 @@ use prost::Message as _;
 use super::{
     Node, NodeConfig, NodeOpenError,
     event::{Answer, Effect, Request, RequestId},
-    read_context, recovered_applied,
+    reads::Read,
+    recovered_applied,
 };
 use crate::{
     cluster::{
@@ -288,7 +289,8 @@ impl Node {
                 return Ok(());
             }
             Request::MetadataBarrier => {
-                let context = self.begin_read(id, GroupId::METADATA);
+                let read = Read { id, group: GroupId::METADATA, refusal: None };
+                let context = self.reads.begin(read);
                 self.controller.group.read_index(context);
                 return Ok(());
             }
@@ -352,14 +354,14 @@ impl Node {
         if self.controller.leading.is_some_and(|led| !leads || led != term) {
             self.controller.step_down(out);
             let moved = self.controller.not_controller();
-            self.fail_reads(GroupId::METADATA, &moved, out);
+            self.reads.fail(GroupId::METADATA, &moved, out);
         }
         if leads && self.controller.group.log().term(self.controller.applied) == Ok(term) {
             self.controller.leading = Some(term);
         }
         for read in driven.reads {
-            if let Some(known) = self.reads.remove(&read_context(&read.request_ctx)) {
-                self.controller.barriers.push((LogIndex(read.index), known.id));
+            if let Some((read, index)) = self.reads.confirmed(&read) {
+                self.controller.barriers.push((index, read.id));
             }
         }
         let applied = self.controller.applied;

@@ -16,6 +16,7 @@ mod controller;
 pub mod event;
 mod housekeeping;
 mod partitions;
+mod reads;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,6 +37,7 @@ use levada_storage_engine::{
 use self::{
     controller::Controller,
     event::{Effect, Event, Now, Request, RequestId},
+    reads::Reads,
 };
 use crate::{
     cluster::view::{ClusterView, Leadership},
@@ -78,9 +80,7 @@ pub struct Node {
     dormant: BTreeMap<GroupId, RecoveredGroup>,
     /// Groups that may have something ready.
     dirty: BTreeSet<GroupId>,
-    /// Linearizable reads under way, by raft's context.
-    reads: BTreeMap<u64, Read>,
-    next_read: u64,
+    reads: Reads,
     /// New groups whose preferred leader is here, with the tick at which it asks for votes.
     campaigns: BTreeMap<GroupId, u64>,
     ticks: u64,
@@ -88,13 +88,6 @@ pub struct Node {
     /// The tick by which a shutdown ends, once it was asked for.
     stopping: Option<u64>,
     stopped: bool,
-}
-
-/// A linearizable read that waits for its index.
-#[derive(Clone, Copy, Debug)]
-struct Read {
-    id: RequestId,
-    group: GroupId,
 }
 
 impl Node {
@@ -122,8 +115,7 @@ impl Node {
             places: BTreeMap::new(),
             dormant,
             dirty: BTreeSet::from([GroupId::METADATA]),
-            reads: BTreeMap::new(),
-            next_read: 0,
+            reads: Reads::default(),
             campaigns: BTreeMap::new(),
             ticks: 0,
             now: Now::default(),
@@ -256,29 +248,6 @@ impl Node {
     fn addresses(&self, node: Option<NodeId>) -> Option<NodeAddresses> {
         self.controller.addresses(node?)
     }
-
-    /// Starts a linearizable read of a group that leads here.
-    fn begin_read(&mut self, id: RequestId, group: GroupId) -> u64 {
-        let context = self.next_read;
-        self.next_read += 1;
-        self.reads.insert(context, Read { id, group });
-        context
-    }
-
-    /// Leadership of a group is lost: its reads cannot be answered here.
-    fn fail_reads(&mut self, group: GroupId, error: &Error, out: &mut Vec<Effect>) {
-        self.reads.retain(|_, read| {
-            if read.group == group {
-                out.push(Effect::Reply { id: read.id, result: Err(error.clone()) });
-            }
-            read.group != group
-        });
-    }
-}
-
-/// The context that raft gives back with a read.
-fn read_context(context: &[u8]) -> u64 {
-    context.try_into().map_or(u64::MAX, u64::from_be_bytes)
 }
 
 /// Why a node could not be opened.

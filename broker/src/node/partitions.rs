@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use super::{
     Node, NodeOpenError,
     event::{Answer, Effect, RequestId},
-    read_context, recovered_applied,
+    reads::Read,
+    recovered_applied,
 };
 use crate::{
     cluster::{
@@ -94,7 +95,7 @@ impl Node {
             self.campaigns.remove(&partition.group);
             self.dormant.remove(&partition.group);
             let gone = Error::new(ErrorCode::UnknownTopic, format!("topic {} was deleted", topic.name));
-            self.fail_reads(partition.group, &gone, out);
+            self.reads.fail(partition.group, &gone, out);
             if let Some(mut machine) = self.partitions.remove(&partition.group) {
                 if let Some(leading) = machine.leading.take() {
                     leading.fail(&gone, &gone, out);
@@ -126,7 +127,7 @@ impl Node {
     pub(super) fn bounds(&mut self, id: RequestId, place: TopicPartition, out: &mut Vec<Effect>) {
         match self.leading_partition(place) {
             Ok(group) => {
-                let context = self.begin_read(id, group);
+                let context = self.reads.begin(Read { id, group, refusal: None });
                 if let Some(partition) = self.partitions.get_mut(&group) {
                     partition.group.read_index(context);
                     self.dirty.insert(group);
@@ -200,7 +201,12 @@ impl Node {
         let Some(partition) = self.partitions.get_mut(&group) else { return };
         let led = partition.leading.as_ref().map(|leading| leading.term());
         if let Some(leading) = &mut partition.leading {
-            leading.flush(&mut partition.group, out);
+            // A leader that was deposed and has not heard of it judges by an old log: the client would take its no for
+            // the loss of a batch.
+            for (id, refusal) in leading.flush(&mut partition.group, out) {
+                let context = self.reads.begin(Read { id, group, refusal: Some(refusal) });
+                partition.group.read_index(context);
+            }
         }
         let driven = partition.group.drive(&mut self.store, out);
         if let Some(last) = driven.committed.last() {
@@ -227,8 +233,8 @@ impl Node {
         let leader = partition.group.leader();
         let bounds = bounds_of(partition);
         for read in driven.reads {
-            if let Some(read) = self.reads.remove(&read_context(&read.request_ctx)) {
-                out.push(Effect::Reply { id: read.id, result: Ok(Answer::Bounds(bounds)) });
+            if let Some((Read { id, refusal, .. }, _)) = self.reads.confirmed(&read) {
+                out.push(Effect::Reply { id, result: refusal.map_or(Ok(Answer::Bounds(bounds)), Err) });
             }
         }
         if let Some(lost) = lost {
@@ -239,7 +245,7 @@ impl Node {
             let moved = Error::new(ErrorCode::NotLeader, "this node does not lead the partition any more")
                 .redirect(self.addresses(leader));
             lost.fail(&unknown.redirect(self.addresses(leader)), &moved, out);
-            self.fail_reads(group, &moved, out);
+            self.reads.fail(group, &moved, out);
         }
         self.show_leader(group, Leadership { term, node: leader }, out);
     }

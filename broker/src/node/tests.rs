@@ -340,3 +340,20 @@ fn a_read_is_not_passed_on_by_a_leader_that_was_just_deposed() {
     world.settle();
     assert_eq!(world.replies[&id].as_ref().unwrap_err().code, ErrorCode::NotLeader);
 }
+
+/// It may be deposed without having heard of it, and judge by an old log.
+#[test]
+fn a_leader_refuses_a_sequence_only_with_its_quorum() {
+    let mut world = World::new(3);
+    let place = world.create_topic(1, &[])[0];
+    world.produce(place, batch(&["a"], 0)).unwrap();
+    let leader = world.leader(place).unwrap();
+    world.cut = (1..=3).map(NodeId).filter(|node| *node != leader).collect();
+    let id = world.send(leader, Request::Produce { partition: place, batch: batch(&["x"], 9) });
+    for _ in 0..5 {
+        world.step();
+    }
+    assert!(!world.replies.contains_key(&id));
+    world.until(|world| world.replies.contains_key(&id));
+    assert_eq!(world.replies[&id].as_ref().unwrap_err().code, ErrorCode::NotLeader);
+}

@@ -64,37 +64,46 @@ impl Leading {
         self.queue.push((id, batch));
     }
 
-    /// Proposes what is queued: judged, stamped and packed, in order, in one go with raft saying that it leads.
-    pub fn flush(&mut self, group: &mut Group, out: &mut Vec<Effect>) {
+    /// Proposes what is queued: judged, stamped and packed, in order, in one go with raft saying that it leads. Answers
+    /// who is refused because of what is in the log; that holds only if this is still the leader's log.
+    pub fn flush(&mut self, group: &mut Group, out: &mut Vec<Effect>) -> Vec<(RequestId, Error)> {
+        let mut refused = Vec::new();
         let queue = std::mem::take(&mut self.queue);
         if queue.is_empty() {
-            return;
+            return refused;
         }
         if !group.can_propose() || group.term() != self.term {
             for (id, _) in queue {
                 reply(out, id, Err(Error::new(ErrorCode::NotReady, "leadership is moving; try again")));
             }
-            return;
+            return refused;
         }
         let mut pack = Pack::default();
         for (id, batch) in queue {
             if pack.bytes + batch.len() > ENTRY_PACK_BYTES {
                 self.propose(std::mem::take(&mut pack), group);
             }
-            self.judge(id, batch, &mut pack, group, out);
+            if let Err(refusal) = self.judge(id, batch, &mut pack, group, out) {
+                refused.push((id, refusal));
+            }
         }
         self.propose(pack, group);
+        refused
     }
 
-    fn judge(&mut self, id: RequestId, batch: Bytes, pack: &mut Pack, group: &Group, out: &mut Vec<Effect>) {
-        let header = match BatchHeader::parse(&batch) {
-            Ok(header) => header,
-            Err(error) => return reply(out, id, Err(Error::new(ErrorCode::CorruptBatch, error.to_string()))),
-        };
+    fn judge(
+        &mut self,
+        id: RequestId,
+        batch: Bytes,
+        pack: &mut Pack,
+        group: &Group,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Error> {
+        let header =
+            BatchHeader::parse(&batch).map_err(|error| Error::new(ErrorCode::CorruptBatch, error.to_string()))?;
         let index = group.last_index().next();
-        match self.producers.check(&header) {
-            Err(error) => reply(out, id, Err(error)),
-            Ok(Verdict::Duplicate { base_offset, index: written }) => {
+        match self.producers.check(&header)? {
+            Verdict::Duplicate { base_offset, index: written } => {
                 let answer = Appended { base_offset, duplicate: true };
                 if written == index {
                     pack.waiters.push((id, answer));
@@ -104,7 +113,7 @@ impl Leading {
                     reply(out, id, Ok(Answer::Appended(answer)));
                 }
             }
-            Ok(Verdict::Append) => {
+            Verdict::Append => {
                 let base_offset = self.next_offset;
                 self.producers.record(&header, base_offset, index);
                 self.next_offset = base_offset.plus(u64::from(header.last_offset_delta) + 1);
@@ -115,6 +124,7 @@ impl Leading {
                 pack.waiters.push((id, Appended { base_offset, duplicate: false }));
             }
         }
+        Ok(())
     }
 
     fn propose(&mut self, pack: Pack, group: &mut Group) {

@@ -136,6 +136,9 @@ fn space_runs_out() {
     write(&disk, "g", 0, &[1; 4096]);
     let full = disk.perform(&DiskOp::Write { file: name("g"), pos: 4096, bufs: vec![Bytes::from_static(b"x")] });
     assert_eq!(full.unwrap_err().kind, io::ErrorKind::StorageFull);
+    disk.set_capacity(Some(1));
+    write(&disk, "g", 0, &[2; 4096]);
+    disk.set_capacity(Some(8192));
     disk.perform(&DiskOp::Truncate { file: name("g"), len: 0 }).unwrap();
     disk.perform(&DiskOp::ZeroFill { file: name("g"), len: 4096 }).unwrap();
     assert_eq!(content(&disk.crash_image(&CrashPlan::LOSE_ALL), "f"), [1; 4096]);

@@ -58,6 +58,13 @@ pub enum Fault {
         /// How long.
         for_us: u64,
     },
+    /// A disk has no space left for a while: what is allocated can be overwritten, nothing grows.
+    FullDisk {
+        /// The node.
+        victim: NodeId,
+        /// How long.
+        for_us: u64,
+    },
     /// An operation of this kind fails on a node's disk: the process must end, and never try it again.
     DiskFails {
         /// The node.
@@ -90,6 +97,8 @@ pub struct Mix {
     pub slow: u32,
     /// Failing disks.
     pub fail: u32,
+    /// Full disks.
+    pub full: u32,
 }
 
 impl Mix {
@@ -104,6 +113,7 @@ impl Mix {
         partition: 0,
         slow: 0,
         fail: 0,
+        full: 0,
     };
     /// Power cuts only.
     pub const POWER: Self = Self { interval_us: 1_500_000, power: 1, all_percent: 30, ..Self::NONE };
@@ -122,6 +132,7 @@ impl Mix {
             partition: weight(),
             slow: weight(),
             fail: weight() / 2,
+            full: weight() / 2,
             interval_us: dice.pick(&[500_000, 1_500_000, 4_000_000]).unwrap_or(1_500_000),
             all_percent: dice.pick(&[5, 20, 60]).unwrap_or(20),
         }
@@ -150,8 +161,8 @@ impl Nemesis {
 
     /// The next fault; `None` when the mix has none.
     pub fn next_fault(&mut self) -> Option<Fault> {
-        let Mix { power, kill, restart, pause, partition, slow, fail, .. } = self.mix;
-        let weights = [power, kill, restart, pause, partition, slow, fail];
+        let Mix { power, kill, restart, pause, partition, slow, fail, full, .. } = self.mix;
+        let weights = [power, kill, restart, pause, partition, slow, full, fail];
         let sum: u32 = weights.iter().sum();
         let mut draw = self.dice.between(0..=u64::from(sum.checked_sub(1)?));
         let kind = weights.iter().position(|&weight| {
@@ -167,6 +178,7 @@ impl Nemesis {
             3 => Fault::Pause { victim, for_us: self.dice.around(800_000) },
             4 => self.partition(),
             5 => Fault::SlowDisk { victim, for_us: self.dice.around(1_500_000) },
+            6 => Fault::FullDisk { victim, for_us: self.dice.around(1_500_000) },
             _ => {
                 let call = self.dice.pick(&["fdatasync", "write"])?;
                 Fault::DiskFails { victim, call, down_us: self.down_us() }
@@ -232,10 +244,10 @@ mod tests {
 
     #[test]
     fn every_kind_comes_and_none_that_was_not_asked_for() {
-        let all = Mix { kill: 1, restart: 1, pause: 1, partition: 1, slow: 1, fail: 1, ..Mix::POWER };
+        let all = Mix { kill: 1, restart: 1, pause: 1, partition: 1, slow: 1, fail: 1, full: 1, ..Mix::POWER };
         let mut everything = nemesis(all);
         let kinds: BTreeSet<_> = (0..1000).filter_map(|_| everything.next_fault()).map(|f| kind(&f)).collect();
-        assert_eq!(kinds.len(), 8, "{kinds:?}");
+        assert_eq!(kinds.len(), 9, "{kinds:?}");
         let mut power = nemesis(Mix::POWER);
         assert!((0..1000).filter_map(|_| power.next_fault()).all(|f| kind(&f).starts_with("PowerCut")));
         assert_eq!(nemesis(Mix::NONE).next_fault(), None);

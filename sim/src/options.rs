@@ -75,6 +75,8 @@ pub struct Options {
     pub journal_file_bytes: u64,
     /// How much goes into the journal between two checkpoints.
     pub checkpoint_bytes: u64,
+    /// What a node may hold in memory of what is not in segments, before it refuses more.
+    pub tail_bytes_max: u64,
     /// Ticks of a paused process come all at once when it goes on, or not at all.
     pub ticks_burst: bool,
     /// What the world lies about.
@@ -97,6 +99,7 @@ impl Options {
             mix: Mix::drawn(dice),
             journal_file_bytes: dice.pick(&[512 << 10, 1 << 20]).unwrap_or(1 << 20),
             checkpoint_bytes: dice.pick(&[64 << 10, 256 << 10, 1 << 20]).unwrap_or(1 << 20),
+            tail_bytes_max: dice.pick(&[256 << 10, 1 << 20, 8 << 20]).unwrap_or(8 << 20),
             ticks_burst: dice.chance(50),
             lie: None,
         }

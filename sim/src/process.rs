@@ -35,6 +35,10 @@ use crate::{
     options::{Lie, Options},
 };
 
+/// After this a process that ended because its disk is full is started again.
+const FULL_RETRY_US: u64 = 300_000;
+/// More operations than any world has.
+const NEVER: u64 = 1 << 60;
 /// Replicas of each partition, if there are as many nodes.
 pub const REPLICAS: usize = 3;
 /// When simulated time begins, in milliseconds since 1970: a moment of no meaning.
@@ -132,6 +136,20 @@ impl<H> Running<H> {
     }
 }
 
+/// Why a process did not start.
+#[derive(Debug)]
+pub enum NotStarted {
+    /// The power went meanwhile.
+    Power(CrashPlan),
+    /// The core says no.
+    Failed {
+        /// It may: its disk is at fault. It is to be tried again after this time.
+        excused_us: Option<u64>,
+        /// What it says.
+        error: NodeOpenError,
+    },
+}
+
 /// A machine with its process.
 #[derive(Debug)]
 pub struct Process<H> {
@@ -149,6 +167,8 @@ pub struct Process<H> {
     pub running: Option<Running<H>>,
     /// A failure is planted in its disk: when it strikes, the process ends, and comes back after this time.
     pub excused_us: Option<u64>,
+    /// Its disk has no space left.
+    pub is_full: bool,
     /// It was asked to stop; then it comes back after this time.
     pub stopping_us: Option<u64>,
 }
@@ -183,6 +203,7 @@ impl<H> Process<H> {
             run: 0,
             running: None,
             excused_us: None,
+            is_full: false,
             stopping_us: None,
         }
     }
@@ -207,15 +228,30 @@ impl<H> Process<H> {
         Now { mono_ms: (at_us - started_us) * 50_000 / self.tick_us / 1_000, wall_ms }
     }
 
-    /// Starts the process from what is on the disk.
+    /// Starts the process from what is on the disk. In unsteady times the power may go meanwhile.
     ///
     /// # Errors
-    /// The core cannot start from it.
-    pub fn start(&mut self, at_us: u64) -> Result<(), NodeOpenError> {
+    /// The core cannot start.
+    pub fn start(&mut self, at_us: u64, unsteady: bool) -> Result<(), NotStarted> {
         self.run += 1;
         self.stopping_us = None;
         let config = NodeConfig { seed: self.dice.seed(), ..self.config.clone() };
-        let node = Node::open(Arc::clone(&self.disk) as Arc<_>, config)?;
+        let cut = unsteady && self.dice.chance(10);
+        let off_at = self.disk.performed() + self.dice.between(1..=8);
+        if cut {
+            self.disk.halt_after(off_at - self.disk.performed());
+        }
+        let opened = Node::open(Arc::clone(&self.disk) as Arc<_>, config);
+        if cut && self.disk.performed() == off_at {
+            let plan = self.crash_plan();
+            self.disk.crash(&plan);
+            return Err(NotStarted::Power(plan));
+        }
+        self.disk.halt_after(NEVER);
+        let node = match opened {
+            Ok(node) => node,
+            Err(error) => return Err(NotStarted::Failed { excused_us: self.excuse(), error }),
+        };
         let dice = Dice::new(self.dice.seed(), "lanes");
         self.running = Some(Running {
             node,
@@ -227,6 +263,11 @@ impl<H> Process<H> {
             started_us: at_us,
         });
         Ok(())
+    }
+
+    /// Whether it may fail because of its disk now, and how long it is down then.
+    pub fn excuse(&mut self) -> Option<u64> {
+        if self.is_full { Some(FULL_RETRY_US) } else { self.excused_us.take() }
     }
 
     /// The process is gone; what it had written stays in the page cache.
@@ -275,8 +316,8 @@ fn store_config(options: &Options) -> StoreConfig {
         segment: SegmentConfig { write_bytes_max: 64 << 10, ..SegmentConfig::default() },
         checkpoint_bytes: options.checkpoint_bytes,
         sync_files_max: 4,
-        tail_bytes_max: 8 << 20,
+        tail_bytes_max: options.tail_bytes_max,
         tail_keep_bytes: 64 << 10,
-        journal_held_bytes_max: 16 << 20,
+        journal_held_bytes_max: 2 * options.tail_bytes_max,
     }
 }

@@ -17,12 +17,15 @@
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use bytes::Bytes;
 use levada_protocol::{
     batch::{self, BatchHeader, UNCRCED_BYTES},
-    ids::{NodeId, Offset, TopicPartition},
+    ids::{NodeId, Offset, ProducerId, TopicPartition},
 };
 
 use crate::batches::{self, Value};
@@ -133,6 +136,8 @@ struct Seen {
 pub struct Checker {
     logs: BTreeMap<TopicPartition, Log>,
     high_watermarks: BTreeMap<(NodeId, u32, TopicPartition), Offset>,
+    /// Producer ids that were given.
+    producers: BTreeSet<ProducerId>,
     anomalies: Vec<Anomaly>,
     counts: Counts,
 }
@@ -153,6 +158,13 @@ impl Checker {
     /// Something was found by somebody else.
     pub fn report(&mut self, kind: Kind, what: String) {
         self.anomalies.push(Anomaly { kind, what });
+    }
+
+    /// A client was given a producer id.
+    pub fn producer_id(&mut self, id: ProducerId) {
+        if !self.producers.insert(id) {
+            self.report(Kind::Duplicate, format!("producer id {id} was given twice"));
+        }
     }
 
     /// Values of a stream are about to be sent; they may turn up from now on.
@@ -285,7 +297,7 @@ impl Log {
     }
 
     /// Somebody was shown a batch.
-    fn see(&mut self, partition: TopicPartition, node: NodeId, bytes: &[u8]) -> Result<Seen, Anomaly> {
+    fn see(&mut self, partition: TopicPartition, node: NodeId, bytes: &Bytes) -> Result<Seen, Anomaly> {
         let damaged = |error| {
             let what = format!("{partition}: node {node} served a damaged batch: {error}");
             Anomaly { kind: Kind::Damaged, what }

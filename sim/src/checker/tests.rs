@@ -1,6 +1,6 @@
 //! Histories made by hand: for every rule one that keeps it and one that breaks it.
 
-use levada_protocol::ids::{PartitionId, ProducerId, TopicId};
+use levada_protocol::ids::{PartitionId, TopicId};
 use uuid::Uuid;
 
 use super::*;
@@ -113,6 +113,16 @@ fn a_value_stands_once() {
     acked_twice.acked(PARTITION, value(1, 0), 1, Offset(0));
     acked_twice.acked(PARTITION, value(1, 0), 1, Offset(5));
     assert_eq!(kinds(&acked_twice), [Kind::Duplicate]);
+}
+
+#[test]
+fn a_producer_id_is_given_once() {
+    let mut checker = checker();
+    checker.producer_id(ProducerId(1));
+    checker.producer_id(ProducerId(2));
+    assert_eq!(checker.anomalies(), []);
+    checker.producer_id(ProducerId(1));
+    assert_eq!(kinds(&checker), [Kind::Duplicate]);
 }
 
 #[test]

@@ -165,6 +165,7 @@ impl Client for Producer {
                 self.asked = None;
                 match result {
                     Ok(Response::Answer(Answer::ProducerId(id))) => {
+                        ctx.checker.producer_id(ProducerId(id));
                         *ctx.next_stream += 1;
                         let stream = *ctx.next_stream;
                         self.identity = Some(Identity { producer: ProducerId(id), stream, next_number: 0 });

@@ -13,11 +13,13 @@ use crate::{
     disks::Speed,
     faults::Fault,
     network::{ClientId, Place, Weather},
-    process::Process,
+    process::{NotStarted, Process},
 };
 
 /// How much slower a slow disk is.
 const SLOW_FACTOR: u64 = 100;
+/// How long a machine is down whose power went while it started.
+const RESTART_US: u64 = 50_000;
 
 impl World {
     pub(super) fn next_fault(&mut self) {
@@ -86,6 +88,13 @@ impl World {
                 self.count("slow disk");
                 self.queue.after(for_us, Happening::DiskSpeed { node: victim, speed });
             }
+            Fault::FullDisk { victim, for_us } => {
+                let Some(process) = self.processes.get_mut(&victim) else { return };
+                process.is_full = true;
+                process.disk().set_capacity(Some(1));
+                self.count("full disk");
+                self.queue.after(for_us, Happening::DiskSpace(victim));
+            }
             Fault::DiskFails { victim, call, down_us } => {
                 let Some(process) = self.processes.get_mut(&victim) else { return };
                 if process.running.is_some() && process.excused_us.is_none() {
@@ -94,6 +103,14 @@ impl World {
                     self.count("disk failure");
                 }
             }
+        }
+    }
+
+    /// The disk has space again.
+    pub(super) fn free_space(&mut self, node: NodeId) {
+        if let Some(process) = self.processes.get_mut(&node) {
+            process.is_full = false;
+            process.disk().set_capacity(None);
         }
     }
 
@@ -178,7 +195,7 @@ impl World {
     /// A core says that its disk has failed.
     pub(super) fn failed(&mut self, node: NodeId, message: &str) {
         self.tell(format_args!("n{node} fails: {message}"));
-        let excused_us = self.processes.get_mut(&node).and_then(|process| process.excused_us.take());
+        let excused_us = self.processes.get_mut(&node).and_then(Process::excuse);
         match excused_us {
             Some(down_us) => self.end(node, down_us),
             None => self.checker.report(Kind::Died, format!("node {node} gave up without a reason: {message}")),
@@ -200,13 +217,20 @@ impl World {
         if process.running.is_some() {
             return;
         }
-        if let Err(error) = process.start(now_us) {
-            // A planted failure may strike as early as that.
-            match process.excused_us.take() {
-                Some(down_us) => self.queue.after(down_us, Happening::Start(node)),
-                None => self.checker.report(Kind::Unopened, format!("node {node} does not start: {error}")),
+        match process.start(now_us, !self.settling && !self.partitions.is_empty()) {
+            Ok(()) => {}
+            Err(NotStarted::Power(plan)) => {
+                self.count("power cut of a start");
+                self.tell(format_args!("n{node} without power while it starts: {plan:?}"));
+                return self.queue.after(RESTART_US, Happening::Start(node));
             }
-            return;
+            Err(NotStarted::Failed { excused_us: Some(down_us), error }) => {
+                self.tell(format_args!("n{node} does not start: {error}"));
+                return self.queue.after(down_us, Happening::Start(node));
+            }
+            Err(NotStarted::Failed { excused_us: None, error }) => {
+                return self.checker.report(Kind::Unopened, format!("node {node} does not start: {error}"));
+            }
         }
         let (run, tick_us) = (process.run, process.tick_us);
         self.tell(format_args!("n{node} starts, run {run}"));
@@ -223,6 +247,7 @@ impl World {
         self.heal_network();
         for node in self.nodes.clone() {
             self.resume(node);
+            self.free_space(node);
             if let Some(process) = self.processes.get_mut(&node) {
                 process.set_speed(Speed::QUICK);
             }

@@ -40,7 +40,8 @@ impl Happening {
             | Self::Fault
             | Self::Start(_)
             | Self::Heal { .. }
-            | Self::DiskSpeed { .. } => None,
+            | Self::DiskSpeed { .. }
+            | Self::DiskSpace(_) => None,
         }
     }
 }
@@ -77,6 +78,7 @@ impl World {
             Happening::Resume { node, .. } => self.resume(node),
             Happening::Heal { partition } if partition == self.partition => self.heal_network(),
             Happening::Heal { .. } => {}
+            Happening::DiskSpace(node) => self.free_space(node),
             Happening::DiskSpeed { node, speed } => {
                 if let Some(process) = self.processes.get_mut(&node) {
                     process.set_speed(speed);

@@ -56,6 +56,7 @@ enum Happening {
     Resume { node: NodeId, run: u32 },
     Heal { partition: u32 },
     DiskSpeed { node: NodeId, speed: Speed },
+    DiskSpace(NodeId),
 }
 
 /// A power cut that waits for a disk operation of the first of its victims.

@@ -14,7 +14,7 @@ use std::{
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -22,7 +22,9 @@ use metrics::{Histogram, histogram};
 
 use crate::{
     disk::{Disk, DiskError, DiskOp, Lane},
-    metrics::{JOURNAL_BLOCK_BYTES, JOURNAL_SYNC_SECONDS, JOURNAL_WRITE_SECONDS},
+    metrics::{
+        JOURNAL_BLOCK_BYTES, JOURNAL_SYNC_SECONDS, JOURNAL_WRITE_SECONDS, SEGMENT_SYNC_SECONDS, SEGMENT_WRITE_SECONDS,
+    },
     poison::Poisoned,
 };
 
@@ -136,7 +138,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(self, jobs: &Receiver<Job>, mut done: impl FnMut(u64, Result<(), DiskError>)) {
+    fn run(mut self, jobs: &Receiver<Job>, mut done: impl FnMut(u64, Result<(), DiskError>)) {
         while let Ok(Job { token, ops }) = jobs.recv() {
             let result = ops.iter().try_for_each(|op| self.meter.measure(op, || self.disk.perform(op)));
             // The buffers go back before anyone is told.
@@ -154,39 +156,69 @@ impl Worker {
     }
 }
 
-/// Measures the operations of the journal lane; the other lane's are long on purpose.
-struct Meter(Option<JournalHistograms>);
+/// An operation that takes longer than this is told in the log.
+const SLOW: Duration = Duration::from_millis(250);
+/// At most one of them in this time, with the number of the others.
+const SLOW_TOLD_EVERY: Duration = Duration::from_secs(1);
 
-struct JournalHistograms {
+/// Measures a lane's operations.
+struct Meter {
+    lane: Lane,
     write_seconds: Histogram,
     sync_seconds: Histogram,
-    block_bytes: Histogram,
+    block_bytes: Option<Histogram>,
+    slow_told: Option<Instant>,
+    slow_untold: u64,
 }
 
 impl Meter {
     fn new(lane: Lane) -> Self {
-        Self((lane == Lane::Journal).then(|| JournalHistograms {
-            write_seconds: histogram!(JOURNAL_WRITE_SECONDS),
-            sync_seconds: histogram!(JOURNAL_SYNC_SECONDS),
-            block_bytes: histogram!(JOURNAL_BLOCK_BYTES),
-        }))
+        let (write_seconds, sync_seconds, block_bytes) = match lane {
+            Lane::Journal => {
+                (JOURNAL_WRITE_SECONDS, JOURNAL_SYNC_SECONDS, Some(histogram!(JOURNAL_BLOCK_BYTES)))
+            }
+            Lane::Segments => (SEGMENT_WRITE_SECONDS, SEGMENT_SYNC_SECONDS, None),
+        };
+        Self {
+            lane,
+            write_seconds: histogram!(write_seconds),
+            sync_seconds: histogram!(sync_seconds),
+            block_bytes,
+            slow_told: None,
+            slow_untold: 0,
+        }
     }
 
-    fn measure<T>(&self, op: &DiskOp, perform: impl FnOnce() -> T) -> T {
-        let seconds = match (&self.0, op) {
-            (Some(histograms), DiskOp::Write { bufs, .. }) => {
-                let bytes: usize = bufs.iter().map(Bytes::len).sum();
-                #[allow(clippy::cast_precision_loss, reason = "a block's length is far below 2^52")]
-                histograms.block_bytes.record(bytes as f64);
-                &histograms.write_seconds
-            }
-            (Some(histograms), DiskOp::Sync { .. }) => &histograms.sync_seconds,
-            _ => return perform(),
-        };
+    fn measure<T>(&mut self, op: &DiskOp, perform: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let result = perform();
-        seconds.record(start.elapsed());
+        let took = start.elapsed();
+        match op {
+            DiskOp::Write { bufs, .. } => {
+                self.write_seconds.record(took);
+                if let Some(block_bytes) = &self.block_bytes {
+                    let bytes: usize = bufs.iter().map(Bytes::len).sum();
+                    #[allow(clippy::cast_precision_loss, reason = "a block's length is far below 2^52")]
+                    block_bytes.record(bytes as f64);
+                }
+            }
+            DiskOp::Sync { .. } => self.sync_seconds.record(took),
+            _ => {}
+        }
+        if took >= SLOW {
+            self.tell_slow(op, took);
+        }
         result
+    }
+
+    fn tell_slow(&mut self, op: &DiskOp, took: Duration) {
+        if self.slow_told.is_some_and(|told| told.elapsed() < SLOW_TOLD_EVERY) {
+            self.slow_untold += 1;
+            return;
+        }
+        let others = std::mem::take(&mut self.slow_untold);
+        tracing::warn!(lane = ?self.lane, call = op.call(), file = op.subject(), ?took, others, "disk.slow");
+        self.slow_told = Some(Instant::now());
     }
 }
 

@@ -80,7 +80,16 @@ pub(super) struct Files {
     dir_made: bool,
     /// The largest block that found no file long enough.
     wanted_bytes: u64,
+    /// Ticks of the window so far, and the fewest free files there were in it.
+    window_ticks: u32,
+    free_min: usize,
+    /// Free files that a whole window did without: they may go.
+    surplus: usize,
 }
+
+/// A file that was free for so many ticks (10 s) is not needed; one that goes earlier may have to be made again at once,
+/// and making files is what a disk under load has the least time for.
+const WINDOW_TICKS: u32 = 200;
 
 impl Files {
     /// From the files found: those with a last lsn are needed.
@@ -98,6 +107,9 @@ impl Files {
             upkeep_failed: false,
             dir_made: !found.is_empty(),
             wanted_bytes: 0,
+            window_ticks: 0,
+            free_min: usize::MAX,
+            surplus: 0,
         };
         for (file, last_lsn) in found {
             match last_lsn {
@@ -132,6 +144,7 @@ impl Files {
             self.wanted_bytes = self.wanted_bytes.max(bytes);
             let fits = self.free.iter().position(|file| file.bytes >= bytes)?;
             let file = self.free.remove(fits)?;
+            self.free_min = self.free_min.min(self.free.len());
             if let Some(Current { file, last_lsn, .. }) = self.current.take() {
                 self.full.push(Full { file, last_lsn });
             }
@@ -177,15 +190,21 @@ impl Files {
             return Some(self.prepare());
         }
         if ready && self.count() > self.files_keep {
-            let surplus = self.unready.pop();
-            let surplus =
-                surplus.or_else(|| if self.free.len() > 1 { self.free.pop_back().map(|f| f.number) } else { None });
-            return surplus.map(|number| {
+            let unneeded = self.unready.pop().or_else(|| self.take_surplus());
+            return unneeded.map(|number| {
                 self.upkeep = Some(Upkeep::Remove);
                 vec![DiskOp::Remove { file: name(number) }]
             });
         }
         None
+    }
+
+    fn take_surplus(&mut self) -> Option<u32> {
+        if self.surplus == 0 || self.free.len() < 2 {
+            return None;
+        }
+        self.surplus -= 1;
+        self.free.pop_back().map(|file| file.number)
     }
 
     fn prepare(&mut self) -> Vec<DiskOp> {
@@ -220,9 +239,16 @@ impl Files {
         }
     }
 
-    /// Allows another attempt after one that found no space.
-    pub(super) fn retry(&mut self) {
+    /// Allows another attempt after one that found no space, and finds out which files nobody needs.
+    pub(super) fn tick(&mut self) {
         self.upkeep_failed = false;
+        self.window_ticks += 1;
+        if self.window_ticks >= WINDOW_TICKS {
+            // One stays ready.
+            self.surplus = self.free_min.min(self.free.len()).saturating_sub(1);
+            self.window_ticks = 0;
+            self.free_min = self.free.len();
+        }
     }
 }
 
@@ -276,6 +302,8 @@ mod tests {
             files.upkeep_done(true);
         }
         files.recycle(Lsn(4));
+        assert_eq!(files.poll_upkeep(), None, "not at once");
+        (0..2 * WINDOW_TICKS).for_each(|_| files.tick());
         let mut removed = 0;
         while let Some(ops) = files.poll_upkeep() {
             assert!(matches!(ops[..], [DiskOp::Remove { .. }]));
@@ -286,12 +314,26 @@ mod tests {
     }
 
     #[test]
+    fn files_that_are_needed_now_and_then_stay() {
+        let mut files = files(6);
+        for lsn in 1..20 {
+            files.place(Lsn(lsn), MB).unwrap();
+            if lsn % 4 == 0 {
+                files.recycle(Lsn(lsn));
+            }
+            (0..WINDOW_TICKS / 8).for_each(|_| files.tick());
+            assert_eq!(files.poll_upkeep(), None);
+        }
+        assert_eq!(files.count(), 6);
+    }
+
+    #[test]
     fn without_space_it_waits_for_a_retry() {
         let mut files = files(0);
         files.poll_upkeep().unwrap();
         files.upkeep_done(false);
         assert_eq!(files.poll_upkeep(), None);
-        files.retry();
+        files.tick();
         let ops = files.poll_upkeep().unwrap();
         assert!(ops.contains(&DiskOp::ZeroFill { file: name(0), len: MB }), "the same file again");
     }

@@ -226,7 +226,7 @@ impl JournalWriter {
     /// To be called every now and then (50 ms or so). A writer that had nothing to do since the last call writes an empty
     /// block, which proves the last one; a file that found no space is tried again.
     pub fn tick(&mut self) {
-        self.files.retry();
+        self.files.tick();
         if !std::mem::take(&mut self.busy_since_tick) && self.unproven && self.pending.is_empty() {
             self.idle_block_wanted = true;
         }

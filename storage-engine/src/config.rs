@@ -14,12 +14,13 @@ pub struct StoreConfig {
     /// Past this many segments that changed since the last checkpoint, one sync of the whole file system takes the place
     /// of one for each.
     pub sync_files_max: usize,
-    /// What tails may take in memory before [`crate::store::Store::is_over_budget`] asks for a pause.
+    /// What tails may take in memory: half of it is for groups led here (see [`crate::store::Store::room_bytes`]), half
+    /// for what this disk owes to the leaders of others (see [`crate::store::Store::is_behind`]).
     pub tail_bytes_max: u64,
-    /// Of that, what entries may take that are in segments already: for followers that are slightly behind.
+    /// What entries may take that are in segments already: for followers that are slightly behind.
     pub tail_keep_bytes: u64,
     /// When a group's uncommitted entries hold back this much of the journal, they are written to it again. At least
-    /// twice [`StoreConfig::tail_bytes_max`], or that alone could keep the journal busy.
+    /// twice what tails may take, or that alone could keep the journal busy.
     pub journal_held_bytes_max: u64,
 }
 
@@ -30,9 +31,9 @@ impl Default for StoreConfig {
             segment: SegmentConfig::default(),
             checkpoint_bytes: 64 << 20,
             sync_files_max: 64,
-            tail_bytes_max: 192 << 20,
+            tail_bytes_max: 256 << 20,
             tail_keep_bytes: 32 << 20,
-            journal_held_bytes_max: 384 << 20,
+            journal_held_bytes_max: 512 << 20,
         }
     }
 }

@@ -174,9 +174,7 @@ struct Meter {
 impl Meter {
     fn new(lane: Lane) -> Self {
         let (write_seconds, sync_seconds, block_bytes) = match lane {
-            Lane::Journal => {
-                (JOURNAL_WRITE_SECONDS, JOURNAL_SYNC_SECONDS, Some(histogram!(JOURNAL_BLOCK_BYTES)))
-            }
+            Lane::Journal => (JOURNAL_WRITE_SECONDS, JOURNAL_SYNC_SECONDS, Some(histogram!(JOURNAL_BLOCK_BYTES))),
             Lane::Segments => (SEGMENT_WRITE_SECONDS, SEGMENT_SYNC_SECONDS, None),
         };
         Self {

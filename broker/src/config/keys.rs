@@ -78,7 +78,7 @@ pub const KEYS: &[Key] = &[
     key("journal.gather_bytes", "8388608", "about the most that one group commit gathers"),
     key(
         "journal.held_bytes_max",
-        "402653184",
+        "536870912",
         "a stuck group that holds back this much of the journal has its entries written anew",
     ),
     key("journal.checkpoint_bytes", "67108864", "a checkpoint begins after this much; about what a restart reads"),
@@ -86,8 +86,8 @@ pub const KEYS: &[Key] = &[
     key("segment.writeback_bytes", "262144", "writeback is asked for whenever this much of a segment was written"),
     key(
         "tail.bytes_max",
-        "201326592",
-        "what fresh entries of all partitions may take in memory; past it produce is told to come back",
+        "268435456",
+        "what fresh entries of all partitions may take in memory, half of it those led here; past it producers wait",
     ),
     key(
         "tail.keep_bytes",

@@ -127,7 +127,7 @@ impl ServerConfig {
             ("segment.write_bytes_max", self.segment.write_bytes_max, 64 << 10, 64 * MIB),
             ("segment.writeback_bytes", self.segment.writeback_bytes, 4 << 10, 64 * MIB),
             ("tail.bytes_max", self.tail.bytes_max, 32 * MIB, 65_536 * MIB),
-            ("tail.keep_bytes", self.tail.keep_bytes, 0, self.tail.bytes_max / 2),
+            ("tail.keep_bytes", self.tail.keep_bytes, 0, self.tail.bytes_max / 4),
             ("journal.held_bytes_max", journal.held_bytes_max, 2 * self.tail.bytes_max, 262_144 * MIB),
         ];
         for (key, value, min, max) in bounds {

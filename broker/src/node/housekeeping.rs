@@ -12,7 +12,7 @@ use levada_storage_engine::{
 };
 use prost::Message as _;
 
-use super::{Node, event::Effect};
+use super::{Node, event::Effect, going_down};
 use crate::{cluster::view::Leadership, partition::machine::Partition, raft::TICK_MS};
 
 /// How often leaders look whether a segment is full and how far replicas are behind.
@@ -139,6 +139,7 @@ impl Node {
     pub(super) fn begin_shutdown(&mut self, out: &mut Vec<Effect>) {
         if self.stopping.is_none() {
             self.stopping = Some(self.ticks + SHUTDOWN_TICKS);
+            self.admission.refuse(&going_down(), out);
             self.hand_over(out);
         }
     }

@@ -12,6 +12,7 @@
 //! - every request is answered exactly once;
 //! - an effect that must follow durability (a vote, an acknowledgement) is not put out before the journal's event.
 
+mod admission;
 mod controller;
 pub mod event;
 mod housekeeping;
@@ -35,6 +36,7 @@ use levada_storage_engine::{
 };
 
 use self::{
+    admission::Admission,
     controller::Controller,
     event::{Effect, Event, Now, Request, RequestId},
     reads::Reads,
@@ -80,6 +82,7 @@ pub struct Node {
     dormant: BTreeMap<GroupId, RecoveredGroup>,
     /// Groups that may have something ready.
     dirty: BTreeSet<GroupId>,
+    admission: Admission,
     reads: Reads,
     /// New groups whose preferred leader is here, with the tick at which it asks for votes.
     campaigns: BTreeMap<GroupId, u64>,
@@ -115,6 +118,7 @@ impl Node {
             places: BTreeMap::new(),
             dormant,
             dirty: BTreeSet::from([GroupId::METADATA]),
+            admission: Admission::default(),
             reads: Reads::default(),
             campaigns: BTreeMap::new(),
             ticks: 0,
@@ -165,6 +169,7 @@ impl Node {
 
     /// Ends a round of events: proposes what waits, lets raft work, applies, and hands storage its work.
     pub fn flush(&mut self, out: &mut Vec<Effect>) {
+        self.admit(out);
         while let Some(group) = self.dirty.pop_first() {
             if group == GroupId::METADATA {
                 self.drive_controller(out);
@@ -219,6 +224,11 @@ impl Node {
                 };
                 // A group that the metadata here does not name yet: raft sends again.
                 let Some(known) = known else { return };
+                // The journal may be faster than the segments for long. What is acknowledged stays in memory until a
+                // segment has it, so there must be an end to it; raft sends again.
+                if !message.entries.is_empty() && self.store.is_behind() {
+                    return;
+                }
                 known.step(*message);
                 self.dirty.insert(group);
             }
@@ -232,12 +242,11 @@ impl Node {
 
     fn on_request(&mut self, id: RequestId, request: Request, out: &mut Vec<Effect>) {
         if self.stopping.is_some() {
-            let error = Error::new(ErrorCode::ShuttingDown, "this node is going down; ask another");
-            out.push(Effect::Reply { id, result: Err(error) });
+            out.push(Effect::Reply { id, result: Err(going_down()) });
             return;
         }
         match request {
-            Request::Produce { partition, batch } => self.produce(id, partition, batch, out),
+            Request::Produce { partition, batch } => self.admission.queue(id, partition, batch),
             Request::Bounds { partition } => self.bounds(id, partition, out),
             Request::TransferLeader { group, to } => self.transfer_leader(id, group, to, out),
             request => self.on_controller_request(id, request, out),
@@ -248,6 +257,11 @@ impl Node {
     fn addresses(&self, node: Option<NodeId>) -> Option<NodeAddresses> {
         self.controller.addresses(node?)
     }
+}
+
+/// The answer of a node that ends.
+fn going_down() -> Error {
+    Error::new(ErrorCode::ShuttingDown, "this node is going down; ask another")
 }
 
 /// Why a node could not be opened.

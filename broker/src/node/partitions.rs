@@ -105,13 +105,8 @@ impl Node {
         }
     }
 
-    /// Queues a batch on the leader; [`Node::flush`] proposes it.
+    /// Gives a batch to its partition's leader, which proposes it when it is driven.
     pub(super) fn produce(&mut self, id: RequestId, place: TopicPartition, batch: Bytes, out: &mut Vec<Effect>) {
-        if self.store.is_over_budget() {
-            let error = Error::new(ErrorCode::Busy, "memory for unwritten records is used up; try again in a moment");
-            out.push(Effect::Reply { id, result: Err(error) });
-            return;
-        }
         match self.leading_partition(place) {
             Ok(group) => {
                 if let Some(leading) = self.partitions.get_mut(&group).and_then(|p| p.leading.as_mut()) {
@@ -221,6 +216,7 @@ impl Node {
         }
         let leads = partition.group.is_leader();
         let term = partition.group.term();
+        self.store.set_led(group, leads);
         let lost = led.is_some_and(|led| !leads || led != term);
         let lost = if lost { partition.step_down() } else { None };
         let first_of_term_applied = leads && partition.group.log().term(partition.applied()) == Ok(term);

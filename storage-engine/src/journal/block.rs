@@ -52,6 +52,11 @@ impl Block {
         self.table.is_empty()
     }
 
+    /// The payloads of its entries.
+    pub(super) const fn payload_bytes(&self) -> usize {
+        self.payload_bytes
+    }
+
     /// Its length in the file.
     pub(super) fn padded_bytes(&self) -> u64 {
         let bytes = format::block_bytes(self.table.len(), self.frames.len(), self.payload_bytes);

@@ -77,6 +77,8 @@ pub(super) struct Files {
     upkeep: Option<Upkeep>,
     /// The last attempt found no space; the next one waits for [`Files::retry`].
     upkeep_failed: bool,
+    /// No attempt has found space since one that did not.
+    lacks_space: bool,
     dir_made: bool,
     /// The largest block that found no file long enough.
     wanted_bytes: u64,
@@ -105,6 +107,7 @@ impl Files {
             next_generation,
             upkeep: None,
             upkeep_failed: false,
+            lacks_space: false,
             dir_made: !found.is_empty(),
             wanted_bytes: 0,
             window_ticks: 0,
@@ -229,14 +232,21 @@ impl Files {
         match self.upkeep.take() {
             Some(Upkeep::Prepare(file)) if succeeded => {
                 self.dir_made = true;
+                self.lacks_space = false;
                 self.free.push_back(file);
             }
             Some(Upkeep::Prepare(file)) => {
                 self.unready.push(file.number);
                 self.upkeep_failed = true;
+                self.lacks_space = true;
             }
             Some(Upkeep::Remove) | None => {}
         }
+    }
+
+    /// Whether the last attempt to make a file found no space.
+    pub(super) const fn lacks_space(&self) -> bool {
+        self.lacks_space
     }
 
     /// Allows another attempt after one that found no space, and finds out which files nobody needs.

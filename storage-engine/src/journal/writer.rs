@@ -38,6 +38,8 @@ pub struct JournalWriter {
     entry_bytes_max: usize,
     files: Files,
     pending: VecDeque<Pending>,
+    /// Payloads of what was submitted and is not durable.
+    waiting_bytes: u64,
     /// The next block, when it was gathered before a file was ready for it, or is the tail that replay found.
     staged: Option<Block>,
     in_flight: Option<InFlight>,
@@ -74,6 +76,7 @@ impl JournalWriter {
             entry_bytes_max: config.entry_bytes_max(),
             files,
             pending: VecDeque::new(),
+            waiting_bytes: tail.as_ref().map_or(0, |tail| tail.payload_bytes() as u64),
             staged: tail,
             in_flight: None,
             next_lsn,
@@ -117,6 +120,7 @@ impl JournalWriter {
         }
         if self.poisoned.is_none() && (!append.entries.is_empty() || append.hard_state.is_some()) {
             self.busy_since_tick = true;
+            self.waiting_bytes += append.entries.iter().map(|entry| entry.payload.len() as u64).sum::<u64>();
             self.pending.push_back(append.into());
         }
     }
@@ -182,6 +186,7 @@ impl JournalWriter {
         assert_eq!(token, expected, "an answer to another question");
         self.names_synced = true;
         self.unproven = !block.is_empty();
+        self.waiting_bytes -= block.payload_bytes() as u64;
         let lsn = self.next_lsn;
         self.next_lsn = Lsn(lsn.get() + 1);
         Ok(Completed { lsn, durable: block.durable() })
@@ -255,10 +260,22 @@ impl JournalWriter {
         self.files.used_bytes()
     }
 
+    /// What entries take that were submitted and are not durable, in bytes of payload.
+    #[must_use]
+    pub const fn waiting_bytes(&self) -> u64 {
+        self.waiting_bytes
+    }
+
     /// Whether a block waits for a file to be made ready: writing is not keeping up with zeroing, or the disk is full.
     #[must_use]
     pub const fn is_stalled(&self) -> bool {
         self.staged.is_some() && self.in_flight.is_none()
+    }
+
+    /// Whether a block waits for a file, and the last attempt to make one found no space.
+    #[must_use]
+    pub const fn lacks_space(&self) -> bool {
+        self.is_stalled() && self.files.lacks_space()
     }
 
     /// Whether something of this group was submitted that is not durable yet.

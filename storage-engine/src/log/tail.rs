@@ -43,14 +43,32 @@ pub(crate) struct Tail {
     entries: VecDeque<TailEntry>,
     /// The entry that comes after the last, and its offset.
     next: (LogIndex, Offset),
-    /// What all tails of a store take in memory.
+    /// What this one takes in memory, and what all tails do that count there.
+    bytes: u64,
     budget: Arc<AtomicU64>,
 }
 
 impl Tail {
     /// An empty tail behind a log that ends before this entry.
     pub(crate) const fn new(next: (LogIndex, Offset), budget: Arc<AtomicU64>) -> Self {
-        Self { entries: VecDeque::new(), next, budget }
+        Self { entries: VecDeque::new(), next, bytes: 0, budget }
+    }
+
+    /// From now on it counts there.
+    pub(crate) fn count_in(&mut self, budget: &Arc<AtomicU64>) {
+        budget.fetch_add(self.bytes, Ordering::Relaxed);
+        self.budget.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget = Arc::clone(budget);
+    }
+
+    fn take(&mut self, entry: &Entry) {
+        self.bytes += entry_bytes(entry);
+        self.budget.fetch_add(entry_bytes(entry), Ordering::Relaxed);
+    }
+
+    fn give_back(&mut self, entry: &Entry) {
+        self.bytes -= entry_bytes(entry);
+        self.budget.fetch_sub(entry_bytes(entry), Ordering::Relaxed);
     }
 
     /// The index of the first entry that is here; the next one when there is none.
@@ -70,7 +88,7 @@ impl Tail {
 
     pub(crate) fn push(&mut self, entry: Entry, summary: Summary) {
         assert_eq!(entry.index, self.next.0, "entries of a log have no gaps");
-        self.budget.fetch_add(entry_bytes(&entry), Ordering::Relaxed);
+        self.take(&entry);
         let base_offset = self.next.1;
         self.next = (entry.index.next(), summary.next_offset);
         self.entries.push_back(TailEntry { entry, base_offset, summary });
@@ -80,14 +98,14 @@ impl Tail {
     pub(crate) fn truncate_from(&mut self, index: LogIndex) {
         while let Some(last) = self.entries.pop_back_if(|last| last.entry.index >= index) {
             self.next = (last.entry.index, last.base_offset);
-            self.budget.fetch_sub(entry_bytes(&last.entry), Ordering::Relaxed);
+            self.give_back(&last.entry);
         }
     }
 
     /// Drops the entries up to `index`.
     pub(crate) fn release(&mut self, index: LogIndex) {
         while let Some(first) = self.entries.pop_front_if(|first| first.entry.index <= index) {
-            self.budget.fetch_sub(entry_bytes(&first.entry), Ordering::Relaxed);
+            self.give_back(&first.entry);
         }
     }
 
@@ -147,7 +165,6 @@ pub(crate) fn pick(payloads: &[Bytes], offset: Offset, max_bytes: usize, max_off
 
 impl Drop for Tail {
     fn drop(&mut self) {
-        let bytes = self.entries.iter().map(|entry| entry_bytes(&entry.entry)).sum();
-        self.budget.fetch_sub(bytes, Ordering::Relaxed);
+        self.budget.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }

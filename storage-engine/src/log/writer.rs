@@ -116,6 +116,8 @@ pub(crate) struct LogWriter {
     in_flight: Option<InFlight>,
     committed: LogIndex,
     persisted: LogIndex,
+    /// What entries take that are committed and in no segment yet.
+    backlog_bytes: u64,
     /// Segments end behind these entries.
     rolls: VecDeque<LogIndex>,
     /// Nothing behind this entry is written before a checkpoint has captured the log; and the log start as of the entry.
@@ -155,6 +157,7 @@ impl LogWriter {
             in_flight: None,
             committed: last,
             persisted: last,
+            backlog_bytes: 0,
             rolls: VecDeque::new(),
             hold: None,
             needed_from: LogIndex(0),
@@ -171,6 +174,11 @@ impl LogWriter {
 
     pub(crate) const fn persisted(&self) -> LogIndex {
         self.persisted
+    }
+
+    /// What entries take in memory that are committed and in no segment yet.
+    pub(crate) const fn backlog_bytes(&self) -> u64 {
+        self.backlog_bytes
     }
 
     /// The last entry, and its term.
@@ -222,7 +230,13 @@ impl LogWriter {
     /// Entries up to `index` are final, and every roll among them was told.
     pub(crate) fn commit_to(&mut self, index: LogIndex) {
         assert!(index <= self.log.last_index(), "entry {index} cannot be committed before it is there");
-        self.committed = self.committed.max(index);
+        if index > self.committed {
+            let state = self.log.state();
+            let more = state.tail.from(self.committed.next()).take_while(|entry| entry.entry.index <= index);
+            self.backlog_bytes += more.map(|entry| entry_bytes(&entry.entry)).sum::<u64>();
+            drop(state);
+            self.committed = index;
+        }
     }
 
     /// Ends the segment behind entry `at`.
@@ -303,6 +317,7 @@ impl LogWriter {
         let write = self.in_flight.take().expect("a write was in flight");
         let writer = self.active.as_ref().expect("a write has a writer");
         writer.publish(write.seals);
+        self.backlog_bytes -= write.bytes;
         let mut removed = Vec::new();
         if write.seals {
             self.active = None;
@@ -316,6 +331,11 @@ impl LogWriter {
         let written = self.end().index;
         debug_assert!(index < written, "the tail alone has entry {index}");
         self.log.state().tail.release(index);
+    }
+
+    /// The tail counts in this budget from now on.
+    pub(crate) fn count_in(&self, tail_bytes: &Arc<AtomicU64>) {
+        self.log.state().tail.count_in(tail_bytes);
     }
 
     /// The entries from `index` on, if all of them are in the tail.

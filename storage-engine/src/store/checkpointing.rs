@@ -55,19 +55,19 @@ impl Checkpointing {
         }
     }
 
-    /// Captures a group if it is waited for and ready.
-    pub(super) fn try_capture(&mut self, group: &mut Group) {
-        let Stage::Capturing { waiting } = &mut self.stage else { return };
+    /// Captures a group if it is waited for and ready; answers whether it did.
+    pub(super) fn try_capture(&mut self, group: &mut Group) -> bool {
+        let Stage::Capturing { waiting } = &mut self.stage else { return false };
         let id = group.id();
-        if !waiting.contains_key(&id) {
-            return;
-        }
-        if let Some(log) = group.log.capture()
+        if waiting.contains_key(&id)
+            && let Some(log) = group.log.capture()
             && let Some((conf_state, app_state)) = waiting.remove(&id)
         {
             let applied = LogIndex(log.end().index.get() - 1);
             group.captured = Captured { applied, log, conf_state, app_state };
+            return true;
         }
+        false
     }
 }
 
@@ -96,7 +96,7 @@ impl Store {
         }
         let mut waiting = BTreeMap::new();
         for checkpoint in groups {
-            let log = self.group(checkpoint.group);
+            let log = &mut self.group(checkpoint.group).log;
             assert_eq!(
                 log.committed(),
                 checkpoint.applied,

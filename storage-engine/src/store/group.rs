@@ -49,6 +49,8 @@ pub(super) struct Captured {
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) log: LogWriter,
+    /// Whether this node is its leader.
+    pub(super) led: bool,
     /// The last hard state that is durable.
     pub(super) hard_state: HardState,
     /// What the next checkpoint says of it.
@@ -68,6 +70,7 @@ impl Group {
             Captured { applied: LogIndex(0), log: LogRecord::EMPTY, conf_state: Bytes::new(), app_state: Bytes::new() };
         Self {
             log,
+            led: false,
             hard_state: HardState { term: Term(0), vote: 0, commit: LogIndex(0) },
             captured,
             runs: VecDeque::new(),
@@ -78,6 +81,11 @@ impl Group {
 
     pub(super) fn id(&self) -> GroupId {
         self.log.log().group()
+    }
+
+    /// What counts as backlog of others' groups.
+    pub(super) const fn followed_backlog_bytes(&self) -> u64 {
+        if self.led { 0 } else { self.log.backlog_bytes() }
     }
 
     pub(super) fn submit_creation(&mut self, journal: &mut JournalWriter) {

@@ -126,6 +126,13 @@ struct Kept {
     bytes: u64,
 }
 
+/// What tails take in memory: of groups that are led here, and of all others.
+#[derive(Debug, Default)]
+struct TailBytes {
+    led: Arc<AtomicU64>,
+    followed: Arc<AtomicU64>,
+}
+
 /// All groups of a data directory.
 #[derive(Debug)]
 pub struct Store {
@@ -139,7 +146,9 @@ pub struct Store {
     jobs: BTreeMap<u64, Job>,
     last_token: u64,
     /// What tails take in memory.
-    tail_bytes: Arc<AtomicU64>,
+    tail_bytes: TailBytes,
+    /// Of groups led elsewhere, what is committed and in no segment yet.
+    backlog_bytes: u64,
     /// Entries that tails keep though they are written, the oldest first, and what they take.
     kept: VecDeque<Kept>,
     kept_bytes: u64,
@@ -176,7 +185,7 @@ impl Store {
             topic_partition,
             &LogRecord::EMPTY,
             self.config.segment,
-            Arc::clone(&self.tail_bytes),
+            Arc::clone(&self.tail_bytes.followed),
         );
         let handle = log.log().clone();
         let mut group = Group::new(log);
@@ -216,8 +225,28 @@ impl Store {
     /// # Panics
     /// If there is no such group or entry.
     pub fn commit(&mut self, group: GroupId, index: LogIndex) {
-        self.group(group).commit_to(index);
-        self.ready.insert(group);
+        let group = self.group(group);
+        let before = group.followed_backlog_bytes();
+        group.log.commit_to(index);
+        let more = group.followed_backlog_bytes() - before;
+        let id = group.id();
+        self.backlog_bytes += more;
+        self.ready.insert(id);
+    }
+
+    /// Whether this node leads the group. The memory for what it leads and for what others lead is counted apart, so that
+    /// neither keeps out the other.
+    ///
+    /// # Panics
+    /// If there is no such group.
+    pub fn set_led(&mut self, group: GroupId, led: bool) {
+        let group = self.groups.get_mut(&group).expect("the group was made");
+        if group.led != led {
+            self.backlog_bytes -= group.followed_backlog_bytes();
+            group.led = led;
+            self.backlog_bytes += group.followed_backlog_bytes();
+            group.log.count_in(if led { &self.tail_bytes.led } else { &self.tail_bytes.followed });
+        }
     }
 
     /// Ends the group's segment behind the entry `at`: that entry said so, and nothing behind it was committed yet. Where
@@ -226,7 +255,7 @@ impl Store {
     /// # Panics
     /// If there is no such group, or entries behind `at` are in the segment.
     pub fn roll(&mut self, group: GroupId, at: LogIndex) {
-        self.group(group).roll(at);
+        self.group(group).log.roll(at);
         self.ready.insert(group);
     }
 
@@ -236,7 +265,7 @@ impl Store {
     /// # Panics
     /// If there is no such group or offset.
     pub fn set_log_start(&mut self, group: GroupId, offset: Offset) {
-        let removed = self.group(group).set_log_start(offset);
+        let removed = self.group(group).log.set_log_start(offset);
         self.removed.extend(removed.into_iter().map(|file| (group, file)));
     }
 
@@ -246,13 +275,14 @@ impl Store {
     /// # Panics
     /// If there is no such group.
     pub fn compact(&mut self, group: GroupId, index: LogIndex) {
-        let removed = self.group(group).set_needed_from(index);
+        let removed = self.group(group).log.set_needed_from(index);
         self.removed.extend(removed.into_iter().map(|file| (group, file)));
     }
 
     /// Forgets a group; its files go. Without effect if there is none.
     pub fn remove_group(&mut self, group: GroupId) {
         if let Some(state) = self.groups.remove(&group) {
+            self.backlog_bytes -= state.followed_backlog_bytes();
             let files = state.log.close();
             self.dirty.retain(|file| !files.contains(file));
             self.removed.extend(files.into_iter().map(|file| (group, file)));
@@ -273,21 +303,35 @@ impl Store {
     /// What the tails of all groups take in memory, about, in bytes.
     #[must_use]
     pub fn tail_bytes(&self) -> u64 {
-        self.tail_bytes.load(Ordering::Relaxed)
+        self.tail_bytes.led.load(Ordering::Relaxed) + self.tail_bytes.followed.load(Ordering::Relaxed)
     }
 
-    /// Whether tails take more than they should: the disk or the quorum does not keep up, and nothing more should be
-    /// taken in for now.
+    /// How many more bytes of entries the tails of groups led here should take. None when the disk or the quorum does
+    /// not keep up: then nothing more should be proposed for now.
     #[must_use]
-    pub fn is_over_budget(&self) -> bool {
-        self.tail_bytes() > self.config.tail_bytes_max
+    pub fn room_bytes(&self) -> u64 {
+        (self.config.tail_bytes_max / 2).saturating_sub(self.tail_bytes.led.load(Ordering::Relaxed))
     }
 
-    /// Whether the journal waits for a file to be made ready: the disk is full, or does not keep up. Nothing becomes
-    /// durable until it is.
+    /// What entries of groups led elsewhere take in memory that are committed and in no segment yet, about, in bytes.
     #[must_use]
-    pub const fn is_stalled(&self) -> bool {
-        self.journal.is_stalled()
+    pub const fn backlog_bytes(&self) -> u64 {
+        self.backlog_bytes
+    }
+
+    /// Whether that, or what waits for the journal, is so much that entries of other leaders should be refused for now.
+    /// This disk alone ends it, nobody else has to do anything: so nobody waits for it in a circle.
+    #[must_use]
+    pub const fn is_behind(&self) -> bool {
+        let max = self.config.tail_bytes_max / 2;
+        self.backlog_bytes > max || self.journal.waiting_bytes() > max
+    }
+
+    /// Whether the journal needs another file and the last attempt to make one found no space. Nothing becomes durable
+    /// until there is some.
+    #[must_use]
+    pub const fn lacks_space(&self) -> bool {
+        self.journal.lacks_space()
     }
 
     /// To be called every now and then (50 ms or so).
@@ -313,8 +357,9 @@ impl Store {
             if let Some(ops) = group.log.next_write() {
                 self.note_dirty(&ops);
                 effects.push(self.effect(Lane::Segments, Job::Segment(id), ops));
-            } else {
-                self.checkpointing.try_capture(group);
+            } else if self.checkpointing.try_capture(group) {
+                // The checkpoint held it; what was committed meanwhile can be written now.
+                self.ready.insert(id);
             }
         }
         self.poll_checkpoint(effects);
@@ -369,7 +414,9 @@ impl Store {
 
     fn segment_written(&mut self, id: GroupId) {
         let Some(group) = self.groups.get_mut(&id) else { return };
+        self.backlog_bytes -= group.followed_backlog_bytes();
         let (written, removed) = group.log.written();
+        self.backlog_bytes += group.followed_backlog_bytes();
         self.removed.extend(removed.into_iter().map(|file| (id, file)));
         self.ready.insert(id);
         self.kept.push_back(Kept { group: id, last_index: written.last_index, bytes: written.bytes });
@@ -400,8 +447,8 @@ impl Store {
         }
     }
 
-    fn group(&mut self, group: GroupId) -> &mut LogWriter {
-        &mut self.groups.get_mut(&group).expect("the group was made").log
+    fn group(&mut self, group: GroupId) -> &mut Group {
+        self.groups.get_mut(&group).expect("the group was made")
     }
 
     fn effect(&mut self, lane: Lane, job: Job, ops: Vec<DiskOp>) -> StoreEffect {

@@ -10,14 +10,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
 };
 
 use bytes::Bytes;
 use levada_protocol::ids::{GroupId, LogIndex, Lsn, Term, TopicPartition};
 
 use super::{
-    Store, StoreConfig,
+    Store, StoreConfig, TailBytes,
     checkpointing::Checkpointing,
     group::{Captured, Group, created},
 };
@@ -109,6 +109,7 @@ impl Store {
             tail_bytes,
             kept: VecDeque::new(),
             kept_bytes: 0,
+            backlog_bytes: 0,
             dirty: BTreeSet::new(),
             dirty_names: true,
             removed: Vec::new(),
@@ -159,7 +160,7 @@ fn is_doubted(doubt: &Doubt, group: GroupId) -> bool {
 struct Recovery {
     disk: Arc<dyn Disk>,
     config: StoreConfig,
-    tail_bytes: Arc<AtomicU64>,
+    tail_bytes: TailBytes,
     /// What the checkpoint covers.
     lsn: Lsn,
     groups: BTreeMap<GroupId, Group>,
@@ -170,7 +171,7 @@ struct Recovery {
 impl Recovery {
     fn new(disk: Arc<dyn Disk>, config: StoreConfig, checkpoint: &Checkpoint) -> Self {
         let doubt = checkpoint.doubt.clone();
-        let (groups, played, tail_bytes) = (BTreeMap::new(), BTreeMap::new(), Arc::default());
+        let (groups, played, tail_bytes) = (BTreeMap::new(), BTreeMap::new(), TailBytes::default());
         let mut recovery = Self { disk, config, tail_bytes, lsn: checkpoint.lsn, groups, played, doubt };
         checkpoint.groups.iter().for_each(|record| recovery.restore(record));
         recovery
@@ -189,7 +190,7 @@ impl Recovery {
     }
 
     fn make(&self, group: GroupId, topic_partition: TopicPartition, log: &LogRecord) -> Group {
-        let (disk, tail_bytes) = (Arc::clone(&self.disk), Arc::clone(&self.tail_bytes));
+        let (disk, tail_bytes) = (Arc::clone(&self.disk), Arc::clone(&self.tail_bytes.followed));
         Group::new(LogWriter::open(disk, group, topic_partition, log, self.config.segment, tail_bytes))
     }
 

@@ -77,6 +77,7 @@ fn on_a_full_disk_it_goes_on_in_the_files_it_has_and_waits_for_space() {
     }
     assert_eq!(acked, 8, "four blocks of 12 KiB in each of two files");
     assert!(journal.writer.poll_upkeep().is_none(), "no second attempt without a reason");
+    assert!(journal.writer.lacks_space());
     assert_eq!(found(&journal.disk.crash_image(&CrashPlan::LOSE_ALL), from(0, 0)).lsns().len(), 8);
 
     // A checkpoint frees a file.
@@ -96,6 +97,7 @@ fn space_that_comes_back_is_found_at_the_next_tick() {
     journal.disk.set_capacity(None);
     journal.writer.tick();
     assert_eq!(journal.write().unwrap().unwrap().lsn, Lsn(1));
+    assert!(!journal.writer.lacks_space());
     assert_eq!(found(&journal.disk.crash_image(&CrashPlan::LOSE_ALL), from(0, 0)).lsns(), [1]);
 }
 

@@ -74,7 +74,7 @@ impl Controller {
         logger: &slog::Logger,
     ) -> std::result::Result<Self, NodeOpenError> {
         let group = GroupId::METADATA;
-        if recovered.as_ref().is_some_and(|recovered| recovered.damaged) {
+        if store.doubts(group) {
             return Err(NodeOpenError::MetadataDamaged);
         }
         let applied = recovered_applied(recovered.as_ref());

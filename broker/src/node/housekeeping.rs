@@ -19,7 +19,7 @@ use crate::{cluster::view::Leadership, partition::machine::Partition, raft::TICK
 const SEGMENT_TICKS: u64 = 500 / TICK_MS;
 /// How often leaders look for segments that may go.
 const RETENTION_TICKS: u64 = 10_000 / TICK_MS;
-/// How often leadership goes back to preferred leaders, and all leaderships are told to who holds no replica.
+/// How often leadership goes back to preferred leaders, and all leaderships are told to who holds no replica that answers.
 const BALANCE_TICKS: u64 = 5_000 / TICK_MS;
 /// How long a shutdown waits for others to take over.
 const SHUTDOWN_TICKS: u64 = 3_000 / TICK_MS;

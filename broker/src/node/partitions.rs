@@ -1,6 +1,6 @@
 //! The partitions of a node: opening them, driving their groups, produce and bounds.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use levada_protocol::{
@@ -46,7 +46,8 @@ impl Node {
             }
             let place = TopicPartition { topic: topic.id, partition: partition.partition };
             let recovered = self.dormant.remove(&group);
-            if recovered.as_ref().is_some_and(|recovered| recovered.damaged) {
+            // Whatever is left of it or not: it may have voted, or acknowledged what is gone.
+            if self.store.doubts(group) {
                 tracing::error!(group = group.get(), %place, "partition.damaged: this replica takes no part any more");
                 continue;
             }
@@ -96,12 +97,11 @@ impl Node {
             self.dormant.remove(&partition.group);
             let gone = Error::new(ErrorCode::UnknownTopic, format!("topic {} was deleted", topic.name));
             self.reads.fail(partition.group, &gone, out);
-            if let Some(mut machine) = self.partitions.remove(&partition.group) {
-                if let Some(leading) = machine.leading.take() {
-                    leading.fail(&gone, &gone, out);
-                }
-                self.store.remove_group(partition.group);
+            let machine = self.partitions.remove(&partition.group);
+            if let Some(leading) = machine.and_then(|machine| machine.leading) {
+                leading.fail(&gone, &gone, out);
             }
+            self.store.remove_group(partition.group);
         }
     }
 
@@ -246,7 +246,7 @@ impl Node {
         self.show_leader(group, Leadership { term, node: leader }, out);
     }
 
-    /// Shows who leads a group, and tells nodes without a replica when it is this one.
+    /// Shows who leads a group, and tells nodes that do not hear it from a replica when it is this one.
     pub(super) fn show_leader(&mut self, group: GroupId, leadership: Leadership, out: &mut Vec<Effect>) {
         if self.view.leader(group) == Some(leadership) {
             return;
@@ -258,10 +258,13 @@ impl Node {
     }
 
     pub(super) fn announce(&self, group: GroupId, leadership: Leadership, out: &mut Vec<Effect>) {
-        let no_replicas = BTreeMap::new();
-        let replicas = self.partitions.get(&group).map_or(&no_replicas, |partition| partition.group.replicas());
+        let hears = |to| {
+            let raft = self.partitions.get(&group).map(|partition| &partition.group);
+            // A replica that does not answer may be damaged: its node takes no part in the group.
+            raft.is_some_and(|raft| raft.replicas().iter().any(|(id, node)| *node == to && raft.is_active(*id)))
+        };
         for &to in self.controller.nodes() {
-            if to != self.config.node && !replicas.values().any(|node| *node == to) {
+            if to != self.config.node && !hears(to) {
                 let message = PeerMessage::Leadership { group, term: leadership.term };
                 out.push(Effect::Send { to, message });
             }

@@ -8,7 +8,7 @@ use levada_protocol::{
     ids::{Offset, PartitionId, ProducerEpoch, ProducerId},
     source::NewTopic,
 };
-use levada_storage_engine::{sim_disk::SimDisk, store::DirIdentity};
+use levada_storage_engine::{disk::FileName, sim_disk::SimDisk, store::DirIdentity};
 
 use super::*;
 use crate::{node::event::Answer, raft::wire};
@@ -212,6 +212,18 @@ impl World {
     }
 }
 
+/// Flips a bit in the last place of the journal where these bytes stand.
+fn damage_journal(disk: &SimDisk, bytes: &[u8]) {
+    let mut places = disk.list("journal").unwrap().into_iter().flat_map(|name| {
+        let file = FileName::new(format!("journal/{name}"));
+        let content = disk.read(&file, 0, usize::try_from(disk.len(&file).unwrap().unwrap()).unwrap()).unwrap();
+        let at = content.windows(bytes.len()).rposition(|window| window == bytes)?;
+        Some((file, at))
+    });
+    let (file, at) = places.next_back().expect("the journal has it");
+    disk.flip_bit(&file, at as u64, 0);
+}
+
 fn batch(values: &[&str], sequence: i32) -> Bytes {
     let mut builder = RowsBuilder::new();
     for value in values {
@@ -356,4 +368,70 @@ fn a_leader_refuses_a_sequence_only_with_its_quorum() {
     assert!(!world.replies.contains_key(&id));
     world.until(|world| world.replies.contains_key(&id));
     assert_eq!(world.replies[&id].as_ref().unwrap_err().code, ErrorCode::NotLeader);
+}
+
+/// Of a replica whose journal is damaged, nobody knows what it had promised. It takes no part, however often its topic is
+/// opened again, but its node sends clients to the leader.
+#[test]
+fn a_damaged_replica_stays_out_until_its_topic_is_gone() {
+    let mut world = World::new(3);
+    let place = world.create_topic(1, &[])[0];
+    world.produce(place, batch(&["the one that will be lost"], 0)).unwrap();
+    world.produce(place, batch(&["another"], 1)).unwrap();
+    for _ in 0..40 {
+        world.step();
+    }
+    let leader = world.leader(place).unwrap();
+    let damaged = (1..=3).map(NodeId).find(|node| *node != leader).unwrap();
+    let group = world.nodes[&damaged].places[&place];
+    world.crash(damaged);
+    damage_journal(&world.disks[&damaged], b"will be lost");
+    world.restart(damaged);
+    assert!(world.nodes[&damaged].store.log(group).is_some(), "something of it was recovered");
+    for value in ["1", "2", "3"] {
+        let set = BTreeMap::from([("retention.ms".to_owned(), value.to_owned())]);
+        world.ask_controller(Request::AlterTopic { name: "orders".into(), set, unset: vec![] }).unwrap();
+        for _ in 0..120 {
+            world.step();
+        }
+        let node = &world.nodes[&damaged];
+        assert!(!node.partitions.contains_key(&group), "it came back to life");
+        assert_eq!(node.view.leader(group).and_then(|leadership| leadership.node), world.leader(place));
+    }
+    world.ask_controller(Request::DeleteTopic { name: "orders".into() }).unwrap();
+    world.until(|world| world.nodes[&damaged].store.log(group).is_none());
+    assert!(!world.nodes[&damaged].store.doubts(group));
+}
+
+/// Its creation is lost along with all else: it must not begin anew, and vote for a second time in a term.
+#[test]
+fn a_group_that_is_lost_as_a_whole_does_not_begin_anew() {
+    let mut world = World::new(3);
+    let place = world.create_topic(1, &[])[0];
+    world.produce(place, batch(&["a"], 0)).unwrap();
+    for _ in 0..40 {
+        world.step();
+    }
+    let group = world.nodes[&NodeId(1)].places[&place];
+    world.crash(NodeId(1));
+    damage_journal(&world.disks[&NodeId(1)], &place.topic.to_bytes());
+    world.restart(NodeId(1));
+    assert!(world.nodes[&NodeId(1)].store.log(group).is_none(), "nothing of it was recovered");
+    for _ in 0..100 {
+        world.step();
+    }
+    assert!(!world.nodes[&NodeId(1)].partitions.contains_key(&group));
+}
+
+#[test]
+fn a_node_that_lost_metadata_does_not_start() {
+    let mut world = World::new(3);
+    world.create_topic(1, &[]);
+    for _ in 0..40 {
+        world.step();
+    }
+    world.crash(NodeId(1));
+    damage_journal(&world.disks[&NodeId(1)], b"orders");
+    let disk = Arc::clone(&world.disks[&NodeId(1)]);
+    assert!(matches!(Node::open(disk, config(NodeId(1), 3)), Err(NodeOpenError::MetadataDamaged)));
 }

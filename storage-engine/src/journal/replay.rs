@@ -91,6 +91,18 @@ pub enum Doubt {
     All,
 }
 
+impl Doubt {
+    /// Whether it is about this group, there or not.
+    #[must_use]
+    pub fn covers(&self, group: GroupId) -> bool {
+        match self {
+            Self::None => false,
+            Self::Groups(groups) => groups.contains(&group),
+            Self::All => true,
+        }
+    }
+}
+
 /// A block that was read back.
 ///
 /// Apply it entry by entry. An entry that the log already has, with index *and* term, changes nothing (entries are written

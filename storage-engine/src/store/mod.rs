@@ -294,6 +294,13 @@ impl Store {
         }
     }
 
+    /// Whether a group, recovered or not, may have lost something that was acknowledged: it must not vote, acknowledge
+    /// or campaign. So it stays until the group is removed.
+    #[must_use]
+    pub fn doubts(&self, group: GroupId) -> bool {
+        self.doubt.covers(group)
+    }
+
     /// The log of a group.
     #[must_use]
     pub fn log(&self, group: GroupId) -> Option<&Log> {

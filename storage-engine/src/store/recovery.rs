@@ -143,16 +143,8 @@ fn recovered_group(group: &Group, doubt: &Doubt) -> RecoveredGroup {
         conf_state: group.captured.conf_state.clone(),
         applied: group.captured.applied,
         app_state: group.captured.app_state.clone(),
-        damaged: is_doubted(doubt, log.group()),
+        damaged: doubt.covers(log.group()),
         log,
-    }
-}
-
-fn is_doubted(doubt: &Doubt, group: GroupId) -> bool {
-    match doubt {
-        Doubt::None => false,
-        Doubt::Groups(groups) => groups.contains(&group),
-        Doubt::All => true,
     }
 }
 

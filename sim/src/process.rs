@@ -20,7 +20,7 @@ use levada_protocol::{
 };
 use levada_storage_engine::{
     config::{SegmentConfig, StoreConfig},
-    journal::JournalConfig,
+    journal::{JournalConfig, JournalId},
     sim_disk::{CrashPlan, SimDisk},
     store::DirIdentity,
 };
@@ -191,7 +191,8 @@ impl<H> Process<H> {
         };
         let disk = Arc::new(SimDisk::new(dice.seed()));
         let identity = DirIdentity { cluster: config.cluster, node, incarnation: config.incarnation };
-        identity.format(&*disk).expect("an empty disk can be formatted");
+        let journal = JournalId::from_bytes(Uuid::from_u64_pair(!options.seed, node.get()).into_bytes());
+        identity.format(&*disk, journal).expect("an empty disk can be formatted");
         Self {
             config,
             disk,

@@ -21,12 +21,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use levada_protocol::ids::{GroupId, IncarnationId, LogIndex, Term};
+use levada_protocol::ids::{GroupId, LogIndex, Term};
 use levada_storage_engine::{
     disk::{Disk, DiskError, DiskOp, Lane},
     driver::{Job, LaneDriver},
     entry::{Entry, EntryKind},
-    journal::{Append, JournalConfig, JournalIo, JournalWriter, Replay, ReplayStart},
+    journal::{Append, JournalConfig, JournalId, JournalIo, JournalWriter, Replay, ReplayStart},
     std_disk::{StdDisk, StdDiskConfig},
 };
 
@@ -88,7 +88,7 @@ impl Bench {
     fn open(dir: &Path) -> Result<Self> {
         let disk: Arc<dyn Disk> = Arc::new(StdDisk::open(dir, StdDiskConfig::default())?);
         let start = Instant::now();
-        let replay = Replay::open(&*disk, IncarnationId::from_bytes([1; 16]), ReplayStart::default())?;
+        let replay = Replay::open(&*disk, JournalId::from_bytes([1; 16]), ReplayStart::default())?;
         println!("looking at what an earlier run left took {} ms", start.elapsed().as_millis());
         let mut writer = JournalWriter::resume(&JournalConfig::default(), replay.finish());
         writer.settle(&*disk)?;

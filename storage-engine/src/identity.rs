@@ -1,7 +1,8 @@
 //! Whose data directory it is: the file `identity`, written when the directory is formatted and never changed.
 //!
 //! ```text
-//! 0 magic "LVDAID\x00\x01" | 8 cluster (16) | 24 node u64 | 32 incarnation (16) | 48 crc u32 of 0..48; twice
+//! 0 magic "LVDAID\x00\x02" | 8 cluster (16) | 24 node u64 | 32 incarnation (16) | 48 journal (16) | 64 crc u32 of 0..64;
+//! twice
 //! ```
 
 #![deny(clippy::indexing_slicing)]
@@ -15,13 +16,13 @@ use crate::{
     codec::Decoder,
     disk::{Disk, DiskOp, FileName},
     error::{DamageCause, OpenError},
-    journal::JOURNAL_DIR,
+    journal::{JOURNAL_DIR, JournalId},
     segment,
 };
 
 const FILE: &str = "identity";
-const MAGIC: [u8; 8] = *b"LVDAID\x00\x01";
-const BYTES: usize = 52;
+const MAGIC: [u8; 8] = *b"LVDAID\x00\x02";
+const BYTES: usize = 68;
 
 /// What tells a data directory from all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,35 +41,41 @@ impl DirIdentity {
     /// # Errors
     /// If the file cannot be read or is damaged.
     pub fn read(disk: &dyn Disk) -> Result<Option<Self>, OpenError> {
+        Ok(Self::read_with_journal(disk)?.map(|(identity, _)| identity))
+    }
+
+    /// Reads the identity together with the directory's secret.
+    pub(crate) fn read_with_journal(disk: &dyn Disk) -> Result<Option<(Self, JournalId)>, OpenError> {
         atomic_file::read(disk, &FileName::new(FILE), Self::decode)
     }
 
     /// Makes an empty directory a data directory: the last thing it gets is the identity, so a crash on the way leaves one
-    /// that is formatted again.
+    /// that is formatted again. `journal` must come from a random source, and must not be used for anything else.
     ///
     /// # Errors
     /// If it is not empty, or the disk refuses.
-    pub fn format(&self, disk: &dyn Disk) -> Result<(), OpenError> {
+    pub fn format(&self, disk: &dyn Disk, journal: JournalId) -> Result<(), OpenError> {
         if disk.len(&FileName::new(FILE))?.is_some() || !disk.list(segment::DIRECTORY)?.is_empty() {
             return Err(OpenError::NotEmpty);
         }
         let dirs = [JOURNAL_DIR, segment::DIRECTORY].map(|dir| DiskOp::CreateDir { dir: dir.to_owned() });
         let checkpoint = Checkpoint::empty(self.incarnation).write();
-        let identity = atomic_file::replace(&FileName::new(FILE), self.encode());
+        let identity = atomic_file::replace(&FileName::new(FILE), self.encode(journal));
         Ok(dirs.iter().chain(&checkpoint).chain(&identity).try_for_each(|op| disk.perform(op))?)
     }
 
-    fn encode(&self) -> Vec<u8> {
+    fn encode(&self, journal: JournalId) -> Vec<u8> {
         let mut out = Vec::with_capacity(BYTES);
         out.put_slice(&MAGIC);
         out.put_slice(&self.cluster.to_bytes());
         out.put_u64_le(self.node.get());
         out.put_slice(&self.incarnation.to_bytes());
+        out.put_slice(&journal.to_bytes());
         out.put_u32_le(crc32fast::hash(&out));
         out
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, DamageCause> {
+    fn decode(bytes: &[u8]) -> Result<(Self, JournalId), DamageCause> {
         let short = || DamageCause::Short("the identity");
         let (front, crc) = bytes.get(..BYTES).and_then(<[u8]>::split_last_chunk).ok_or_else(short)?;
         let (stored, computed) = (u32::from_le_bytes(*crc), crc32fast::hash(front));
@@ -79,11 +86,12 @@ impl DirIdentity {
         if stored != computed {
             return Err(DamageCause::Checksum { what: "the identity", stored, computed });
         }
-        Ok(Self {
+        let identity = Self {
             cluster: ClusterId::from_bytes(fields.array().ok_or_else(short)?),
             node: NodeId(fields.u64().ok_or_else(short)?),
             incarnation: IncarnationId::from_bytes(fields.array().ok_or_else(short)?),
-        })
+        };
+        Ok((identity, JournalId::from_bytes(fields.array().ok_or_else(short)?)))
     }
 }
 
@@ -93,6 +101,8 @@ mod tests {
 
     use super::*;
     use crate::sim_disk::SimDisk;
+
+    const JOURNAL: JournalId = JournalId::from_bytes([4; 16]);
 
     fn identity() -> DirIdentity {
         DirIdentity {
@@ -104,13 +114,14 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let hex: String = identity().encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: String = identity().encode(JOURNAL).iter().map(|byte| format!("{byte:02x}")).collect();
         let expected = concat!(
-            "4c56444149440001",
+            "4c56444149440002",
             "01010101010101010101010101010101",
             "0200000000000000",
             "03030303030303030303030303030303",
-            "62612f36",
+            "04040404040404040404040404040404",
+            "8170f229",
         );
         assert_eq!(hex, expected);
     }
@@ -119,19 +130,19 @@ mod tests {
     fn a_directory_is_formatted_once() {
         let disk = SimDisk::new(1);
         assert_eq!(DirIdentity::read(&disk).unwrap(), None);
-        identity().format(&disk).unwrap();
-        assert_eq!(DirIdentity::read(&disk).unwrap(), Some(identity()));
-        assert!(matches!(identity().format(&disk), Err(OpenError::NotEmpty)));
+        identity().format(&disk, JOURNAL).unwrap();
+        assert_eq!(DirIdentity::read_with_journal(&disk).unwrap(), Some((identity(), JOURNAL)));
+        assert!(matches!(identity().format(&disk, JOURNAL), Err(OpenError::NotEmpty)));
     }
 
     #[test]
     fn every_bit_counts() {
-        let good = identity().encode();
+        let good = identity().encode(JOURNAL);
         for bit in 0..good.len() * 8 {
             let mut bytes = good.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(DirIdentity::decode(&bytes).is_err());
         }
-        assert!(DirIdentity::decode(&good[..51]).is_err());
+        assert!(DirIdentity::decode(&good[..67]).is_err());
     }
 }

@@ -26,7 +26,7 @@ use levada_storage_engine::{
     driver::{Job, LaneDriver},
     entry::{Entry, EntryKind, HardState},
     identity::DirIdentity,
-    journal::{Doubt, JournalConfig},
+    journal::{Doubt, JournalConfig, JournalId},
     log::Log,
     std_disk::{StdDisk, StdDiskConfig},
     store::{GroupCheckpoint, GroupInit, Recovered, Store, StoreConfig, StoreEffect, StoreEvent},
@@ -86,7 +86,7 @@ impl Running {
     fn open(root: &Path) -> (Self, Found) {
         let disk: Arc<dyn Disk> = Arc::new(StdDisk::open(root, StdDiskConfig::default()).unwrap());
         if DirIdentity::read(&*disk).unwrap().is_none() {
-            IDENTITY.format(&*disk).unwrap();
+            IDENTITY.format(&*disk, JournalId::from_bytes([3; 16])).unwrap();
         }
         let Recovered { store, groups, doubt } = Store::open(Arc::clone(&disk), config(), &IDENTITY).unwrap();
         assert_eq!(doubt, Doubt::None);

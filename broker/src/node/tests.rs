@@ -8,7 +8,7 @@ use levada_protocol::{
     ids::{Offset, PartitionId, ProducerEpoch, ProducerId},
     source::NewTopic,
 };
-use levada_storage_engine::{disk::FileName, sim_disk::SimDisk, store::DirIdentity};
+use levada_storage_engine::{disk::FileName, journal::JournalId, sim_disk::SimDisk, store::DirIdentity};
 
 use super::*;
 use crate::{node::event::Answer, raft::wire};
@@ -50,7 +50,7 @@ impl World {
             let disk = Arc::new(SimDisk::new(id.get()));
             let config = config(id, count);
             let identity = DirIdentity { cluster: config.cluster, node: id, incarnation: config.incarnation };
-            identity.format(&*disk).unwrap();
+            identity.format(&*disk, JournalId::from_bytes([9; 16])).unwrap();
             world.disks.insert(id, Arc::clone(&disk));
             world.nodes.insert(id, Node::open(disk, config).unwrap());
         }

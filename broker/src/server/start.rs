@@ -6,6 +6,7 @@ use levada_protocol::ids::{ClusterId, IncarnationId, NodeId};
 use levada_storage_engine::{
     disk::Disk,
     identity::DirIdentity,
+    journal::JournalId,
     std_disk::{StdDisk, StdDiskConfig},
 };
 use tokio::{
@@ -136,7 +137,7 @@ async fn open_node(config: &ServerConfig, identity: &Identity, disk: Arc<dyn Dis
     blocking(move || {
         // The decision is durable already: a crash here leaves a directory that is formatted again, in the same way.
         if DirIdentity::read(&*disk).map_err(NodeOpenError::from)?.is_none() {
-            directory.format(&*disk).map_err(NodeOpenError::from)?;
+            directory.format(&*disk, JournalId::from_bytes(random_uuid().into_bytes())).map_err(NodeOpenError::from)?;
         }
         Ok(Node::open(disk, config)?)
     })

@@ -8,7 +8,7 @@
 //!           8 version    u16   1
 //!          10 reserved   u16   0
 //!          12 length     u32   of the header with its table: 96 + 56 * groups
-//!          16 directory  16    the data directory's identity
+//!          16 journal    16    the directory's secret, see `JournalId`
 //!          32 generation u64   which use of the file; rises over all files of the directory
 //!          40 lsn        u64   this block
 //!          48 synced_lsn u64   every block up to this one was durable when this one was written
@@ -44,10 +44,11 @@ use std::collections::BTreeMap;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use levada_protocol::{
-    ids::{GroupId, IncarnationId, LogIndex, Lsn, Term},
+    ids::{GroupId, LogIndex, Lsn, Term},
     limits::{ENTRY_BYTES_MAX, JOURNAL_BLOCK_ALIGN, JOURNAL_BLOCK_BYTES_MAX, JOURNAL_BLOCK_FRAMES_MAX},
 };
 
+use super::JournalId;
 use crate::entry::{Entry, EntryKind, HardState};
 
 const MAGIC: &[u8; 4] = b"LVJB";
@@ -87,7 +88,7 @@ pub(super) type Table = BTreeMap<GroupId, TableEntry>;
 /// Where a block stands, in the directory and in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BlockId {
-    pub(super) directory: IncarnationId,
+    pub(super) journal: JournalId,
     pub(super) generation: u64,
     pub(super) lsn: Lsn,
     pub(super) synced_lsn: Lsn,
@@ -143,7 +144,7 @@ pub(super) fn encode(id: &BlockId, table: &Table, frames: &[(GroupId, Entry)]) -
     headers.put_u16_le(VERSION);
     headers.put_u16_le(0);
     headers.put_u32_le(u32_len(header_bytes(table.len())));
-    headers.put_slice(&id.directory.to_bytes());
+    headers.put_slice(&id.journal.to_bytes());
     headers.put_u64_le(id.generation);
     headers.put_u64_le(id.lsn.get());
     headers.put_u64_le(id.synced_lsn.get());
@@ -218,7 +219,7 @@ fn frame_crc(fields: &[u8], payload: &[u8]) -> u32 {
 
 /// The length of the header that may begin here, from the first bytes of a page, before anything is read or allocated on
 /// its word.
-pub(super) fn peek(mut page: &[u8], directory: IncarnationId) -> Option<usize> {
+pub(super) fn peek(mut page: &[u8], journal: JournalId) -> Option<usize> {
     let _crc = page.try_get_u32_le().ok()?;
     let mut magic = [0; 4];
     page.try_copy_to_slice(&mut magic).ok()?;
@@ -227,7 +228,7 @@ pub(super) fn peek(mut page: &[u8], directory: IncarnationId) -> Option<usize> {
     let mut id = [0; 16];
     page.try_copy_to_slice(&mut id).ok()?;
     let plausible = (FIXED_BYTES..=header_bytes(JOURNAL_BLOCK_FRAMES_MAX)).contains(&len);
-    (magic == *MAGIC && id == directory.to_bytes() && plausible).then_some(len)
+    (magic == *MAGIC && id == journal.to_bytes() && plausible).then_some(len)
 }
 
 /// Why a header cannot be used.
@@ -257,10 +258,10 @@ impl BlockHeader {
     fn decode_fields(mut fields: &[u8]) -> Option<Self> {
         let _reserved = fields.try_get_u16_le().ok()?;
         let header_bytes = fields.try_get_u32_le().ok()?;
-        let mut directory = [0; 16];
-        fields.try_copy_to_slice(&mut directory).ok()?;
+        let mut journal = [0; 16];
+        fields.try_copy_to_slice(&mut journal).ok()?;
         let id = BlockId {
-            directory: IncarnationId::from_bytes(directory),
+            journal: JournalId::from_bytes(journal),
             generation: fields.try_get_u64_le().ok()?,
             lsn: Lsn(fields.try_get_u64_le().ok()?),
             synced_lsn: Lsn(fields.try_get_u64_le().ok()?),

@@ -53,8 +53,9 @@
 //! * *A crash while a file is made ready, or before its first block*: it has no block that counts, and is used afresh.
 //!   A file counts as ready only when its name is durable.
 //! * *Misplaced blocks*: the header names file and position. What it proves still holds.
-//! * *Blocks of another directory*: the header names the directory. Its identity is known to peers only; a client
-//!   cannot make a record that looks like a block.
+//! * *Blocks of another directory*: the header names the journal, see [`JournalId`].
+//! * *Records that look like blocks*, where a newer block ends within what a file held before: the journal's id is a
+//!   secret, so nobody can make one.
 //! * *A write that a disk lost*, later ones being there: every page is looked at, so the later ones are seen.
 //! * *A sector that cannot be read* where the next block might stand is no torn write: all groups are in doubt.
 //!
@@ -74,6 +75,8 @@ mod replay;
 mod survey;
 mod writer;
 
+use std::fmt;
+
 use levada_protocol::{
     ids::{GroupId, LogIndex, Lsn, Term},
     limits::{ENTRY_BYTES_MAX, JOURNAL_BLOCK_BYTES_MAX, MIB},
@@ -90,6 +93,32 @@ use crate::{
 
 /// Where the files stand, below the data directory.
 pub const JOURNAL_DIR: &str = "journal";
+
+/// Which journal a block belongs to: a secret of the data directory, drawn when it is formatted.
+///
+/// Payloads stand in journal files as clients sent them, and every page is looked at for blocks. Who knew the id could
+/// send a record that replay takes for blocks, on every replica. So it stands in the file `identity` and in block headers
+/// only; it is never sent, shown or logged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct JournalId([u8; 16]);
+
+impl JournalId {
+    /// From what a random source gave.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) const fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
+}
+
+impl fmt::Debug for JournalId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JournalId(secret)")
+    }
+}
 
 /// Sizes of the journal.
 #[derive(Clone, Copy, Debug)]

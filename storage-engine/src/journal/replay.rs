@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, collections::BTreeSet, fmt};
 
 use bytes::Bytes;
-use levada_protocol::ids::{GroupId, IncarnationId, Lsn};
+use levada_protocol::ids::{GroupId, Lsn};
 
 use super::{
+    JournalId,
     block::Block,
     files::Files,
     format::Table,
@@ -120,7 +121,7 @@ pub struct ReplayedBlock {
 /// Where the writer goes on.
 #[derive(Debug)]
 pub struct JournalEnd {
-    pub(super) directory: IncarnationId,
+    pub(super) journal: JournalId,
     pub(super) next_lsn: Lsn,
     pub(super) files: Files,
     pub(super) tail: Option<Block>,
@@ -130,7 +131,7 @@ pub struct JournalEnd {
 #[derive(Debug)]
 pub struct Replay<'a> {
     disk: &'a dyn Disk,
-    directory: IncarnationId,
+    journal: JournalId,
     found: Vec<Found>,
     plan: Plan,
     next: usize,
@@ -146,8 +147,8 @@ impl<'a> Replay<'a> {
     ///
     /// # Errors
     /// When the disk refuses or a later release wrote it. Damage is no error: see [`Replay::doubt`].
-    pub fn open(disk: &'a dyn Disk, directory: IncarnationId, start: ReplayStart) -> Result<Self, ReplayError> {
-        let survey = survey(disk, directory)?;
+    pub fn open(disk: &'a dyn Disk, journal: JournalId, start: ReplayStart) -> Result<Self, ReplayError> {
+        let survey = survey(disk, journal)?;
         let plan = plan(&survey, start);
         let mut doubted = BTreeMap::new();
         let mut doubted_all = None;
@@ -167,7 +168,7 @@ impl<'a> Replay<'a> {
         let files = survey.files.iter().map(|file| (*file, plan.last_lsns.get(&file.number).copied())).collect();
         let files = Files::new(files, plan.next_generation);
         tracing::info!(blocks = plan.blocks.len(), proven = %plan.proven, tail = tail.is_some(), "journal found");
-        Ok(Self { disk, directory, found: survey.found, plan, next: 0, tail, files, doubted, doubted_all })
+        Ok(Self { disk, journal, found: survey.found, plan, next: 0, tail, files, doubted, doubted_all })
     }
 
     /// Whether what is handed out is all that was acknowledged; known before the first block is read.
@@ -222,6 +223,6 @@ impl<'a> Replay<'a> {
     #[must_use]
     pub fn finish(self) -> JournalEnd {
         let tail = self.tail.filter(|tail| !tail.is_empty());
-        JournalEnd { directory: self.directory, next_lsn: Lsn(self.plan.proven.get() + 1), files: self.files, tail }
+        JournalEnd { journal: self.journal, next_lsn: Lsn(self.plan.proven.get() + 1), files: self.files, tail }
     }
 }

@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 use levada_protocol::{
-    ids::{GroupId, IncarnationId, Lsn},
+    ids::{GroupId, Lsn},
     limits::MIB,
 };
 
 use super::{
-    JOURNAL_DIR,
+    JOURNAL_DIR, JournalId,
     files::{self, JournalFile},
     format::{BlockHeader, HeaderError, PAGE_BYTES, Table, peek},
     replay::ReplayError,
@@ -95,7 +95,7 @@ impl Pages<'_> {
 }
 
 /// Looks at all files.
-pub(super) fn survey(disk: &dyn Disk, directory: IncarnationId) -> Result<Survey, ReplayError> {
+pub(super) fn survey(disk: &dyn Disk, journal: JournalId) -> Result<Survey, ReplayError> {
     let mut survey = Survey::default();
     for name in disk.list(JOURNAL_DIR)? {
         let Some(number) = files::number(&name) else { continue };
@@ -103,17 +103,12 @@ pub(super) fn survey(disk: &dyn Disk, directory: IncarnationId) -> Result<Survey
         let bytes = disk.len(&file)?.unwrap_or(0);
         survey.files.push(JournalFile { number, bytes });
         let mut pages = Pages { disk, file, file_bytes: bytes, window_pos: 0, window: Bytes::new() };
-        survey_file(&mut survey, &mut pages, number, directory)?;
+        survey_file(&mut survey, &mut pages, number, journal)?;
     }
     Ok(survey)
 }
 
-fn survey_file(
-    survey: &mut Survey,
-    pages: &mut Pages<'_>,
-    number: u32,
-    directory: IncarnationId,
-) -> Result<(), ReplayError> {
+fn survey_file(survey: &mut Survey, pages: &mut Pages<'_>, number: u32, journal: JournalId) -> Result<(), ReplayError> {
     let mut pos = 0;
     while pos + PAGE_BYTES as u64 <= pages.file_bytes {
         let Some(page) = pages.bytes(pos, PAGE_BYTES) else {
@@ -121,7 +116,7 @@ fn survey_file(
             pos += PAGE_BYTES as u64;
             continue;
         };
-        let header = peek(&page, directory).map(|len| pages.bytes(pos, len).ok_or(len));
+        let header = peek(&page, journal).map(|len| pages.bytes(pos, len).ok_or(len));
         let header = match header.map(|bytes| bytes.map(|bytes| BlockHeader::decode(&bytes))) {
             // At the start of a file only: elsewhere it may be anything's payload.
             Some(Ok(Err(HeaderError::Later(version)))) if pos == 0 => {

@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 
 use levada_protocol::{
-    ids::{GroupId, IncarnationId, Lsn},
+    ids::{GroupId, Lsn},
     limits::JOURNAL_BLOCK_BYTES_MAX,
 };
 
 use super::{
-    Append, Completed, JOURNAL_DIR, JournalConfig, JournalIo,
+    Append, Completed, JOURNAL_DIR, JournalConfig, JournalId, JournalIo,
     block::{Block, Pending},
     files::{self, Files},
     format::{BlockId, PAGE_BYTES},
@@ -33,7 +33,7 @@ struct InFlight {
 /// * Once poisoned, it hands out nothing.
 #[derive(Debug)]
 pub struct JournalWriter {
-    directory: IncarnationId,
+    journal: JournalId,
     gather_bytes: usize,
     entry_bytes_max: usize,
     files: Files,
@@ -62,7 +62,7 @@ impl JournalWriter {
     /// When a file of the configured length could not hold a block: a mistake in the configuration.
     #[must_use]
     pub fn resume(config: &JournalConfig, end: JournalEnd) -> Self {
-        let JournalEnd { directory, next_lsn, mut files, tail } = end;
+        let JournalEnd { journal, next_lsn, mut files, tail } = end;
         assert!(
             config.file_bytes.is_multiple_of(PAGE_BYTES as u64) && config.entry_bytes_max() > 0,
             "a journal file is a number of pages of {PAGE_BYTES} bytes, not {} bytes",
@@ -71,7 +71,7 @@ impl JournalWriter {
         files.configure(config);
         let block_bytes_max = usize::try_from(config.file_bytes).unwrap_or(usize::MAX).min(JOURNAL_BLOCK_BYTES_MAX);
         Self {
-            directory,
+            journal,
             gather_bytes: config.gather_bytes.min(block_bytes_max),
             entry_bytes_max: config.entry_bytes_max(),
             files,
@@ -141,7 +141,7 @@ impl JournalWriter {
         };
         debug_assert!(place.first_lsn <= self.next_lsn && place.pos.is_multiple_of(PAGE_BYTES as u64));
         let id = BlockId {
-            directory: self.directory,
+            journal: self.journal,
             generation: place.generation,
             lsn: self.next_lsn,
             synced_lsn: self.synced_lsn(),

@@ -76,7 +76,7 @@ impl Store {
     /// # Panics
     /// If the configuration cannot be.
     pub fn open(disk: Arc<dyn Disk>, config: StoreConfig, identity: &DirIdentity) -> Result<Recovered, OpenError> {
-        let found = DirIdentity::read(&*disk)?.ok_or(OpenError::NotFormatted)?;
+        let (found, journal_id) = DirIdentity::read_with_journal(&*disk)?.ok_or(OpenError::NotFormatted)?;
         if found != *identity {
             return Err(OpenError::OtherDirectory { expected: Box::new(*identity), found: Box::new(found) });
         }
@@ -86,7 +86,7 @@ impl Store {
         disk.perform(&DiskOp::SyncDir { dir: String::new() })?;
         let mut recovery = Recovery::new(Arc::clone(&disk), config, &checkpoint);
         let start = ReplayStart { lsn: checkpoint.replay_from, synced: checkpoint.lsn };
-        let mut replay = Replay::open(&*disk, identity.incarnation, start)?;
+        let mut replay = Replay::open(&*disk, journal_id, start)?;
         recovery.doubt(replay.doubt());
         while let Some(block) = replay.next_block()? {
             recovery.play(block);

@@ -11,7 +11,7 @@ use levada_storage_engine::{
 
 use crate::{
     lockstep::{Journal, append, found, from, open},
-    world::{CONFIG, DIRECTORY},
+    world::{CONFIG, JOURNAL},
 };
 
 #[test]
@@ -111,7 +111,7 @@ fn a_tail_that_finds_no_space_to_be_written_again_keeps_the_directory_closed() {
     }
     disk.set_capacity(Some(CONFIG.file_bytes));
     let settle = |disk: &SimDisk| {
-        let replay = Replay::open(disk, DIRECTORY, from(0, 0)).unwrap();
+        let replay = Replay::open(disk, JOURNAL, from(0, 0)).unwrap();
         JournalWriter::resume(&CONFIG, replay.finish()).settle(disk).map(|completed| completed.unwrap().lsn)
     };
     assert_eq!(settle(&disk).unwrap_err().cause.kind, ErrorKind::StorageFull);

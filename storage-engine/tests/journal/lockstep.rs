@@ -1,19 +1,19 @@
 //! A journal that is written one block at a time, each durable before the next.
 
 use bytes::Bytes;
-use levada_protocol::ids::{GroupId, IncarnationId, LogIndex, Lsn, Term};
+use levada_protocol::ids::{GroupId, LogIndex, Lsn, Term};
 use levada_storage_engine::{
     disk::{Disk, DiskError, DiskOp, FileName},
     entry::{Entry, EntryKind, HardState},
     journal::{
-        Append, Completed, DamagedBlock, Doubt, JournalConfig, JournalIo, JournalWriter, Replay, ReplayStart,
-        ReplayedBlock,
+        Append, Completed, DamagedBlock, Doubt, JournalConfig, JournalId, JournalIo, JournalWriter, Replay,
+        ReplayStart, ReplayedBlock,
     },
     poison::Poisoned,
     sim_disk::SimDisk,
 };
 
-use crate::world::{CONFIG, DIRECTORY};
+use crate::world::{CONFIG, JOURNAL};
 
 pub(crate) struct Journal {
     pub(crate) disk: SimDisk,
@@ -38,8 +38,8 @@ pub(crate) fn from(lsn: u64, synced: u64) -> ReplayStart {
     ReplayStart { lsn: Lsn(lsn), synced: Lsn(synced) }
 }
 
-fn replay(disk: &SimDisk, directory: IncarnationId, start: ReplayStart) -> (Found, JournalWriter, JournalConfig) {
-    let mut replay = Replay::open(disk, directory, start).unwrap();
+fn replay(disk: &SimDisk, journal: JournalId, start: ReplayStart) -> (Found, JournalWriter, JournalConfig) {
+    let mut replay = Replay::open(disk, journal, start).unwrap();
     let mut blocks = Vec::new();
     while let Some(block) = replay.next_block().unwrap() {
         blocks.push(block);
@@ -50,16 +50,16 @@ fn replay(disk: &SimDisk, directory: IncarnationId, start: ReplayStart) -> (Foun
 
 /// What a replay of the disk as it is finds. Changes nothing.
 pub(crate) fn found(disk: &SimDisk, start: ReplayStart) -> Found {
-    replay(disk, DIRECTORY, start).0
+    replay(disk, JOURNAL, start).0
 }
 
 /// Starts on the disk as it is.
 pub(crate) fn open(disk: SimDisk, start: ReplayStart) -> (Journal, Found) {
-    open_as(disk, DIRECTORY, start)
+    open_as(disk, JOURNAL, start)
 }
 
-pub(crate) fn open_as(disk: SimDisk, directory: IncarnationId, start: ReplayStart) -> (Journal, Found) {
-    let (found, mut writer, _) = replay(&disk, directory, start);
+pub(crate) fn open_as(disk: SimDisk, journal: JournalId, start: ReplayStart) -> (Journal, Found) {
+    let (found, mut writer, _) = replay(&disk, journal, start);
     writer.settle(&disk).unwrap();
     (Journal { disk, writer }, found)
 }

@@ -9,7 +9,7 @@ use levada_storage_engine::{
     journal::{Append, Completed, Doubt, JournalEnd, Replay, ReplayStart},
 };
 
-use crate::world::DIRECTORY;
+use crate::world::JOURNAL;
 
 /// A hard state, the number of entries submitted up to it, and its block once that is durable.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ pub(crate) struct Replayed {
 }
 
 pub(crate) fn replay(disk: &dyn Disk, start: ReplayStart) -> Result<Replayed, String> {
-    let mut replay = Replay::open(disk, DIRECTORY, start).map_err(|error| error.to_string())?;
+    let mut replay = Replay::open(disk, JOURNAL, start).map_err(|error| error.to_string())?;
     if replay.doubt() != Doubt::None {
         return Err(format!("doubt without damage: {:?}", replay.damaged()));
     }

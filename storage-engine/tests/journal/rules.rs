@@ -1,16 +1,16 @@
 //! The rules of replay, one by one.
 
-use levada_protocol::ids::{GroupId, IncarnationId, LogIndex, Lsn, Term};
+use levada_protocol::ids::{GroupId, LogIndex, Lsn, Term};
 use levada_storage_engine::{
     disk::{Disk, DiskOp, FileName},
     entry::HardState,
-    journal::{Append, Doubt, Durable, JournalConfig, JournalWriter, Replay, ReplayError},
+    journal::{Append, Doubt, Durable, JournalConfig, JournalId, JournalWriter, Replay, ReplayError},
     sim_disk::{CrashPlan, SimDisk},
 };
 
 use crate::{
     lockstep::{Journal, append, entry, found, from, open, open_as, perform, vote},
-    world::{CONFIG, DIRECTORY},
+    world::{CONFIG, JOURNAL},
 };
 
 fn file(number: u32) -> FileName {
@@ -157,7 +157,7 @@ fn until_the_tail_is_written_again_the_old_one_counts() {
     let mut disk = journal.disk;
     for seed in 0..50 {
         // Recovery begins to write block 2 again; the power fails; over and over.
-        let replay = Replay::open(&disk, DIRECTORY, from(0, 0)).unwrap();
+        let replay = Replay::open(&disk, JOURNAL, from(0, 0)).unwrap();
         let mut writer = JournalWriter::resume(&CONFIG, replay.finish());
         while let Some(io) = writer.poll_upkeep() {
             let result = perform(&disk, &io);
@@ -201,7 +201,7 @@ fn a_fresh_start_writes_nothing_before_there_is_something_to_write() {
 
 #[test]
 fn blocks_of_another_directory_are_nothing() {
-    let foreign = open_as(SimDisk::new(1), IncarnationId::from_bytes([9; 16]), from(0, 0));
+    let foreign = open_as(SimDisk::new(1), JournalId::from_bytes([9; 16]), from(0, 0));
     let mut foreign = foreign.0;
     foreign.commit([append(1, 1, "theirs")]);
     foreign.commit([append(1, 2, "theirs")]);
@@ -209,6 +209,36 @@ fn blocks_of_another_directory_are_nothing() {
     assert_eq!((seen.lsns(), seen.doubt), (vec![], Doubt::None));
     journal.commit([append(1, 1, "ours")]);
     assert_eq!(found(&journal.disk, from(0, 0)).blocks[0].entries[0].1.payload, "ours");
+}
+
+/// What replay makes of a client's record that looks like blocks, once a newer block ends before it in the same file.
+fn with_a_forged_record(known: JournalId) -> Doubt {
+    let (mut theirs, _) = open_as(SimDisk::new(2), known, from(0, 0));
+    let forged = (1..=30).map(|index| theirs.commit([append(1, index, "forged")])).last().unwrap();
+    assert_eq!(forged.lsn, Lsn(30));
+    let files = theirs.disk.list("journal").unwrap().into_iter().map(|name| FileName::new(format!("journal/{name}")));
+    let pages = files.flat_map(|file| (0..12).map(move |page| (file.clone(), page * 4096)));
+    let pages = pages.map(|(file, pos)| theirs.disk.read(&file, pos, 4096).unwrap());
+    let page = pages.filter(|page| page[4..8] == *b"LVJB");
+    let page = page.max_by_key(|page| page[40]).unwrap();
+    assert_eq!(page[40], 30);
+
+    let mut journal = Journal::new(1);
+    let mut record = vec![0; CONFIG.entry_bytes_max()];
+    let last_page = record.len() - 4096;
+    record[last_page..].copy_from_slice(&page);
+    for index in 1..=10 {
+        let payload = if index == 1 { record.clone() } else { vec![1; 30_000] };
+        let lsn = journal.commit([append(1, index, payload)]).lsn;
+        journal.writer.recycle(lsn);
+    }
+    found(&journal.disk, from(9, 9)).doubt
+}
+
+#[test]
+fn a_record_that_looks_like_blocks_deceives_nobody_who_keeps_the_secret() {
+    assert_eq!(with_a_forged_record(JournalId::from_bytes([9; 16])), Doubt::None);
+    assert_eq!(with_a_forged_record(JOURNAL), Doubt::All, "this is what the secret is for");
 }
 
 #[test]
@@ -221,7 +251,7 @@ fn a_later_format_is_refused() {
     let crc = crc32fast::hash(&header[4..]);
     header[..4].copy_from_slice(&crc.to_le_bytes());
     journal.disk.perform(&DiskOp::Write { file: file(0), pos: 0, bufs: vec![header.into()] }).unwrap();
-    let refused = Replay::open(&journal.disk, DIRECTORY, from(0, 0)).unwrap_err();
+    let refused = Replay::open(&journal.disk, JOURNAL, from(0, 0)).unwrap_err();
     assert!(matches!(refused, ReplayError::LaterVersion { version: 9, .. }), "{refused}");
 }
 
@@ -232,7 +262,7 @@ fn a_configuration_may_change_between_starts() {
     let disk = journal.disk;
     for (i, file_bytes) in [16 * 1024, 128 * 1024, 16 * 1024].into_iter().enumerate() {
         let config = JournalConfig { file_bytes, ..CONFIG };
-        let replay = Replay::open(&disk, DIRECTORY, from(0, 0)).unwrap();
+        let replay = Replay::open(&disk, JOURNAL, from(0, 0)).unwrap();
         let mut writer = JournalWriter::resume(&config, replay.finish());
         // The tail may be larger than the files are now to be.
         writer.settle(&disk).unwrap();

@@ -3,18 +3,18 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
-use levada_protocol::ids::{GroupId, IncarnationId, LogIndex, Lsn, Term};
+use levada_protocol::ids::{GroupId, LogIndex, Lsn, Term};
 use levada_storage_engine::{
     disk::{Disk, DiskError, DiskOp},
     entry::{Entry, EntryKind, HardState},
-    journal::{Append, JournalConfig, JournalIo, JournalWriter},
+    journal::{Append, JournalConfig, JournalId, JournalIo, JournalWriter},
     sim_disk::{CrashPlan, SimDisk},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::model::{Model, Replayed};
 
-pub(crate) const DIRECTORY: IncarnationId = IncarnationId::from_bytes([7; 16]);
+pub(crate) const JOURNAL: JournalId = JournalId::from_bytes([7; 16]);
 pub(crate) const CONFIG: JournalConfig =
     JournalConfig { file_bytes: 48 * 1024, files_keep: 4, gather_bytes: 12 * 1024 };
 

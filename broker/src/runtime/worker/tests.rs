@@ -15,6 +15,7 @@ use levada_protocol::{
 use levada_storage_engine::{
     disk::{DiskError, DiskOp, FileName},
     identity::DirIdentity,
+    journal::JournalId,
     sim_disk::{Fault, SimDisk},
     store::StoreConfig,
 };
@@ -80,7 +81,7 @@ async fn fixture() -> Fixture {
     let disk: Arc<dyn Disk> = Arc::clone(&hanging) as Arc<dyn Disk>;
     let (cluster, node) = (ClusterId::from_bytes([1; 16]), NodeId(1));
     let incarnation = IncarnationId::from_bytes([2; 16]);
-    DirIdentity { cluster, node, incarnation }.format(&*disk).unwrap();
+    DirIdentity { cluster, node, incarnation }.format(&*disk, JournalId::from_bytes([9; 16])).unwrap();
     let mut store = StoreConfig::default();
     store.journal.files_keep = 2;
     let founders = BTreeSet::from([node]);

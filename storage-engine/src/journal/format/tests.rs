@@ -4,7 +4,7 @@ use super::*;
 
 fn id() -> BlockId {
     BlockId {
-        directory: IncarnationId::from_bytes(*b"0123456789abcdef"),
+        journal: JournalId::from_bytes(*b"0123456789abcdef"),
         generation: 0x1112_1314_1516_1718,
         lsn: Lsn(0x29),
         synced_lsn: Lsn(0x28),
@@ -69,7 +69,7 @@ fn payloads_are_not_copied() {
 }
 
 fn decode(block: &[u8]) -> Option<(BlockHeader, Vec<(GroupId, Entry)>)> {
-    let header = BlockHeader::decode(block.get(..peek(block, id().directory)?)?).ok()?;
+    let header = BlockHeader::decode(block.get(..peek(block, id().journal)?)?).ok()?;
     let frames = block.get(header.header_bytes()..header.block_bytes())?;
     let frames = header.decode_frames(Bytes::copy_from_slice(frames))?;
     Some((header, frames))
@@ -103,9 +103,9 @@ fn frames_of_another_time_do_not_pass_under_a_new_header() {
 fn other_directories_and_later_versions_are_told_apart() {
     let (table, frames) = sample();
     let mut block = encode(&id(), &table, &frames).concat();
-    assert_eq!(peek(&block, IncarnationId::default()), None);
-    assert_eq!(peek(&[], id().directory), None);
-    let len = peek(&block, id().directory).unwrap();
+    assert_eq!(peek(&block, JournalId::from_bytes([0; 16])), None);
+    assert_eq!(peek(&[], id().journal), None);
+    let len = peek(&block, id().journal).unwrap();
     block[8] = 2;
     assert_eq!(BlockHeader::decode(&block[..len]), Err(HeaderError::Unsound), "a flipped bit is no later version");
     let crc = crc32fast::hash(&block[4..len]);
@@ -154,7 +154,7 @@ proptest! {
         mut bytes in vec(any::<u8>(), 0..600), len in option::of(0..1000_u32), seal in any::<bool>(),
     ) {
         // Made to look like a block as far as a stranger can.
-        for (at, field) in [(4, MAGIC.to_vec()), (8, vec![1, 0]), (16, id().directory.to_bytes().to_vec())] {
+        for (at, field) in [(4, MAGIC.to_vec()), (8, vec![1, 0]), (16, id().journal.to_bytes().to_vec())] {
             if let Some(slot) = bytes.get_mut(at..at + field.len()) {
                 slot.copy_from_slice(&field);
             }

@@ -6,7 +6,7 @@ use levada_protocol::ids::{GroupId, LogIndex};
 
 use super::{
     crash::recover,
-    world::{CONFIG, IDENTITY, World, open},
+    world::{CONFIG, IDENTITY, JOURNAL, World, open},
 };
 use crate::{
     error::{AppendError, OpenError},
@@ -207,7 +207,7 @@ fn a_directory_that_is_not_ours_is_refused() {
     let disk = Arc::new(SimDisk::new(1));
     assert!(matches!(open(&disk), Err(OpenError::NotFormatted)));
     let other = DirIdentity { node: levada_protocol::ids::NodeId(9), ..IDENTITY };
-    other.format(&*disk).unwrap();
+    other.format(&*disk, JOURNAL).unwrap();
     let error = open(&disk).unwrap_err();
     assert!(matches!(error, OpenError::OtherDirectory { .. }), "{error}");
     drop(Store::open(disk, CONFIG, &other).unwrap());

@@ -14,7 +14,7 @@ use crate::{
     disk::{Disk, DiskOp, Lane},
     error::OpenError,
     identity::DirIdentity,
-    journal::JournalConfig,
+    journal::{JournalConfig, JournalId},
     poison::Poisoned,
     sim_disk::{SimDisk, rng::Rng},
     store::{GroupCheckpoint, GroupInit, Recovered, Store, StoreEffect, StoreEvent},
@@ -25,6 +25,8 @@ pub(super) const IDENTITY: DirIdentity = DirIdentity {
     node: NodeId(2),
     incarnation: IncarnationId(Uuid::from_bytes([3; 16])),
 };
+
+pub(super) const JOURNAL: JournalId = JournalId::from_bytes([4; 16]);
 
 /// Everything small, so that a short story has many files, rolls and checkpoints.
 pub(super) const CONFIG: StoreConfig = StoreConfig {
@@ -69,7 +71,7 @@ impl World {
     /// On a fresh disk.
     pub(super) fn new(seed: u64) -> Self {
         let disk = Arc::new(SimDisk::new(seed));
-        IDENTITY.format(&*disk).unwrap();
+        IDENTITY.format(&*disk, JOURNAL).unwrap();
         let Recovered { store, groups, .. } = open(&disk).unwrap();
         assert!(groups.is_empty());
         Self::with(disk, store, BTreeMap::new(), seed)

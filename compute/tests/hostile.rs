@@ -18,7 +18,8 @@ use arrow_ipc::{CompressionType, writer::IpcWriteOptions};
 use bytes::Bytes;
 use futures::{TryStreamExt, stream};
 use http_body_util::{BodyExt, Full};
-use levada_protocol::error::ErrorCode;
+use levada_compute::flight::FlightConfig;
+use levada_protocol::{context::AllowAll, error::ErrorCode};
 use prost::Message;
 use rand::{Rng, RngCore, SeedableRng, rngs::SmallRng};
 use support::{Running, error_of, memory::peak_bytes, path, put_data, read_all};
@@ -99,6 +100,20 @@ async fn every_damaged_byte_of_a_write_is_an_answer() {
     assert!(grown < 128 << 20, "{} MiB", grown >> 20);
     // Whatever was let in can be read.
     assert!(read_all(&mut client, path(&["t"])).await.num_rows() >= 9);
+}
+
+#[tokio::test]
+async fn who_says_nothing_loses_its_place() {
+    let config = FlightConfig { connections_max: 2, handshake: Duration::from_millis(200), ..FlightConfig::default() };
+    let running = Running::start_with(config, Arc::new(AllowAll)).await;
+    running.topic("t", 1, Some(SCHEMA)).await;
+    let silent = TcpStream::connect(running.address).await.unwrap();
+    let mut slow = TcpStream::connect(running.address).await.unwrap();
+    slow.write_all(b"PRI * HTTP").await.unwrap();
+    let mut client = tokio::time::timeout(Duration::from_secs(5), running.client()).await.expect("a place");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    put_data(&mut client, data("t", None).await).await.expect("the deadline is for the beginning only");
+    drop((silent, slow));
 }
 
 #[tokio::test(flavor = "multi_thread")]

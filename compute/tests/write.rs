@@ -307,6 +307,27 @@ async fn an_append_that_never_works_ends_the_stream_in_time() {
     assert_eq!(error.code, ErrorCode::NotReady);
 }
 
+#[tokio::test]
+async fn what_is_durable_is_answered_before_the_error_of_another_partition() {
+    let running = Running::start().await;
+    running.topic("t", 2, None).await;
+    running.log.faults.lock().unwrap().extend([Some(Fault::Refused(ErrorCode::StorageFailed)), None]);
+    *running.log.append_delay.lock().unwrap() = Duration::from_millis(100);
+    let mut client = running.client().await;
+    let data: Vec<FlightData> = FlightDataEncoderBuilder::new()
+        .with_flight_descriptor(Some(path(&["t"])))
+        .build(stream::iter(numbered(2).into_iter().map(Ok)))
+        .try_collect()
+        .await
+        .unwrap();
+    let mut results = client.do_put(stream::iter(data)).await.unwrap().into_inner();
+    let answer = results.message().await.unwrap().expect("an answer for the partition that works");
+    let answer: serde_json::Value = serde_json::from_slice(&answer.app_metadata).unwrap();
+    assert_eq!((&answer["message"], &answer["base_offset"]), (&1.into(), &0.into()));
+    let error = error_of(&results.message().await.unwrap_err());
+    assert_eq!(error.code, ErrorCode::StorageFailed);
+}
+
 /// Lets everybody read and nobody write, and nobody read `secret`.
 struct ReadersOnly;
 

@@ -12,17 +12,17 @@ use arrow_flight::FlightData;
 use arrow_schema::{DataType, Field, FieldRef, Schema, TimeUnit};
 use levada_protocol::{
     error::{Error, ErrorCode, Result},
-    limits::{TIMESTAMP_MS_MAX, TIMESTAMP_MS_MIN},
+    limits::{BATCH_DECOMPRESSED_BYTES_MAX, MIB, TIMESTAMP_MS_MAX, TIMESTAMP_MS_MIN},
 };
 
 use crate::{
     codec::check_digits,
-    convert::hidden::Hidden,
+    convert::{hidden::Hidden, null_bytes},
     ipc::{IpcError, message::BatchMessage, read},
     schema::{HEADERS, KEY, OFFSET, PARTITION, RESERVED, TIMESTAMP, TypedSchema, fold_type, headers_type, write_type},
 };
 
-/// The most rows taken in one message.
+/// The most rows taken in one message: what is charged for a row (see `Incoming::row_bytes`) bounds them further.
 const ROWS_MAX: usize = 1 << 24;
 
 /// Records to append, as columns.
@@ -80,6 +80,8 @@ pub(crate) struct Incoming {
     timestamp: Option<usize>,
     key: Option<usize>,
     headers: Option<usize>,
+    /// What each row takes besides the client's own bytes: a few bytes can announce millions of rows.
+    row_bytes: usize,
 }
 
 impl Incoming {
@@ -127,7 +129,15 @@ impl Incoming {
         let timestamp = timestamp.map(|(position, _)| position);
         let key = find(names[1], &DataType::Binary, true)?;
         let headers = find(names[2], &headers_type(), true)?;
-        Ok(Self { client, own, timestamp, key, headers })
+        let made = |to: &DataType, from: Option<usize>| {
+            let there = from.and_then(|position| client.fields().get(position));
+            null_bytes(to).saturating_sub(there.map_or(0, |field| null_bytes(field.data_type())))
+        };
+        let hidden = [(DataType::Int64, timestamp), (DataType::Binary, key), (headers_type(), headers)];
+        let row_bytes = own.iter().map(|(field, position)| made(field.data_type(), *position));
+        let row_bytes = row_bytes.chain(hidden.iter().map(|(to, position)| made(to, *position)));
+        let row_bytes = row_bytes.fold(0, usize::saturating_add);
+        Ok(Self { client, own, timestamp, key, headers, row_bytes })
     }
 
     /// The records of a message.
@@ -136,6 +146,16 @@ impl Incoming {
     /// It is not sound, or a value does not fit, which the error names.
     pub(crate) fn records(&self, data: &FlightData, now_ms: i64) -> Result<Records> {
         let message = BatchMessage::parse_rows(&data.data_header, data.data_body.len(), ROWS_MAX)?;
+        if message.rows.saturating_mul(self.row_bytes) > BATCH_DECOMPRESSED_BYTES_MAX {
+            let why = format!(
+                "a message of {} rows unfolds to more than {} MiB in the columns that it leaves out or that are wider in \
+                 the topic; send at most {} rows in one",
+                message.rows,
+                BATCH_DECOMPRESSED_BYTES_MAX / MIB,
+                BATCH_DECOMPRESSED_BYTES_MAX / self.row_bytes
+            );
+            return Err(Error::new(ErrorCode::RecordTooLarge, why));
+        }
         // Nulls are judged by the topic's schema and not by the client's.
         let columns = read::read(self.client.fields(), &message, &data.data_body, |_| true)?;
         let rows = message.rows;
@@ -255,4 +275,28 @@ fn headers(column: Option<&ArrayRef>, rows: usize) -> Result<ArrayRef> {
     };
     let offsets = OffsetBuffer::from_lengths((0..rows).map(length));
     Ok(Arc::new(ListArray::try_new(item, offsets, values, None).map_err(internal)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use levada_protocol::source::TopicSchema;
+
+    use super::*;
+
+    #[test]
+    fn rows_that_nobody_sent_are_paid_for_before_they_are_made() {
+        let json = r#"{"fields":[{"name":"v","type":"fixed_size_list(768)","items":"float32"}]}"#;
+        let topic = TypedSchema::new(&TopicSchema { id: 1, json: json.into() }).unwrap();
+        let incoming = Incoming::new(Some(&topic), Schema::empty()).unwrap();
+        let message = |rows| {
+            let message = BatchMessage { rows, nodes: Vec::new(), buffers: Vec::new(), codec: None };
+            FlightData { data_header: message.write(0).into(), ..FlightData::default() }
+        };
+        for rows in [ROWS_MAX, BATCH_DECOMPRESSED_BYTES_MAX / (768 * 4)] {
+            let error = incoming.records(&message(rows), 0).unwrap_err();
+            assert_eq!(error.code, ErrorCode::RecordTooLarge);
+            assert!(error.message.contains("send at most 21"), "{error}");
+        }
+        assert_eq!(incoming.records(&message(1000), 0).unwrap().rows(), 1000);
+    }
 }

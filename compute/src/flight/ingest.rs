@@ -153,8 +153,7 @@ impl Ingest {
         let mut ended = None;
         loop {
             if let Err(error) = self.launch() {
-                self.pending.clear();
-                ended.get_or_insert(Err(error));
+                self.end(&mut ended, Err(error));
             }
             if self.in_flight.is_empty()
                 && let Some(ended) = ended.take()
@@ -165,9 +164,15 @@ impl Ingest {
             tokio::select! {
                 biased;
                 Some(acked) = self.in_flight.next(), if !self.in_flight.is_empty() => {
-                    let result = self.settle(acked)?;
-                    if results.send(Ok(result)).await.is_err() {
-                        return Ok(());
+                    match self.settle(acked) {
+                        Ok(result) => {
+                            // A writer that is gone gets no answers; what is under way is finished.
+                            if results.send(Ok(result)).await.is_err() {
+                                self.end(&mut ended, Ok(()));
+                            }
+                        }
+                        // What else is under way may be durable already, and is answered before the error.
+                        Err(error) => self.end(&mut ended, Err(error)),
                     }
                 }
                 () = shutdown.cancelled(), if ended.is_none() => {
@@ -183,6 +188,14 @@ impl Ingest {
                     Err(error) => ended = Some(Err(error)),
                 }
             }
+        }
+    }
+
+    /// Nothing new is appended from here on; the first error is the one that is told.
+    fn end(&mut self, ended: &mut Option<Result<()>>, how: Result<()>) {
+        self.pending.clear();
+        if !matches!(ended, Some(Err(_))) {
+            *ended = Some(how);
         }
     }
 

@@ -15,6 +15,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Sleep, sleep},
 };
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
@@ -22,19 +23,23 @@ use crate::metrics::FLIGHT_CONNECTIONS;
 
 /// How long to wait after `accept` failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What every HTTP/2 client says first.
+const PREFACE_BYTES: usize = 24;
 
-/// Accepts connections while there are fewer than `connections_max`; the others wait in the kernel's queue.
+/// Accepts connections while there are fewer than `connections_max`; the others wait in the kernel's queue. Who has not
+/// said what it speaks within `handshake` loses its place.
 pub(crate) fn connections(
     listener: TcpListener,
     connections_max: usize,
+    handshake: Duration,
 ) -> impl Stream<Item = io::Result<Connection>> + Send {
     let free = Arc::new(Semaphore::new(connections_max));
-    stream::unfold((listener, free), async |(listener, free)| {
+    stream::unfold((listener, free), move |(listener, free)| async move {
         let permit = Arc::clone(&free).acquire_owned().await.ok()?;
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    let connection = Connection::new(stream, peer, permit);
+                    let connection = Connection::new(stream, peer, permit, handshake);
                     return Some((Ok(connection), (listener, free)));
                 }
                 Err(error) => {
@@ -50,16 +55,18 @@ pub(crate) fn connections(
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: TcpStream,
+    /// Until the preface is there: how much of it is missing, and when that takes too long.
+    preface: Option<(usize, Pin<Box<Sleep>>)>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    fn new(stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) -> Self {
+    fn new(stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit, handshake: Duration) -> Self {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%peer, %error, "a Flight connection is gone already");
         }
         gauge!(FLIGHT_CONNECTIONS).increment(1);
-        Self { stream, _permit: permit }
+        Self { stream, preface: Some((PREFACE_BYTES, Box::pin(sleep(handshake)))), _permit: permit }
     }
 }
 
@@ -79,7 +86,17 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, out)
+        let before = out.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, out);
+        let Some((missing, deadline)) = &mut self.preface else { return read };
+        *missing = missing.saturating_sub(out.filled().len() - before);
+        if *missing == 0 {
+            self.preface = None;
+        } else if read.is_pending() && deadline.as_mut().poll(cx).is_ready() {
+            tracing::debug!("a Flight connection was silent from the start");
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        read
     }
 }
 

@@ -35,6 +35,8 @@ pub struct FlightDeps {
 pub struct FlightConfig {
     /// The most connections.
     pub connections_max: usize,
+    /// How long a new connection may take to say that it speaks HTTP/2.
+    pub handshake: Duration,
     /// What a reader holds is dropped when it has not moved for this long.
     pub stalled: Duration,
     /// How long an append is tried again before its writer gets the error.
@@ -47,6 +49,7 @@ impl Default for FlightConfig {
     fn default() -> Self {
         Self {
             connections_max: 1024,
+            handshake: Duration::from_secs(10),
             stalled: Duration::from_secs(30),
             append_timeout: Duration::from_secs(60),
             grace: Duration::from_secs(10),
@@ -96,7 +99,7 @@ impl FlightServer {
         config: FlightConfig,
         shutdown: CancellationToken,
     ) -> Result<(), ServeError> {
-        let incoming = connections(listener, config.connections_max);
+        let incoming = connections(listener, config.connections_max, config.handshake);
         let (stalled, grace) = (config.stalled, config.grace);
         let shared = Arc::new(Shared { deps, config, stalls: Stalls::default(), shutdown: shutdown.clone() });
         let stalls = tokio::spawn(shared.stalls.clone().run(stalled, shutdown.clone()));

@@ -62,8 +62,13 @@ impl BatchMessage {
             Some(compression) => return Err(fail(format!("compression method {:?}", compression.method()))),
         };
         let nodes = batch.nodes().into_iter().flatten().map(node).collect::<Result<_, _>>()?;
-        let buffers =
-            batch.buffers().into_iter().flatten().map(|buffer| range(buffer, body_bytes)).collect::<Result<_, _>>()?;
+        let buffers = batch
+            .buffers()
+            .into_iter()
+            .flatten()
+            .map(|buffer| range(buffer, body_bytes))
+            .collect::<Result<Vec<_>, _>>()?;
+        check_apart(&buffers)?;
         Ok(Self { rows, nodes, buffers, codec })
     }
 
@@ -123,6 +128,21 @@ fn range(buffer: &Buffer, body_bytes: usize) -> Result<Range<usize>, IpcError> {
     }
 }
 
+/// Buffers share no bytes: a small body could be read as columns without end.
+fn check_apart(buffers: &[Range<usize>]) -> Result<(), IpcError> {
+    let mut sorted: Vec<_> = buffers.iter().filter(|buffer| !buffer.is_empty()).collect();
+    sorted.sort_unstable_by_key(|buffer| buffer.start);
+    let mut end = 0;
+    for buffer in sorted {
+        if buffer.start < end {
+            let why = format!("a buffer starts at {} of the body, where another goes on until {end}", buffer.start);
+            return Err(IpcError::message(why));
+        }
+        end = buffer.end;
+    }
+    Ok(())
+}
+
 fn count(value: i64, max: usize) -> Option<usize> {
     usize::try_from(value).ok().filter(|value| *value <= max)
 }
@@ -161,6 +181,8 @@ mod tests {
         };
         says(message(), 127, "does not lie within");
         says(BatchMessage { buffers: vec![0..0, 0..usize::MAX / 2], ..message() }, 128, "does not lie within");
+        says(BatchMessage { buffers: vec![0..8, 0..8], ..message() }, 128, "where another goes on until 8");
+        says(BatchMessage { buffers: vec![64..128, 0..65], ..message() }, 128, "goes on until 65");
         says(BatchMessage { rows: BATCH_RECORDS_MAX + 1, ..message() }, 128, "rows; at most");
         says(BatchMessage { nodes: vec![Node { length: 1, nulls: 2 }], ..message() }, 128, "2 nulls among 1");
         says(BatchMessage { nodes: vec![Node { length: usize::MAX / 2, nulls: 2 }], ..message() }, 128, "nulls among");

@@ -7,6 +7,8 @@ use arrow_buffer::{BooleanBufferBuilder, Buffer};
 use arrow_data::ArrayData;
 use arrow_schema::{DataType, FieldRef, Fields};
 
+use crate::convert::null_bytes;
+
 /// A column under construction. All children of a struct have as many elements as the struct itself, save while a row
 /// is being read.
 #[derive(Debug)]
@@ -78,13 +80,7 @@ impl Column {
             }
             other => Values::Fixed { width: other.primitive_width().unwrap_or(0), bytes: Vec::new() },
         };
-        let null_bytes = match &values {
-            Values::Bool(_) => 1,
-            Values::Fixed { width, .. } => *width,
-            Values::Bytes { .. } | Values::List { .. } => size_of::<i32>(),
-            Values::FixedList { size, item } => size.saturating_mul(item.null_bytes),
-            Values::Struct(columns) => columns.all.iter().fold(1, |sum, child| child.null_bytes.saturating_add(sum)),
-        };
+        let null_bytes = null_bytes(field.data_type());
         Self { field: field.clone(), values, null_bytes, validity: BooleanBufferBuilder::new(0), nulls: 0 }
     }
 

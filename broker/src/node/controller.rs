@@ -117,6 +117,11 @@ impl Controller {
         self.leading.is_some()
     }
 
+    /// Whether somebody waits for what is proposed.
+    pub(super) fn owes_answers(&self) -> bool {
+        !self.waiters.is_empty()
+    }
+
     /// Where a node listens, once it has registered.
     pub(super) fn addresses(&self, node: NodeId) -> Option<NodeAddresses> {
         self.metadata.nodes().get(&node).map(|node| node.addresses.clone())
@@ -168,6 +173,13 @@ impl Controller {
         if !(1..=REPLICAS_MAX).contains(&replicas) {
             let why = format!("a partition has 1 to {REPLICAS_MAX} replicas, not {replicas}");
             return Err(Error::new(ErrorCode::InvalidRequest, why));
+        }
+        // Founders register when they start: a topic that cannot wait for the others asks for fewer replicas.
+        let (registered, nodes) = (self.metadata.nodes().len(), self.nodes().count());
+        if registered < replicas && replicas <= nodes {
+            let why =
+                format!("of {nodes} nodes only {registered} have started so far; try again, or ask for fewer replicas");
+            return Err(Error::new(ErrorCode::NotReady, why));
         }
         let places = placement::place(&self.metadata, new.partitions, replicas)?;
         Ok(wire::Topic {
@@ -295,7 +307,7 @@ impl Node {
                 return Ok(());
             }
             Request::CreateTopic { new, dry_run } => {
-                let nodes = u32::try_from(self.controller.metadata.nodes().len()).unwrap_or(u32::MAX);
+                let nodes = u32::try_from(self.controller.nodes().count()).unwrap_or(u32::MAX);
                 let default = self.config.default_replicas.min(nodes.max(1));
                 let replicas = if new.replicas == 0 { default } else { new.replicas };
                 let topic_id = TopicId(self.random.uuid());

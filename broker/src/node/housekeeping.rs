@@ -13,7 +13,11 @@ use levada_storage_engine::{
 use prost::Message as _;
 
 use super::{Node, event::Effect, going_down};
-use crate::{cluster::view::Leadership, partition::machine::Partition, raft::TICK_MS};
+use crate::{
+    cluster::view::Leadership,
+    partition::{leading::Leading, machine::Partition},
+    raft::TICK_MS,
+};
 
 /// How often leaders look whether a segment is full and how far replicas are behind.
 const SEGMENT_TICKS: u64 = 500 / TICK_MS;
@@ -113,17 +117,19 @@ impl Node {
         }
     }
 
-    /// Gives leadership back to preferred leaders that are well and have everything.
+    /// Gives leadership back to preferred leaders that are well and have everything, but not from where an operator has
+    /// put it, nor while it is on its way.
     fn balance(&mut self) {
         for (&id, partition) in &mut self.partitions {
             let preferred = partition.preferred();
-            if preferred == Some(self.config.node) || partition.leading.is_none() {
+            let is_settled = preferred == Some(self.config.node) || partition.group.leads_by_request();
+            if is_settled || partition.leading.is_none() || !partition.group.can_propose() {
                 continue;
             }
             if let Some(to) = preferred
                 && caught_up(partition).contains(&to)
             {
-                partition.group.transfer_leader(to);
+                partition.group.transfer_leader(to, false);
                 self.dirty.insert(id);
             }
         }
@@ -144,20 +150,25 @@ impl Node {
         }
     }
 
-    /// Hands over what is led here, until nothing is or time is up.
+    /// Hands over what is led here and owes no answer, until nothing is or time is up.
     fn hand_over(&mut self, out: &mut Vec<Effect>) {
         let mut led = 0;
         for (&id, partition) in &mut self.partitions {
-            if partition.group.is_leader() && partition.group.replicas().len() > 1 {
+            if partition.leading.as_ref().is_some_and(Leading::owes_answers) {
+                led += 1;
+            } else if partition.group.is_leader() && partition.group.replicas().len() > 1 {
                 led += 1;
                 if let Some(&to) = caught_up(partition).first() {
-                    partition.group.transfer_leader(to);
+                    partition.group.transfer_leader(to, false);
                     self.dirty.insert(id);
                 }
             }
         }
+        let owes_answers = self.controller.owes_answers();
         let group = &mut self.controller.group;
-        if group.is_leader() && group.replicas().len() > 1 {
+        if owes_answers {
+            led += 1;
+        } else if group.is_leader() && group.replicas().len() > 1 {
             led += 1;
             let last = group.last_index();
             let ready = group
@@ -165,7 +176,7 @@ impl Node {
                 .into_iter()
                 .find(|(replica, matched)| *matched == last && group.is_active(*replica) && !group.is_self(*replica));
             if let Some(&to) = ready.and_then(|(replica, _)| group.replicas().get(&replica)) {
-                group.transfer_leader(to);
+                group.transfer_leader(to, false);
                 self.dirty.insert(GroupId::METADATA);
             }
         }

@@ -182,7 +182,7 @@ impl Node {
                 let error = Error::new(ErrorCode::NotLeader, format!("node {} does not lead it", self.config.node));
                 Err(error.redirect(self.addresses(leader)))
             }
-            Some(raft) => raft.transfer_leader(to).then_some(Answer::Done).ok_or_else(|| {
+            Some(raft) => raft.transfer_leader(to, true).then_some(Answer::Done).ok_or_else(|| {
                 Error::new(ErrorCode::InvalidRequest, format!("group {group} has no replica on node {to}"))
             }),
             None => Err(Error::new(ErrorCode::NotLeader, format!("node {} has no replica of it", self.config.node))),

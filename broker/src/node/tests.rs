@@ -37,6 +37,22 @@ fn config(node: NodeId, count: u64) -> NodeConfig {
 
 impl World {
     fn new(count: u64) -> Self {
+        let mut world = Self::founded(count);
+        for id in (1..=count).map(NodeId) {
+            world.register(id, count);
+        }
+        world
+    }
+
+    fn register(&mut self, id: NodeId, count: u64) {
+        let addresses = NodeAddresses { node: id, native: format!("n{id}"), ..NodeAddresses::default() };
+        let incarnation = config(id, count).incarnation;
+        let request = Request::RegisterNode { addresses, incarnation, rack: String::new() };
+        self.ask_controller(request).unwrap();
+    }
+
+    /// No node has registered yet.
+    fn founded(count: u64) -> Self {
         let mut world = Self {
             nodes: BTreeMap::new(),
             disks: BTreeMap::new(),
@@ -55,12 +71,6 @@ impl World {
             world.nodes.insert(id, Node::open(disk, config).unwrap());
         }
         world.until(|world| world.controller().is_some());
-        for id in (1..=count).map(NodeId) {
-            let addresses = NodeAddresses { node: id, native: format!("n{id}"), ..NodeAddresses::default() };
-            let incarnation = config(id, count).incarnation;
-            let request = Request::RegisterNode { addresses, incarnation, rack: String::new() };
-            world.ask_controller(request).unwrap();
-        }
         world
     }
 
@@ -75,20 +85,24 @@ impl World {
 
     fn settle(&mut self) {
         while !self.events.is_empty() {
-            let mut touched = BTreeSet::new();
-            for (id, event) in std::mem::take(&mut self.events) {
-                let Some(node) = self.nodes.get_mut(&id) else { continue };
-                let mut out = Vec::new();
-                node.handle(self.now, event, &mut out);
-                touched.insert(id);
-                self.perform(id, out);
-            }
-            for id in touched {
-                let Some(node) = self.nodes.get_mut(&id) else { continue };
-                let mut out = Vec::new();
-                node.flush(&mut out);
-                self.perform(id, out);
-            }
+            self.round();
+        }
+    }
+
+    fn round(&mut self) {
+        let mut touched = BTreeSet::new();
+        for (id, event) in std::mem::take(&mut self.events) {
+            let Some(node) = self.nodes.get_mut(&id) else { continue };
+            let mut out = Vec::new();
+            node.handle(self.now, event, &mut out);
+            touched.insert(id);
+            self.perform(id, out);
+        }
+        for id in touched {
+            let Some(node) = self.nodes.get_mut(&id) else { continue };
+            let mut out = Vec::new();
+            node.flush(&mut out);
+            self.perform(id, out);
         }
     }
 
@@ -391,7 +405,7 @@ fn a_damaged_replica_stays_out_until_its_topic_is_gone() {
     for value in ["1", "2", "3"] {
         let set = BTreeMap::from([("retention.ms".to_owned(), value.to_owned())]);
         world.ask_controller(Request::AlterTopic { name: "orders".into(), set, unset: vec![] }).unwrap();
-        for _ in 0..120 {
+        for _ in 0..105 {
             world.step();
         }
         let node = &world.nodes[&damaged];
@@ -434,4 +448,59 @@ fn a_node_that_lost_metadata_does_not_start() {
     damage_journal(&world.disks[&NodeId(1)], b"orders");
     let disk = Arc::clone(&world.disks[&NodeId(1)]);
     assert!(matches!(Node::open(disk, config(NodeId(1), 3)), Err(NodeOpenError::MetadataDamaged)));
+}
+
+#[test]
+fn a_topic_waits_for_the_nodes_that_its_replicas_need() {
+    let mut world = World::founded(3);
+    world.register(NodeId(1), 3);
+    let new = |replicas| NewTopic {
+        name: "orders".into(),
+        partitions: 1,
+        replicas,
+        config: BTreeMap::new(),
+        schema_json: None,
+    };
+    for (replicas, code) in [(0, ErrorCode::NotReady), (3, ErrorCode::NotReady), (4, ErrorCode::NotEnoughNodes)] {
+        let refused = world.ask_controller(Request::CreateTopic { new: new(replicas), dry_run: false });
+        assert_eq!(refused.unwrap_err().code, code, "{replicas} replicas");
+    }
+    world.ask_controller(Request::CreateTopic { new: new(1), dry_run: true }).unwrap();
+    world.register(NodeId(2), 3);
+    world.register(NodeId(3), 3);
+    let created = world.ask_controller(Request::CreateTopic { new: new(0), dry_run: false });
+    let Answer::Topic(topic) = created.unwrap() else { panic!() };
+    assert_eq!(topic.partitions[0].replicas.len(), 3);
+}
+
+#[test]
+fn leadership_stays_where_an_operator_put_it_until_it_is_lost() {
+    let mut world = World::new(3);
+    let place = world.create_topic(1, &[])[0];
+    let preferred = world.leader(place).unwrap();
+    let group = world.nodes[&preferred].places[&place];
+    let other = (1..=3).map(NodeId).find(|node| *node != preferred).unwrap();
+    assert_eq!(world.ask(preferred, Request::TransferLeader { group, to: other }), Ok(Answer::Done));
+    world.until(|world| world.leader(place) == Some(other));
+    for _ in 0..210 {
+        world.step();
+        assert!(world.leader(place).is_none_or(|leader| leader == other), "it was taken back");
+    }
+    world.crash(other);
+    world.until(|world| world.leader(place) == Some(preferred));
+}
+
+#[test]
+fn a_node_that_goes_down_answers_what_it_has_taken() {
+    for nodes in [1, 3] {
+        let mut world = World::new(nodes);
+        let place = world.create_topic(1, &[])[0];
+        let going = world.leader(place).unwrap();
+        let id = world.send(going, Request::Produce { partition: place, batch: batch(&["a"], 0) });
+        world.round();
+        assert!(!world.replies.contains_key(&id), "it is on its way to the disk");
+        world.events.push_front((going, Event::Shutdown));
+        world.until(|world| !world.nodes.contains_key(&going));
+        assert_eq!(world.replies.get(&id), Some(&appended(0, false)), "{nodes} nodes");
+    }
 }

@@ -137,6 +137,12 @@ impl Leading {
         self.in_flight.insert(index, InFlight { end_offset: self.next_offset, waiters: pack.waiters });
     }
 
+    /// Whether somebody waits for what was taken.
+    #[must_use]
+    pub fn owes_answers(&self) -> bool {
+        !self.queue.is_empty() || self.in_flight.values().any(|in_flight| !in_flight.waiters.is_empty())
+    }
+
     /// Entries up to `committed` are durable on a quorum: answers who waited, and gives the new high watermark.
     pub fn on_committed(&mut self, committed: LogIndex, out: &mut Vec<Effect>) -> Option<Offset> {
         let mut high_watermark = None;

@@ -22,6 +22,9 @@ use super::{
 };
 use crate::node::event::Effect;
 
+/// The context of the message that lets a replica take over, when an operator asked for that.
+const ASKED: &[u8] = b"asked";
+
 /// How a group begins: from recovery, or as new.
 #[derive(Debug)]
 pub struct GroupStart {
@@ -72,6 +75,10 @@ pub struct Group {
     durable: u64,
     /// A hard state of which only the commit index changed: it travels with the next append.
     unsaved: Option<HardState>,
+    /// The transfer under way was asked for by an operator.
+    transfer_is_asked: bool,
+    /// The term that this replica began because an operator asked for it.
+    asked_term: Option<Term>,
 }
 
 impl std::fmt::Debug for Group {
@@ -99,6 +106,8 @@ impl Group {
             appends: 0,
             durable: 0,
             unsaved: None,
+            transfer_is_asked: false,
+            asked_term: None,
         };
         group.fix_timeout();
         Ok(group)
@@ -182,8 +191,12 @@ impl Group {
         if message.get_msg_type() == MessageType::MsgPropose || message.get_to() != self.raw.raft.id {
             return;
         }
+        let is_asked = message.get_msg_type() == MessageType::MsgTimeoutNow && message.context == ASKED;
         if let Err(error) = self.raw.step(message) {
             tracing::debug!(group = self.id.get(), %error, "raft.message.ignored");
+        }
+        if is_asked {
+            self.asked_term = Some(self.term());
         }
         self.fix_timeout();
     }
@@ -205,13 +218,21 @@ impl Group {
         self.fix_timeout();
     }
 
-    /// Hands leadership to the replica on a node. Answers whether there is one.
-    pub fn transfer_leader(&mut self, to: NodeId) -> bool {
+    /// Hands leadership to the replica on a node; `is_asked` when an operator wants it there, and not only this node.
+    /// Answers whether there is one.
+    pub fn transfer_leader(&mut self, to: NodeId, is_asked: bool) -> bool {
         let Some(replica) = self.replicas.iter().find(|(_, at)| **at == to).map(|(replica, _)| *replica) else {
             return false;
         };
+        self.transfer_is_asked = is_asked;
         self.raw.transfer_leader(replica.get());
         true
+    }
+
+    /// Whether this replica leads because an operator asked for it. That ends with its term.
+    #[must_use]
+    pub fn leads_by_request(&self) -> bool {
+        self.is_leader() && self.asked_term == Some(self.term())
     }
 
     /// The index of the last entry.
@@ -304,7 +325,10 @@ impl Group {
     }
 
     fn send(&self, messages: Vec<eraftpb::Message>, out: &mut Vec<Effect>) {
-        for message in messages {
+        for mut message in messages {
+            if self.transfer_is_asked && message.get_msg_type() == MessageType::MsgTimeoutNow {
+                message.context = Bytes::from_static(ASKED);
+            }
             let Some(&to) = self.replicas.get(&ReplicaId(message.get_to())) else { continue };
             out.push(Effect::Send { to, message: PeerMessage::Raft { group: self.id, message: Box::new(message) } });
         }

@@ -229,6 +229,24 @@ async fn clients_are_sent_to_the_leader_and_seams_go_there_themselves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_time_is_looked_up_among_all_that_was_acknowledged_on_every_replica() {
+    let dir = tempfile::tempdir().unwrap();
+    let nodes = cluster(dir.path(), 3).await;
+    let ctx = RequestContext::anonymous("test");
+    let topic = admin(&nodes).await.create_topic("t", 1, 3).await.unwrap();
+    let mut client = leader_client(&nodes, "t").await;
+    let topic_id = TopicId::from_slice(&topic.topic_id).unwrap();
+    let place = TopicPartition { topic: topic_id, partition: PartitionId(0) };
+    for n in 1..=20 {
+        produce_surely(&nodes, &mut client, &topic, batch(&["x"])).await;
+        for node in &nodes {
+            let late = node.running().source().offset_for_time(&ctx, place, i64::MAX).await.unwrap();
+            assert_eq!(late, Offset(n), "node {}", node.config.node_id);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leadership_moves_on_request_and_the_status_shows_it() {
     let dir = tempfile::tempdir().unwrap();
     let mut nodes = cluster(dir.path(), 3).await;

@@ -24,7 +24,8 @@
 //! - *A wiped founder* founds again only if all seeds are empty. If its first decision had reached a majority, at least one
 //!   of them is not; and without a majority nothing was ever acknowledged.
 //! - *A wiped member* finds its id in the decision of the others, with another incarnation: it refuses to start, as it has
-//!   forgotten votes and entries that others count on. It comes back under a new id. While the others cannot be
+//!   forgotten votes and entries that others count on. The cluster goes on without it
+//!   (replacing a node is not offered yet). While the others cannot be
 //!   reached it waits: silence is not emptiness.
 
 pub(crate) mod desk;
@@ -73,8 +74,10 @@ pub enum BootstrapError {
     },
     /// The cluster knows this id with another directory.
     #[error(
-        "cluster {cluster} knows node {node} with another data directory ({theirs}, this one is {ours}): a wiped node \
-         has forgotten what others count on and must come back under a new node id"
+        "cluster {cluster} knows node {node} with another data directory ({theirs}, this one is {ours}): an emptied \
+         directory has forgotten what others count on. Bring the old one back if there is a copy of its last state; \
+         otherwise leave the node out, the cluster works with a majority of the others (replacing a node is not \
+         offered yet)"
     )]
     WrongIncarnation {
         /// The cluster.

@@ -50,6 +50,8 @@ pub(crate) struct Session {
     pub(crate) client: Arc<str>,
     /// Set when it is another node of the cluster (or of the founders of one).
     pub(crate) peer: Option<NodeId>,
+    /// It was let in before it was decided who belongs to the cluster: it may found it, and do nothing else.
+    pub(crate) founding: bool,
     /// Bytes of answers that wait to be written.
     pub(crate) answers: Budget,
 }
@@ -57,7 +59,7 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn new(client: &str, peer: Option<NodeId>) -> Self {
         let client = client.chars().take(CLIENT_CHARS_MAX).collect::<String>();
-        Self { client: client.into(), peer, answers: Budget::new(ANSWER_BYTES_MAX) }
+        Self { client: client.into(), peer, founding: false, answers: Budget::new(ANSWER_BYTES_MAX) }
     }
 
     /// For calls in its name.

@@ -21,7 +21,11 @@ use super::{
     responder::Responder,
     status,
 };
-use crate::{bootstrap::desk::SeedDesk, broker::Broker, raft::wire};
+use crate::{
+    bootstrap::{Identity, desk::SeedDesk},
+    broker::Broker,
+    raft::wire,
+};
 
 /// Who answers on the native door: at first only the questions of other seeds, then everything.
 pub(crate) struct Dispatch {
@@ -43,17 +47,30 @@ impl Dispatch {
         let _ = self.broker.set(broker);
     }
 
-    /// Judges who claims to be a node of this cluster.
-    fn check_member(&self, node: NodeId, incarnation: &[u8]) -> Result<()> {
+    /// Judges who claims to be a node of this cluster: a founder, or one that has registered.
+    fn check_member(&self, identity: &Identity, node: NodeId, incarnation: &[u8]) -> Result<()> {
         let incarnation = IncarnationId::from_slice(incarnation)
             .ok_or_else(|| Error::new(ErrorCode::InvalidRequest, "a node's incarnation is 16 bytes"))?;
-        let known = self.broker.get().and_then(|broker| broker.book.incarnation(node));
-        if known.is_some_and(|known| known != incarnation) {
-            let why =
-                format!("node {node} is known with another data directory: a wiped node must come back under a new id");
-            return Err(Error::new(ErrorCode::WrongIncarnation, why));
+        let registered = self.broker.get().and_then(|broker| broker.book.incarnation(node));
+        let known = registered.or_else(|| identity.members.get(&node).map(|member| member.incarnation));
+        match known {
+            Some(known) if known == incarnation => Ok(()),
+            Some(_) => {
+                let why = format!(
+                    "node {node} is known with another data directory; bring that one back, or leave the node out: \
+                     replacing a node is not offered yet"
+                );
+                Err(Error::new(ErrorCode::WrongIncarnation, why))
+            }
+            None => {
+                let cluster = identity.cluster;
+                let why = format!(
+                    "node {node} is not of cluster {cluster}: it has not founded it, and adding nodes later is not \
+                     offered yet; check node_id and seed_nodes"
+                );
+                Err(Error::new(ErrorCode::Unauthorized, why))
+            }
         }
-        Ok(())
     }
 
     fn raft(&self, session: &Session, frame: Frame, responder: Responder) -> Work {
@@ -63,6 +80,7 @@ impl Dispatch {
         };
         let messages = frame.message::<RaftFrame>().and_then(|message| wire::decode(message, frame.payload));
         match (messages, self.broker.get()) {
+            (Ok(_), Some(_)) if session.founding => return Work::Refuse(responder, stranger()),
             (Ok(messages), Some(broker)) => broker.worker.deliver(from, messages, responder.silent()),
             // Nobody is there yet who could take them: raft sends again.
             (Ok(_), None) => drop(responder.silent()),
@@ -80,7 +98,8 @@ impl Dispatch {
 
 impl Handler for Dispatch {
     fn welcome(&self, request: &HandshakeRequest) -> Result<(HandshakeResponse, Session)> {
-        let ours = self.desk.identity().map(|identity| identity.cluster);
+        let identity = self.desk.identity();
+        let ours = identity.as_ref().map(|identity| identity.cluster);
         let theirs = ClusterId::from_slice(&request.cluster_id);
         if theirs.is_none() && !request.cluster_id.is_empty() {
             return Err(Error::new(ErrorCode::InvalidRequest, "a cluster id is 16 bytes"));
@@ -99,7 +118,9 @@ impl Handler for Dispatch {
         // A node that names no cluster only asks around, and is told by the answer if it was wiped.
         let member = caller.filter(|_| theirs.is_some());
         if let Some((node, incarnation)) = member {
-            self.check_member(node, incarnation)?;
+            if let Some(identity) = &identity {
+                self.check_member(identity, node, incarnation)?;
+            }
             // What a node may do it may do with every frame: asked once.
             self.authorizer.authorize(&RequestContext::internal("node"), Action::Alter, Resource::Cluster)?;
         }
@@ -110,7 +131,9 @@ impl Handler for Dispatch {
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             incarnation: Bytes::copy_from_slice(&self.incarnation.to_bytes()),
         };
-        Ok((response, Session::new(&request.client_id, member.map(|(node, _)| node))))
+        let mut session = Session::new(&request.client_id, member.map(|(node, _)| node));
+        session.founding = session.peer.is_some() && identity.is_none();
+        Ok((response, session))
     }
 
     fn handle(self: Arc<Self>, session: &Arc<Session>, frame: Frame, responder: Responder) -> Work {
@@ -137,6 +160,9 @@ impl Handler for Dispatch {
             responder.error(&Error::new(ErrorCode::NotReady, "the node is starting; try again"));
             return Work::Done;
         };
+        if session.founding {
+            return Work::Refuse(responder, stranger());
+        }
         let (broker, session) = (Arc::clone(broker), Arc::clone(session));
         match api {
             Api::Produce => match frame.message() {
@@ -162,6 +188,11 @@ impl Handler for Dispatch {
     }
 }
 
+/// To a node that came before there was a list of who may.
+fn stranger() -> Error {
+    Error::new(ErrorCode::NotReady, "the cluster has been founded since this connection was made; connect again")
+}
+
 /// Work that may go on beside other requests of the connection.
 fn beside<M, F>(frame: &Frame, responder: Responder, work: impl FnOnce(M, Responder) -> F) -> Work
 where
@@ -184,4 +215,48 @@ fn found_cluster(dispatch: Arc<Dispatch>, session: Arc<Session>, frame: &Frame, 
         };
         responder.answer(accept.await.map(|()| FoundClusterResponse {}));
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use levada_protocol::{context::AllowAll, messages::native::PeerIdentity};
+    use levada_storage_engine::{disk::Disk, sim_disk::SimDisk};
+
+    use super::*;
+    use crate::{
+        bootstrap::record::{Decision, Record},
+        cluster::addresses::Member,
+    };
+
+    const CLUSTER: [u8; 16] = [7; 16];
+
+    fn hello(node_id: u64, incarnation: u8) -> HandshakeRequest {
+        let peer = PeerIdentity { node_id, incarnation: Bytes::from(vec![incarnation; 16]) };
+        HandshakeRequest { cluster_id: Bytes::from_static(&CLUSTER), peer: Some(peer), ..Default::default() }
+    }
+
+    #[tokio::test]
+    async fn only_nodes_of_the_cluster_pass_for_nodes() {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+        let record = Record::open(&*disk, NodeId(1), || IncarnationId::from_bytes([1; 16])).unwrap();
+        let desk = Arc::new(SeedDesk::new(disk, record));
+        let dispatch = Dispatch::new(Arc::clone(&desk), Arc::new(AllowAll));
+        let (_, session) = dispatch.welcome(&hello(2, 2)).unwrap();
+        assert!(session.founding, "before the decision nobody can say who belongs to it");
+
+        let member = |n: u8| Member { incarnation: IncarnationId::from_bytes([n; 16]), native: "a:1".into() };
+        let members = BTreeMap::from([(NodeId(1), member(1)), (NodeId(2), member(2))]);
+        desk.accept(Decision { cluster: ClusterId::from_bytes(CLUSTER), members }).await.unwrap();
+        let (_, session) = dispatch.welcome(&hello(2, 2)).unwrap();
+        assert_eq!((session.peer, session.founding), (Some(NodeId(2)), false));
+        let refused = |node, incarnation| dispatch.welcome(&hello(node, incarnation)).unwrap_err();
+        assert_eq!(refused(2, 9).code, ErrorCode::WrongIncarnation);
+        assert_eq!(refused(3, 3).code, ErrorCode::Unauthorized);
+        assert!(refused(3, 3).message.contains("node 3 is not of cluster"), "{}", refused(3, 3));
+        // Who only asks around, as a wiped founder does, is answered and is nobody.
+        let (_, session) = dispatch.welcome(&HandshakeRequest { cluster_id: Bytes::new(), ..hello(3, 3) }).unwrap();
+        assert_eq!(session.peer, None);
+    }
 }

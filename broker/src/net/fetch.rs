@@ -81,6 +81,18 @@ impl Broker {
         Ok(state.high_watermark)
     }
 
+    /// Waits until the replica here knows everything before `end` to be committed.
+    pub(crate) async fn catch_up(&self, ctx: &RequestContext, place: TopicPartition, end: Offset) -> Result<()> {
+        // An offset is waited for by the one before it.
+        let Some(last) = end.get().checked_sub(1) else { return Ok(()) };
+        let here = self.wait_here(ctx, place, Offset(last), DEFAULT_WAIT).await?;
+        if here < end {
+            let why = format!("this replica of {place} is at offset {here}, and {end} is committed; try again");
+            return Err(Error::new(ErrorCode::NotReady, why));
+        }
+        Ok(())
+    }
+
     /// The first offset whose batch holds a record not older than `timestamp_ms`, from the replica here.
     pub(crate) async fn offset_for_time_here(
         &self,

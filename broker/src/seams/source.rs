@@ -74,6 +74,9 @@ impl LogSource for Broker {
     ) -> BoxFuture<'a, Result<Offset>> {
         Box::pin(async move {
             if self.view.partition(partition).is_some() {
+                // The replica here may not know yet what its leader has acknowledged.
+                let (bounds, _) = self.ask_leader(ctx, partition, None).await?;
+                self.catch_up(ctx, partition, bounds.high_watermark).await?;
                 return self.offset_for_time_here(ctx, partition, timestamp_ms).await;
             }
             let (bounds, offset) = self.ask_leader(ctx, partition, Some(timestamp_ms)).await?;

@@ -63,7 +63,8 @@ pub enum DiskOp {
         /// Its length afterwards, in bytes.
         len: u64,
     },
-    /// Reserves space up to `len` without changing the length.
+    /// Reserves space up to `len` without changing the length. Where there is not as much, nothing is reserved, and that is
+    /// no error: whether there is room enough is for the write to find out.
     Preallocate {
         /// The file.
         file: FileName,

@@ -5,8 +5,8 @@
 //! touched, and each has its answer here:
 //!
 //! * *Beyond the file's end* the kernel answers with SIGBUS. A slice is only handed out below the length that `fstat`
-//!   gave, and files that are mapped never become shorter while anyone reads them: segments are append-only, and
-//!   recovery cuts them before it maps them.
+//!   gave, and a file never becomes shorter than what is asked for: readers ask for nothing beyond the published `end` of
+//!   a segment, and what cuts its file (a seal, after leftovers of a crash) cuts behind that.
 //! * *A sector that cannot be read* would be a SIGBUS too. Every range is populated with `MADV_POPULATE_READ` first,
 //!   which reports the failure as an error. (A page that is evicted and then fails is left to the signal handler.)
 //! * *Bytes that change* under a slice. Only ranges that are written once are mapped; what is appended lies behind them.

@@ -63,14 +63,15 @@ impl Log {
             (segments, state.tail.offset_for_time(timestamp_ms, state.log_start, max_offset), state.log_start)
         };
         for segment in segments {
-            let found = segment
-                .offset_for_time(&*self.shared.disk, timestamp_ms, log_start, max_offset)
-                .map_err(|damage| self.read_error(segment.header().base_offset, damage))?;
-            if let Some(offset) = found {
-                return Ok(Some(offset.max(log_start)));
+            match segment.offset_for_time(&*self.shared.disk, timestamp_ms, log_start, max_offset) {
+                Ok(Some(offset)) => return Ok(Some(offset.max(self.state().log_start))),
+                Ok(None) => {}
+                // Its file was removed meanwhile: what was in it is no answer any more, and what follows is.
+                Err(_) if !self.state().segments.iter().any(|there| Arc::ptr_eq(there, &segment)) => {}
+                Err(damage) => return Err(ReadError::Damaged(damage)),
             }
         }
-        Ok(in_tail.map(|offset| offset.max(log_start)))
+        Ok(in_tail.map(|offset| offset.max(self.state().log_start)))
     }
 
     /// Entries from `low` up to but not including `high`, up to `max_bytes` of payload but at least one. May give fewer:

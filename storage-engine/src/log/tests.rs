@@ -18,7 +18,7 @@ use proptest::prelude::*;
 use super::writer::{LogRecord, LogWriter};
 use crate::{
     config::SegmentConfig,
-    disk::{Disk, DiskOp},
+    disk::{Disk, DiskOp, FileName},
     entry::{Entry, EntryKind},
     error::{EntriesError, ReadError},
     sim_disk::SimDisk,
@@ -413,6 +413,20 @@ fn a_time_is_looked_for_behind_the_log_start() {
         assert_eq!(find(&model.log, 951), None);
         assert_eq!(model.log.log().offset_for_time(901, Offset(11)), Ok(None), "not committed");
     }
+}
+
+#[test]
+fn a_damaged_segment_that_the_log_start_lies_in_is_damaged_for_times_too() {
+    let mut model = written(&[batches(1, 1, &[batch(0, 2, 10)]), batches(2, 1, &[batch(2, 1, 300)])]);
+    model.log.roll(LogIndex(2));
+    assert!(model.issue_write());
+    model.complete_write();
+    model.log.release(LogIndex(2));
+    model.log.set_log_start(Offset(1));
+    let file = model.disk.list("segments").unwrap().pop().unwrap();
+    model.disk.make_unreadable(&FileName::new(format!("segments/{file}")), 0, 4096);
+    let found = model.log.log().offset_for_time(1, Offset(3));
+    assert!(matches!(found, Err(ReadError::Damaged(_))), "{found:?}");
 }
 
 #[test]

@@ -182,15 +182,25 @@ impl<'a> Cursor<'a> {
         let end = position.checked_add(len as u64).filter(|&end| end <= self.end);
         let end = end.ok_or(DamageCause::Short("the segment"))?;
         if position < self.window_start || end > self.window_start + self.window.len() as u64 {
-            let len = len.max(self.ahead).min(to_usize(self.end - position));
-            self.window = self.disk.map(self.file, position, len)?;
+            self.window = self.map(position, len)?;
             self.window_start = position;
-            if self.window.len() != len {
-                return Err(DamageCause::Short("the segment"));
-            }
         }
         let start = to_usize(position - self.window_start);
         Ok(self.window.slice(start..start + len))
+    }
+
+    /// At least `len` bytes, and what is wanted ahead. A bad sector ahead is none of this frame's business: then nothing is
+    /// mapped ahead any more, so that every frame before the sector is found sound, and the sector is not asked again.
+    fn map(&mut self, position: u64, len: usize) -> Result<Bytes, DamageCause> {
+        let ahead = self.ahead.min(to_usize(self.end - position));
+        if ahead > len {
+            match self.disk.map(self.file, position, ahead) {
+                Ok(window) if window.len() == ahead => return Ok(window),
+                _ => self.ahead = 0,
+            }
+        }
+        let window = self.disk.map(self.file, position, len)?;
+        if window.len() == len { Ok(window) } else { Err(DamageCause::Short("the segment")) }
     }
 }
 

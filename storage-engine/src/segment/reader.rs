@@ -122,8 +122,8 @@ impl Segment {
         max_bytes: usize,
         max_offset: Offset,
     ) -> Result<Batches, Box<Damage>> {
-        let view = self.view(disk)?;
-        let start = view.start(view.index.find_offset(offset), |point| point.offset <= offset)?;
+        let view = self.view(disk);
+        let start = view.start(view.index.find_offset(offset), |point| point.offset <= offset);
         let mut cursor = view.cursor(start, max_bytes);
         let mut read = Batches { next_offset: offset, ..Batches::default() };
         match fill(&mut cursor, offset, max_bytes, max_offset, &mut read) {
@@ -140,8 +140,8 @@ impl Segment {
         high: LogIndex,
         max_bytes: usize,
     ) -> Result<Vec<Entry>, Box<Damage>> {
-        let view = self.view(disk)?;
-        let start = view.start(view.index.find_index(low), |point| point.index <= low)?;
+        let view = self.view(disk);
+        let start = view.start(view.index.find_index(low), |point| point.index <= low);
         let mut cursor = view.cursor(start, max_bytes);
         let mut entries = Vec::new();
         match fill_entries(&mut cursor, low, high, max_bytes, &mut entries) {
@@ -159,52 +159,42 @@ impl Segment {
         min_offset: Offset,
         max_offset: Offset,
     ) -> Result<Option<Offset>, Box<Damage>> {
-        let view = self.view(disk)?;
+        let view = self.view(disk);
         let mut start = match view.index.find_time(timestamp_ms) {
             Lookup::Nothing => return Ok(None),
             Lookup::Frame(at) => {
-                let points = view.points(at.position)?;
-                let late = points.iter().find(|point| point.max_timestamp_ms >= timestamp_ms);
-                late.map_or_else(|| view.first(), Place::from)
+                view.within(at.position, |points| points.iter().find(|p| p.max_timestamp_ms >= timestamp_ms).copied())
             }
-            other => view.start(other, |_| true)?,
+            other => view.start(other, |_| true),
         };
         if start.offset < min_offset {
-            start = view.start(view.index.find_offset(min_offset), |point| point.offset <= min_offset)?;
+            start = view.start(view.index.find_offset(min_offset), |point| point.offset <= min_offset);
         }
         let mut cursor = view.cursor(start, SCAN_BYTES);
         find_time(&mut cursor, timestamp_ms, min_offset, max_offset).map_err(|cause| view.damage(&mut cursor, cause))
     }
 
-    /// The index, loaded if it is not. One of a segment that is still written may turn out to be lost.
-    pub(crate) fn index(&self, disk: &dyn Disk) -> Result<Arc<SegmentIndex>, Box<Damage>> {
-        Ok(self.view(disk)?.index)
+    /// The index, loaded if it is not. It may turn out to be lost.
+    pub(crate) fn index(&self, disk: &dyn Disk) -> Arc<SegmentIndex> {
+        self.view(disk).index
     }
 
-    fn view<'a>(&'a self, disk: &'a dyn Disk) -> Result<View<'a>, Box<Damage>> {
+    fn view<'a>(&'a self, disk: &'a dyn Disk) -> View<'a> {
         let (end, sealed, index) = {
             let state = self.state();
             (state.end, state.sealed, state.index.clone())
         };
         if let Some(index) = index {
-            return Ok(View { disk, segment: self, end, index });
+            return View { disk, segment: self, end, index };
         }
         let view = View { disk, segment: self, end, index: Arc::default() };
-        let index = if sealed { view.load_footer() } else { view.load_frames() };
-        let index = match index {
-            Ok(index) => index,
-            Err(cause) if sealed => return Err(view.damage_at(&Place::from(&end), None, cause)),
-            Err(cause) => {
-                tracing::error!(file = %self.file, %cause, "the index of a segment cannot be read back");
-                SegmentIndex::lost()
-            }
-        };
+        let (index, may_recover) = view.load_index(sealed);
         let index = Arc::new(index);
         let mut state = self.state();
-        if state.end == end {
+        if state.end == end && !may_recover {
             state.index = Some(Arc::clone(&index));
         }
-        Ok(View { index, ..view })
+        View { index, ..view }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -230,15 +220,26 @@ impl<'a> View<'a> {
     }
 
     /// The place that a lookup leads to; within an index frame, the last point for which `is_before` holds.
-    fn start(&self, lookup: Lookup, is_before: impl Fn(&IndexPoint) -> bool) -> Result<Place, Box<Damage>> {
-        Ok(match lookup {
+    fn start(&self, lookup: Lookup, is_before: impl Fn(&IndexPoint) -> bool) -> Place {
+        match lookup {
             Lookup::Point(point) => Place::from(&point),
-            Lookup::Frame(at) => {
-                let point = last_before(&self.points(at.position)?, is_before);
-                point.map_or_else(|| self.first(), |point| Place::from(&point))
-            }
+            Lookup::Frame(at) => self.within(at.position, |points| last_before(points, is_before)),
             Lookup::Start | Lookup::Nothing => self.first(),
-        })
+        }
+    }
+
+    /// The place of the point that is picked from the index frame at `position`. Without that frame, which is damaged then,
+    /// the stretch that it covers is walked through from its start.
+    fn within(&self, position: u64, pick: impl FnOnce(&[IndexPoint]) -> Option<IndexPoint>) -> Place {
+        let frame_at = |position| self.cursor(self.first(), 0).index_frame_at(position);
+        match frame_at(position) {
+            Ok((frame, _)) => pick(&frame.points).map_or_else(|| self.first(), |point| Place::from(&point)),
+            Err(cause) => {
+                tracing::error!(file = %self.segment.file, position, %cause, "an index frame of a segment is damaged");
+                let before = self.index.directory().iter().map(|frame| frame.position).rfind(|&frame| frame < position);
+                before.and_then(|before| frame_at(before).ok()).map_or_else(|| self.first(), |(_, behind)| behind)
+            }
+        }
     }
 
     /// Where the first frame stands.
@@ -246,15 +247,32 @@ impl<'a> View<'a> {
         Place::from(&Mark::start(&self.segment.header))
     }
 
-    /// The points of the index frame at `position`.
-    fn points(&self, position: u64) -> Result<Vec<IndexPoint>, Box<Damage>> {
-        let place = Place { position, ..self.first() };
-        let frame = self.cursor(place, 0).index_frame_at(position);
-        frame.map(|(frame, _)| frame.points).map_err(|cause| self.damage_at(&place, None, cause))
+    /// The index, from where it is quickest to get. Frames prove themselves, so without header and footer everything can
+    /// still be found and read, and without an index frame from the start on. Says whether another attempt may find more.
+    fn load_index(&self, sealed: bool) -> (SegmentIndex, bool) {
+        let file = &self.segment.file;
+        let report = |cause: &DamageCause, what| {
+            tracing::error!(%file, %cause, what, "a segment is damaged outside of its entries; it is read without that");
+        };
+        if let Err(cause) = self.check_header() {
+            report(&cause, "header");
+        }
+        if sealed {
+            match self.load_footer() {
+                Ok(index) => return (index, false),
+                Err(cause) => report(&cause, "footer"),
+            }
+        }
+        self.load_frames().map_or_else(
+            |cause| {
+                report(&cause, "index");
+                (SegmentIndex::lost(), matches!(cause, DamageCause::Disk(_)))
+            },
+            |index| (index, false),
+        )
     }
 
     fn load_footer(&self) -> Result<SegmentIndex, DamageCause> {
-        self.check_header()?;
         let (file, end) = (&self.segment.file, self.end.position);
         let bytes = self.disk.len(file)?.unwrap_or(0).saturating_sub(end);
         if bytes > end + TRAILER_BYTES as u64 {
@@ -269,7 +287,6 @@ impl<'a> View<'a> {
 
     /// From the last index frame back to the first, and then over the frames behind the last.
     fn load_frames(&self) -> Result<SegmentIndex, DamageCause> {
-        self.check_header()?;
         let first = self.first();
         let mut directory = Vec::new();
         let mut behind = None;
@@ -316,9 +333,7 @@ impl<'a> View<'a> {
         let behind = || self.index.offset_behind(place.position).unwrap_or(self.end.offset);
         let end = span.map_or_else(behind, |span| place.offset.plus(span));
         let file = self.segment.file.clone();
-        let (start, is_footer) = (place.offset, place.position >= self.end.position);
-        let offsets = if is_footer { self.segment.header.base_offset..self.end.offset } else { start..end };
-        Box::new(Damage { file, position: place.position, index: place.index, offsets, cause })
+        Box::new(Damage { file, position: place.position, index: place.index, offsets: place.offset..end, cause })
     }
 }
 

@@ -63,7 +63,7 @@ impl SegmentWriter {
         let at = segment.end();
         let file = segment.file().clone();
         let first_op = matches!(disk.len(&file), Ok(None)).then_some(DiskOp::Create { file });
-        let index = segment.index(disk).map_or_else(|_| SegmentIndex::lost(), Arc::unwrap_or_clone);
+        let index = Arc::unwrap_or_clone(segment.index(disk));
         let (bufs_position, allocated_bytes, written_back) = (at.position, at.position, at.position);
         Self { segment, config, at, index, first_op, bufs: Vec::new(), bufs_position, allocated_bytes, written_back }
     }

@@ -232,8 +232,10 @@ impl State {
                 self.change(file)?.write_zeros(*len);
             }
             DiskOp::Preallocate { file, len } => {
-                self.check_space(file, *len)?;
-                self.change(file)?.reserve(*len);
+                if self.check_space(file, *len).is_ok() {
+                    self.change(file)?.reserve(*len);
+                }
+                self.find(file)?;
             }
             DiskOp::Write { file, pos, bufs } => self.write(file, *pos, bufs)?,
             DiskOp::Truncate { file, len } => self.change(file)?.truncate(*len),

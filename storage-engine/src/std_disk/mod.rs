@@ -95,7 +95,11 @@ impl StdDisk {
                 handle.map.forget();
                 write_zeros(&handle.file, *len)
             }),
-            DiskOp::Preallocate { file, len } => self.change(file, |handle| reserve(&handle.file, *len)),
+            DiskOp::Preallocate { file, len } => self.change(file, |handle| match reserve(&handle.file, *len) {
+                // Less than that may be enough: the write decides.
+                Err(error) if is_lack_of_space(error.kind()) => Ok(()),
+                other => other,
+            }),
             DiskOp::Write { file, pos, bufs } => {
                 self.change(file, |handle| write_all_vectored(&handle.file, *pos, bufs))
             }
@@ -212,8 +216,13 @@ fn write_zeros(file: &File, len: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Reserves blocks up to `len` without changing the length. A failure leaves none of the new ones behind ([M] half of them stay otherwise); a file
-/// system that cannot reserve is no error, since reserving only makes later writes quicker and surer.
+const fn is_lack_of_space(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+}
+
+/// Reserves blocks up to `len` without changing the length. A failure leaves none of the new ones behind (the kernel keeps
+/// those that it got before it failed); a file system that cannot reserve is no error, since reserving only makes later
+/// writes quicker and surer.
 fn reserve(file: &File, len: u64) -> io::Result<()> {
     if len == 0 {
         return Ok(());

@@ -31,7 +31,7 @@ pub fn replace(file: &FileName, mut content: Vec<u8>) -> Vec<DiskOp> {
     ]
 }
 
-/// What a file says, from the first of its copies that `decode` takes (zeros may follow the content); `None` if there is
+/// What a file says, durably, from the first of its copies that `decode` takes (zeros may follow the content); `None` if there is
 /// no file.
 ///
 /// # Errors
@@ -42,6 +42,9 @@ pub fn read<T>(
     decode: impl Fn(&[u8]) -> Result<T, DamageCause>,
 ) -> Result<Option<T>, OpenError> {
     let Some(len) = disk.len(file)? else { return Ok(None) };
+    // A process that was killed may have left it under its name in the page cache only. What is done on its word must not
+    // be there when a power cut has brought its predecessor back.
+    disk.perform(&DiskOp::SyncDir { dir: file.dir().to_owned() })?;
     let copy = |number: u64| decode(&disk.read(file, number * (len / 2), to_usize(len / 2))?);
     let content = copy(0).or_else(|cause| {
         tracing::error!(%file, %cause, "the first copy is damaged, the second is used");
@@ -79,6 +82,10 @@ mod tests {
                 assert_eq!(read(&disk, &file, decode).unwrap().unwrap(), new, "and it can be replaced again");
             }
         }
+        ops[..4].iter().for_each(|op| disk.perform(op).unwrap());
+        assert_eq!(read(&disk, &file, decode).unwrap().unwrap(), new);
+        disk.crash(&CrashPlan::LOSE_ALL);
+        assert_eq!(read(&disk, &file, decode).unwrap().unwrap(), new, "what was read once stays");
         assert!(seen_old, "without the sync of the directory the new name may be lost");
     }
 }

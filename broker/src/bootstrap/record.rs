@@ -212,6 +212,17 @@ mod tests {
     }
 
     #[test]
+    fn what_was_read_after_a_killed_process_stays() {
+        let disk = SimDisk::new(1);
+        undecided().write(&disk).unwrap();
+        let ops = atomic_file::replace(&FileName::new(FILE), decided().encode());
+        ops[..ops.len() - 1].iter().for_each(|op| disk.perform(op).unwrap());
+        assert_eq!(open(&disk).unwrap(), decided());
+        disk.crash(&CrashPlan::LOSE_ALL);
+        assert_eq!(open(&disk).unwrap(), decided(), "others were told of it");
+    }
+
+    #[test]
     fn a_crash_at_any_point_leaves_the_old_record_or_the_new() {
         let base = SimDisk::new(1);
         undecided().write(&base).unwrap();

@@ -45,7 +45,7 @@ impl DirLock {
     pub(super) fn acquire(root: &Path) -> Result<Self, LockError> {
         let path = root.join(LOCK_FILE);
         let fail = |error| LockError::Io { path: path.clone(), error };
-        fs::create_dir_all(root).map_err(|error| LockError::Io { path: root.to_owned(), error })?;
+        make_dir(root).map_err(|error| LockError::Io { path: root.to_owned(), error })?;
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(fail)?;
         match file.try_lock() {
@@ -66,4 +66,25 @@ impl DirLock {
         write_pid(&mut file).map_err(fail)?;
         Ok(Self { _file: file })
     }
+}
+
+/// Makes a directory with its parents, and its name and those of the parents that it made durable: nothing below it is
+/// before.
+fn make_dir(root: &Path) -> io::Result<()> {
+    let missing = root.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).count();
+    fs::create_dir_all(root)?;
+    for dir in root.ancestors().take(missing) {
+        sync_parent(dir)?;
+    }
+    // A process that was killed may have made it and no more. Whoever may not look into the parent did not make it.
+    match if missing == 0 { sync_parent(root) } else { Ok(()) } {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        other => other,
+    }
+}
+
+fn sync_parent(dir: &Path) -> io::Result<()> {
+    let Some(parent) = dir.parent() else { return Ok(()) };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    File::open(parent)?.sync_all()
 }

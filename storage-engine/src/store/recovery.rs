@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     checkpoint::{Checkpoint, GroupRecord},
-    disk::{Disk, DiskOp, FileName},
+    disk::{Disk, FileName},
     entry::{Entry, HardState},
     error::OpenError,
     identity::DirIdentity,
@@ -81,9 +81,6 @@ impl Store {
             return Err(OpenError::OtherDirectory { expected: Box::new(*identity), found: Box::new(found) });
         }
         let checkpoint = Checkpoint::read(&*disk, identity.incarnation)?;
-        // A process that was killed may have left it under its name in the page cache only. What it frees must not be
-        // used again while a power cut can bring its predecessor back.
-        disk.perform(&DiskOp::SyncDir { dir: String::new() })?;
         let mut recovery = Recovery::new(Arc::clone(&disk), config, &checkpoint);
         let start = ReplayStart { lsn: checkpoint.replay_from, synced: checkpoint.lsn };
         let mut replay = Replay::open(&*disk, journal_id, start)?;

@@ -229,7 +229,7 @@ impl Node {
                 if !message.entries.is_empty() && self.store.is_behind() {
                     return;
                 }
-                known.step(*message);
+                known.step(from, *message);
                 self.dirty.insert(group);
             }
             PeerMessage::Leadership { group, term } => {

@@ -8,7 +8,9 @@ use levada_protocol::{
     ids::{Offset, PartitionId, ProducerEpoch, ProducerId},
     source::NewTopic,
 };
-use levada_storage_engine::{disk::FileName, journal::JournalId, sim_disk::SimDisk, store::DirIdentity};
+use levada_storage_engine::{
+    disk::FileName, entry::EntryKind, journal::JournalId, sim_disk::SimDisk, store::DirIdentity,
+};
 
 use super::*;
 use crate::{node::event::Answer, raft::wire};
@@ -503,4 +505,90 @@ fn a_node_that_goes_down_answers_what_it_has_taken() {
         world.until(|world| !world.nodes.contains_key(&going));
         assert_eq!(world.replies.get(&id), Some(&appended(0, false)), "{nodes} nodes");
     }
+}
+
+/// Each of these made raft, or the state machine behind it, end the process.
+#[test]
+fn no_message_of_a_peer_ends_the_process() {
+    use raft::eraftpb::MessageType;
+
+    let mut world = World::new(3);
+    let place = world.create_topic(1, &[])[0];
+    for sequence in 0..3 {
+        world.produce(place, batch(&["a"], sequence)).unwrap();
+    }
+    let leader = world.leader(place).unwrap();
+    let follower = (1..=3).map(NodeId).find(|node| *node != leader).unwrap();
+    world.until(|world| world.values(follower, place).len() == 3);
+    let raft = &world.nodes[&follower].partitions.values().next().unwrap().group;
+    let (group, term, last) = (raft.id(), raft.term().get(), raft.last_index());
+    let replica = |at: NodeId| raft.replicas().iter().find(|(_, node)| **node == at).unwrap().0.get();
+    let (from, to) = (replica(leader), replica(follower));
+    let message = |kind: MessageType, entry: Option<(EntryKind, &[u8])>| {
+        let mut message = raft::eraftpb::Message::default();
+        message.set_msg_type(kind);
+        message.set_from(from);
+        message.set_to(to);
+        message.set_term(term);
+        message.set_index(last.get());
+        message.set_log_term(term);
+        let entry =
+            entry.map(|(kind, data)| wire::raft_entry(last.next().get(), term, kind, Bytes::copy_from_slice(data)));
+        message.set_entries(entry.into_iter().collect::<Vec<_>>().into());
+        message
+    };
+    let mut messages = vec![
+        message(MessageType::MsgReadIndex, None),
+        message(MessageType::MsgAppend, Some((EntryKind::Batches, b"no batches"))),
+        message(MessageType::MsgAppend, Some((EntryKind::Batches, &batch(&["offset 0 again"], 0)))),
+        message(MessageType::MsgAppend, Some((EntryKind::Command, b"no command"))),
+        message(MessageType::MsgAppend, Some((EntryKind::Command, b""))),
+        message(MessageType::MsgAppend, Some((EntryKind::ConfChange, b""))),
+    ];
+    let heartbeat = message(MessageType::MsgHeartbeat, None);
+    let append = message(MessageType::MsgAppend, Some((EntryKind::Empty, b"")));
+    for spoil in [
+        |m: &mut raft::eraftpb::Message| m.set_commit(1000),
+        |m: &mut raft::eraftpb::Message| m.set_from(m.get_to()),
+        |m: &mut raft::eraftpb::Message| m.set_from(99),
+    ] {
+        let mut spoiled = heartbeat.clone();
+        spoil(&mut spoiled);
+        messages.push(spoiled);
+    }
+    for spoil in [
+        |m: &mut raft::eraftpb::Message| m.mut_entries()[0].set_index(1000),
+        |m: &mut raft::eraftpb::Message| m.mut_entries()[0].set_term(1000),
+        |m: &mut raft::eraftpb::Message| m.mut_entries()[0].set_term(0),
+        |m: &mut raft::eraftpb::Message| {
+            m.set_index(1000);
+            m.set_log_term(0);
+            m.mut_entries()[0].set_index(1001);
+        },
+    ] {
+        let mut spoiled = append.clone();
+        spoil(&mut spoiled);
+        messages.push(spoiled);
+    }
+    for mut message in messages {
+        // What it appends is committed at once, and so would be applied.
+        if !message.get_entries().is_empty() {
+            message.set_commit(last.next().get());
+        }
+        let message = PeerMessage::Raft { group, message: Box::new(message) };
+        world.events.push_back((follower, Event::Peer { from: leader, message }));
+        world.settle();
+        assert_eq!(world.nodes[&follower].partitions[&group].group.last_index(), last);
+    }
+    let response = |at: NodeId| {
+        let mut response = message(MessageType::MsgAppendResponse, None);
+        response.set_index(1000);
+        response.set_from(to);
+        response.set_to(from);
+        (leader, Event::Peer { from: at, message: PeerMessage::Raft { group, message: Box::new(response) } })
+    };
+    let responses = [response(follower), response(NodeId(7))];
+    world.events.extend(responses);
+    assert_eq!(world.produce(place, batch(&["b"], 3)), appended(3, false));
+    world.until(|world| world.values(follower, place).len() == 4);
 }

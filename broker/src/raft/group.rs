@@ -15,7 +15,7 @@ use raft::{
 };
 
 use super::{
-    APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, ELECTION_TICKS, HEARTBEAT_TICKS,
+    APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, ELECTION_TICKS, HEARTBEAT_TICKS, guard,
     storage::{GroupStorage, hard_state_from_raft},
     timeout::election_timeout,
     wire::{PeerMessage, kind_of},
@@ -186,9 +186,17 @@ impl Group {
         self.fix_timeout();
     }
 
-    /// A message from another replica. Proposals are dropped: only the leader's own producers propose.
-    pub fn step(&mut self, message: eraftpb::Message) {
-        if message.get_msg_type() == MessageType::MsgPropose || message.get_to() != self.raw.raft.id {
+    /// A message from the replica on a node. What no sound replica says there is dropped.
+    pub fn step(&mut self, from: NodeId, message: eraftpb::Message) {
+        let raft = &self.raw.raft;
+        let is_ours = message.get_to() == raft.id;
+        if !is_ours || self.replicas.get(&ReplicaId(message.get_from())) != Some(&from) {
+            tracing::warn!(group = self.id.get(), %from, "raft.message.foreign: it is not of a replica on that node");
+            return;
+        }
+        if let Err(why) = guard::check(self.id, raft.term, &raft.raft_log, &self.log, &message) {
+            let kind = message.get_msg_type();
+            tracing::warn!(group = self.id.get(), %from, ?kind, why, "raft.message.dropped");
             return;
         }
         let is_asked = message.get_msg_type() == MessageType::MsgTimeoutNow && message.context == ASKED;

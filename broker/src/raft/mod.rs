@@ -20,9 +20,11 @@
 //! and a leader without a quorum steps down; ReadIndex for linearizable reads. **What is guarded**: followers never
 //! forward proposals (a proposal from a peer is dropped, clients are redirected); election timeouts come from
 //! [`timeout`], not from ambient randomness, so that a simulated run can be repeated; messages of peers are decoded
-//! by [`wire`] from our own format, never by the protobuf crate that raft links.
+//! by [`wire`] from our own format, never by the protobuf crate that raft links, and looked at by `guard` before raft
+//! trusts them.
 
 pub mod group;
+mod guard;
 pub mod storage;
 pub mod timeout;
 pub mod wire;

@@ -13,6 +13,9 @@ use levada_protocol::{
 use levada_storage_engine::entry::EntryKind;
 use raft::eraftpb;
 
+/// No index or term comes near: raft adds to them without looking.
+const NUMBER_MAX: u64 = i64::MAX as u64;
+
 /// What one node says to another.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PeerMessage {
@@ -130,6 +133,11 @@ fn decode_raft(wire: peer::RaftMessage, payload: &mut Bytes) -> Result<eraftpb::
     if kind == eraftpb::MessageType::MsgSnapshot || raft::raw_node::is_local_msg(kind) {
         return Err(bad(format!("raft message {kind:?} does not come from a peer")));
     }
+    for number in [wire.term, wire.log_term, wire.index, wire.commit, wire.commit_term, wire.reject_hint] {
+        if number > NUMBER_MAX {
+            return Err(bad(format!("{number} is neither an index nor a term")));
+        }
+    }
     let mut message = eraftpb::Message::default();
     message.set_msg_type(kind);
     message.set_from(wire.from);
@@ -241,6 +249,9 @@ mod tests {
             |m: &mut peer::RaftMessage| m.r#type = 77,
             |m: &mut peer::RaftMessage| m.r#type = eraftpb::MessageType::MsgSnapshot as u32,
             |m: &mut peer::RaftMessage| m.r#type = eraftpb::MessageType::MsgHup as u32,
+            |m: &mut peer::RaftMessage| m.index = u64::MAX,
+            |m: &mut peer::RaftMessage| m.term = u64::MAX,
+            |m: &mut peer::RaftMessage| m.reject_hint = u64::MAX,
             |m: &mut peer::RaftMessage| m.entries[1].kind = 200,
             |m: &mut peer::RaftMessage| m.entries[1].index = 99,
             |m: &mut peer::RaftMessage| m.entries[1].payload_bytes = u32::MAX,

@@ -9,6 +9,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
+    net::tcp::OwnedWriteHalf,
     time::timeout,
 };
 
@@ -23,25 +24,60 @@ pub(crate) async fn write_all(
 ) -> io::Result<()> {
     while !chunks.is_empty() {
         let mut slices = [IoSlice::new(&[]); SLICES];
-        let mut count = 0;
-        for (slice, chunk) in slices.iter_mut().zip(chunks.iter()) {
-            *slice = IoSlice::new(chunk);
-            count += 1;
+        let call = writer.write_vectored(fill(&mut slices, chunks));
+        let written = timeout(stall, call).await.map_err(|_| stalled(stall))??;
+        advance(chunks, written)?;
+    }
+    Ok(())
+}
+
+/// As [`write_all`], to a socket that others may hold, too, as long as they do not write.
+pub(crate) async fn write_all_shared(
+    writer: &OwnedWriteHalf,
+    chunks: &mut VecDeque<Bytes>,
+    stall: Duration,
+) -> io::Result<()> {
+    while !try_write(writer, chunks)? {
+        timeout(stall, writer.writable()).await.map_err(|_| stalled(stall))??;
+    }
+    Ok(())
+}
+
+/// Writes what the socket takes at once; whether that is all.
+pub(crate) fn try_write(writer: &OwnedWriteHalf, chunks: &mut VecDeque<Bytes>) -> io::Result<bool> {
+    while !chunks.is_empty() {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        match writer.try_write_vectored(fill(&mut slices, chunks)) {
+            Ok(written) => advance(chunks, written)?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error),
         }
-        let call = writer.write_vectored(slices.get(..count).unwrap_or_default());
-        let mut written = timeout(stall, call).await.map_err(|_| stalled(stall))??;
-        if written == 0 && chunks.iter().any(|chunk| !chunk.is_empty()) {
-            return Err(io::ErrorKind::WriteZero.into());
+    }
+    Ok(true)
+}
+
+fn fill<'s, 'c>(slices: &'s mut [IoSlice<'c>; SLICES], chunks: &'c VecDeque<Bytes>) -> &'s [IoSlice<'c>] {
+    let mut count = 0;
+    for (slice, chunk) in slices.iter_mut().zip(chunks) {
+        *slice = IoSlice::new(chunk);
+        count += 1;
+    }
+    slices.get(..count).unwrap_or_default()
+}
+
+/// So many bytes of the chunks are written.
+fn advance(chunks: &mut VecDeque<Bytes>, mut written: usize) -> io::Result<()> {
+    if written == 0 && chunks.iter().any(|chunk| !chunk.is_empty()) {
+        return Err(io::ErrorKind::WriteZero.into());
+    }
+    while let Some(chunk) = chunks.front_mut() {
+        let step = written.min(chunk.len());
+        chunk.advance(step);
+        written -= step;
+        if !chunk.is_empty() {
+            break;
         }
-        while let Some(chunk) = chunks.front_mut() {
-            let step = written.min(chunk.len());
-            chunk.advance(step);
-            written -= step;
-            if !chunk.is_empty() {
-                break;
-            }
-            chunks.pop_front();
-        }
+        chunks.pop_front();
     }
     Ok(())
 }

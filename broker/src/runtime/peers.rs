@@ -4,6 +4,9 @@
 //! that waits when the connection is free leaves as one frame (many groups', bounded), and entries are written from
 //! where they lie. Messages may be lost, raft sends again: what finds the queue full or the node out of reach is
 //! dropped, and the core is told.
+//!
+//! A small frame is written by the core's own thread, if the connection is free and takes it at once: an acknowledgement
+//! need not wait for a task to wake up. The task writes what is large, or what the socket did not take.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use levada_protocol::{
     error::{Error, ErrorCode, Result},
     frame::{Api, encode_request},
@@ -21,7 +25,11 @@ use levada_protocol::{
     limits::{MIB, PEER_QUEUE_BYTES_MAX},
 };
 use metrics::counter;
-use tokio::{net::tcp::OwnedReadHalf, sync::Notify, time::sleep};
+use tokio::{
+    net::tcp::{OwnedReadHalf, OwnedWriteHalf},
+    sync::Notify,
+    time::sleep,
+};
 
 use super::{tasks::Tasks, worker::Worker};
 use crate::{
@@ -30,7 +38,7 @@ use crate::{
     net::{
         dial::{self, Caller, lost},
         frames::{FrameReader, ReadError},
-        write::write_all,
+        write::{try_write, write_all_shared},
     },
     raft::wire::{self, PeerMessage},
 };
@@ -39,6 +47,8 @@ use crate::{
 const FRAME_TARGET_BYTES: usize = MIB;
 /// The most messages in one frame, so that its header stays far below the limit.
 const FRAME_MESSAGES_MAX: usize = 4096;
+/// The largest frame that is written without the task.
+const DIRECT_BYTES_MAX: usize = 64 * 1024;
 /// A connection that takes nothing for this long is given up.
 const WRITE_STALL: Duration = Duration::from_secs(5);
 /// Pauses between attempts to connect.
@@ -67,6 +77,10 @@ struct Queue {
 struct Waiting {
     messages: VecDeque<PeerMessage>,
     bytes: usize,
+    /// The connection, while its task waits for work: then whoever holds the lock may write.
+    idle: Option<Arc<OwnedWriteHalf>>,
+    /// The end of a frame that the socket did not take at once. It goes before everything else.
+    rest: VecDeque<Bytes>,
 }
 
 impl Peers {
@@ -95,8 +109,8 @@ impl Peers {
 
     /// Sends off what was queued since the last call.
     pub(crate) fn wake(&self) {
-        for queue in lock(&self.queues).values() {
-            if !queue.lock().messages.is_empty() {
+        for (node, queue) in &*lock(&self.queues) {
+            if !queue.lock().send_directly(*node) {
                 queue.work.notify_one();
             }
         }
@@ -164,26 +178,33 @@ impl Peers {
 }
 
 /// Writes frames until the connection breaks.
-async fn carry(mut connection: dial::Connection, queue: &Queue, to: NodeId) -> Error {
-    let address = connection.writer.peer_addr().map(|address| address.to_string()).unwrap_or_default();
+async fn carry(connection: dial::Connection, queue: &Queue, to: NodeId) -> Error {
+    let dial::Connection { mut reader, writer, .. } = connection;
+    let address = writer.peer_addr().map(|address| address.to_string()).unwrap_or_default();
+    let writer = Arc::new(writer);
     let write = async {
-        let mut chunks = VecDeque::new();
         loop {
-            queue.filled().await;
-            let (frame, payload) = wire::encode(queue.take());
-            let payload_bytes = payload.iter().map(bytes::Bytes::len).sum();
-            counter!(names::PEER_FRAMES, "node" => to.to_string()).increment(1);
-            chunks.push_back(encode_request(Api::Raft, 0, &frame, payload_bytes));
-            chunks.extend(payload);
-            if let Err(error) = write_all(&mut connection.writer, &mut chunks, WRITE_STALL).await {
+            let mut chunks = queue.next_frame(&writer, to).await;
+            if let Err(error) = write_all_shared(&writer, &mut chunks, WRITE_STALL).await {
                 return lost(&address, &error);
             }
         }
     };
     tokio::select! {
         error = write => error,
-        error = refusal(&mut connection.reader) => error.unwrap_or_else(|| lost(&address, &"it closed the connection")),
+        error = refusal(&mut reader) => error.unwrap_or_else(|| lost(&address, &"it closed the connection")),
     }
+}
+
+/// Messages as one frame.
+fn frame(messages: Vec<PeerMessage>, to: NodeId) -> VecDeque<Bytes> {
+    let (frame, payload) = wire::encode(messages);
+    let payload_bytes = payload.iter().map(Bytes::len).sum();
+    counter!(names::PEER_FRAMES, "node" => to.to_string()).increment(1);
+    let mut chunks = VecDeque::with_capacity(1 + payload.len());
+    chunks.push_back(encode_request(Api::Raft, 0, &frame, payload_bytes));
+    chunks.extend(payload);
+    chunks
 }
 
 /// Waits until the other side closes, or says why it does not want more.
@@ -216,21 +237,23 @@ impl Queue {
         }
     }
 
-    /// Takes what fits one frame, at least one message if there is one.
-    fn take(&self) -> Vec<PeerMessage> {
-        let mut waiting = self.lock();
-        let mut taken = Vec::new();
-        let mut bytes = 0;
-        while let Some(next) = waiting.messages.front() {
-            let more = next.wire_bytes();
-            if !taken.is_empty() && (bytes + more > FRAME_TARGET_BYTES || taken.len() == FRAME_MESSAGES_MAX) {
-                break;
+    /// Waits for something to write. Meanwhile the connection may be written to by [`Waiting::send_directly`].
+    async fn next_frame(&self, writer: &Arc<OwnedWriteHalf>, to: NodeId) -> VecDeque<Bytes> {
+        loop {
+            {
+                let mut waiting = self.lock();
+                let mut chunks = std::mem::take(&mut waiting.rest);
+                if chunks.is_empty() && !waiting.messages.is_empty() {
+                    chunks = frame(waiting.take(), to);
+                }
+                if !chunks.is_empty() {
+                    waiting.idle = None;
+                    return chunks;
+                }
+                waiting.idle = Some(Arc::clone(writer));
             }
-            bytes += more;
-            taken.extend(waiting.messages.pop_front());
+            self.work.notified().await;
         }
-        waiting.bytes -= bytes;
-        taken
     }
 
     fn clear(&self) {
@@ -238,9 +261,48 @@ impl Queue {
     }
 }
 
+impl Waiting {
+    /// Writes what waits if the connection is free and it is little. Whether the task has nothing to do.
+    fn send_directly(&mut self, to: NodeId) -> bool {
+        if self.messages.is_empty() && self.rest.is_empty() {
+            return true;
+        }
+        let Some(idle) = self.idle.take_if(|_| self.bytes <= DIRECT_BYTES_MAX && self.rest.is_empty()) else {
+            return false;
+        };
+        let mut chunks = VecDeque::new();
+        while !self.messages.is_empty() {
+            chunks.extend(frame(self.take(), to));
+        }
+        // The task meets the error, if there is one.
+        let done = try_write(&idle, &mut chunks).unwrap_or(false);
+        if done {
+            self.idle = Some(idle);
+        } else {
+            self.rest = chunks;
+        }
+        done
+    }
+
+    /// Takes what fits one frame, at least one message if there is one.
+    fn take(&mut self) -> Vec<PeerMessage> {
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        while let Some(next) = self.messages.front() {
+            let more = next.wire_bytes();
+            if !taken.is_empty() && (bytes + more > FRAME_TARGET_BYTES || taken.len() == FRAME_MESSAGES_MAX) {
+                break;
+            }
+            bytes += more;
+            taken.extend(self.messages.pop_front());
+        }
+        self.bytes -= bytes;
+        taken
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use levada_protocol::ids::{GroupId, Term};
     use levada_storage_engine::entry::EntryKind;
     use raft::eraftpb;
@@ -266,10 +328,12 @@ mod tests {
         for message in [small(), append(MIB / 2), append(MIB / 3), append(MIB / 3), append(5 * MIB), small()] {
             push(&queue, message);
         }
-        let lengths: Vec<usize> = std::iter::from_fn(|| Some(queue.take().len()).filter(|len| *len > 0)).collect();
+        let lengths: Vec<usize> =
+            std::iter::from_fn(|| Some(queue.lock().take().len()).filter(|len| *len > 0)).collect();
         assert_eq!(lengths, [3, 1, 1, 1], "the large one alone");
         assert_eq!(queue.lock().bytes, 0);
         (0..FRAME_MESSAGES_MAX + 1).for_each(|_| push(&queue, small()));
-        assert_eq!((queue.take().len(), queue.take().len()), (FRAME_MESSAGES_MAX, 1));
+        assert_eq!(queue.lock().take().len(), FRAME_MESSAGES_MAX);
+        assert_eq!(queue.lock().take().len(), 1);
     }
 }

@@ -32,6 +32,10 @@ pub const PEER_MESSAGES_DROPPED: &str = "levada_peer_messages_dropped_total";
 pub const WORKER_ROUND_SECONDS: &str = "levada_worker_round_seconds";
 /// Gauge: events that wait for the node core.
 pub const WORKER_QUEUE: &str = "levada_worker_queue";
+/// Gauge, bytes: entries in memory that a quorum or a segment does not have yet, or that were written lately.
+pub const TAIL_BYTES: &str = "levada_tail_bytes";
+/// Gauge, bytes: committed entries of partitions led elsewhere that wait for this disk's segments.
+pub const BACKLOG_BYTES: &str = "levada_backlog_bytes";
 /// Counter: failures of the data directory; each ends the process.
 pub const STORAGE_FAILURES: &str = "levada_storage_failures_total";
 /// Gauge: partitions with a replica here.
@@ -115,6 +119,16 @@ pub const ALL: &[Metric] = &[
     metric(PEER_MESSAGES_DROPPED, Kind::Counter, "raft messages dropped because a node's queue was full, by node"),
     metric(WORKER_ROUND_SECONDS, Kind::Histogram, "seconds of one round of the node core"),
     metric(WORKER_QUEUE, Kind::Gauge, "events that wait for the node core"),
+    metric(
+        TAIL_BYTES,
+        Kind::Gauge,
+        "bytes of entries in memory that a quorum or a segment does not have yet, or that were written lately",
+    ),
+    metric(
+        BACKLOG_BYTES,
+        Kind::Gauge,
+        "bytes of committed entries of partitions led elsewhere that wait for this disk's segments",
+    ),
     metric(STORAGE_FAILURES, Kind::Counter, "failures of the data directory; each ends the process"),
     metric(PARTITIONS, Kind::Gauge, "partitions with a replica here"),
     metric(PARTITIONS_LED, Kind::Gauge, "partitions led here"),

@@ -122,6 +122,8 @@ impl Worker {
             effects: Vec::new(),
             round_seconds: histogram!(names::WORKER_ROUND_SECONDS),
             queue_length: gauge!(names::WORKER_QUEUE),
+            tail_bytes: gauge!(names::TAIL_BYTES),
+            backlog_bytes: gauge!(names::BACKLOG_BYTES),
             state: Ending(state),
         };
         std::thread::Builder::new().name("node".to_owned()).spawn(move || thread.run())?;
@@ -246,6 +248,8 @@ struct Thread {
     effects: Vec<Effect>,
     round_seconds: Histogram,
     queue_length: Gauge,
+    tail_bytes: Gauge,
+    backlog_bytes: Gauge,
     /// Dropped last: by then the lanes' threads have ended.
     state: Ending,
 }
@@ -281,9 +285,15 @@ impl Thread {
             next = Next::End;
         }
         self.round_seconds.record(begun.elapsed());
-        #[allow(clippy::cast_precision_loss, reason = "a queue is short")]
-        self.queue_length.set(self.queued.load(Ordering::Relaxed) as f64);
+        self.show();
         next
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "what is in memory is far below 2^52")]
+    fn show(&self) {
+        self.queue_length.set(self.queued.load(Ordering::Relaxed) as f64);
+        self.tail_bytes.set(self.node.store().tail_bytes() as f64);
+        self.backlog_bytes.set(self.node.store().backlog_bytes() as f64);
     }
 
     fn take(&mut self, input: Input) -> Next {

@@ -1,6 +1,8 @@
 //! Which segments are old enough to go. A plan only: the leader proposes it as a raft entry, so that all replicas remove
 //! the same segments, and the store does when that entry is applied.
 
+use std::collections::BTreeMap;
+
 use levada_protocol::ids::{LogIndex, Offset};
 
 use crate::log::SegmentStats;
@@ -26,15 +28,24 @@ pub struct NewLogStart {
 /// Where a log of these segments should start, if it should be cut.
 ///
 /// Only whole sealed segments go, in order, and none with an entry above `floor`, the highest that every replica has: a
-/// follower that is behind must find what it lacks. A segment's age is that of its youngest record. A timestamp in the
-/// future counts as now, and once something with a believable one was appended behind it, as that: so a producer with a
-/// wrong clock keeps a segment longer, but not for ever. The same goes for records without a timestamp.
+/// follower that is behind must find what it lacks.
+///
+/// A segment's time is that of its youngest record, or of its end if that is later (`ends_ms`, by the offset behind it):
+/// so a record is kept for its time from when it was appended, whatever it says itself. A time in the future is not
+/// believed. A segment without a believable one counts as the next behind it that has one, and else as now: so a wrong
+/// clock keeps a segment longer, but not for ever. The same goes for records without a timestamp.
 #[must_use]
-pub fn plan(segments: &[SegmentStats], policy: &RetentionPolicy, now_ms: i64, floor: LogIndex) -> Option<NewLogStart> {
+pub fn plan(
+    segments: &[SegmentStats],
+    ends_ms: &BTreeMap<Offset, i64>,
+    policy: &RetentionPolicy,
+    now_ms: i64,
+    floor: LogIndex,
+) -> Option<NewLogStart> {
     let mut bytes_left: u64 = segments.iter().map(|segment| segment.bytes).sum();
     let mut start = None;
     for (at, segment) in segments.iter().enumerate() {
-        let age_ms = || now_ms.abs_diff(youngest_ms(segments.get(at..).unwrap_or_default(), now_ms));
+        let age_ms = || now_ms.abs_diff(time_ms(segments.get(at..).unwrap_or_default(), ends_ms, now_ms));
         let too_many = policy.retention_bytes.is_some_and(|max| bytes_left - segment.bytes >= max);
         let too_old = policy.retention_ms.is_some_and(|max| segment.max_timestamp_ms.is_none() || age_ms() > max);
         let is_everywhere = segment.next_index.get() <= floor.get() + 1;
@@ -48,9 +59,16 @@ pub fn plan(segments: &[SegmentStats], policy: &RetentionPolicy, now_ms: i64, fl
 }
 
 /// The time of the first of these segments that has a believable one.
-fn youngest_ms(segments: &[SegmentStats], now_ms: i64) -> i64 {
-    let times = segments.iter().filter_map(|segment| segment.max_timestamp_ms);
-    times.into_iter().find(|time_ms| (0..=now_ms).contains(time_ms)).unwrap_or(now_ms)
+fn time_ms(segments: &[SegmentStats], ends_ms: &BTreeMap<Offset, i64>, now_ms: i64) -> i64 {
+    let is_believable = |time_ms: &i64| (0..=now_ms).contains(time_ms);
+    let times = segments.iter().map(|segment| {
+        let youngest_ms = segment.max_timestamp_ms.filter(is_believable);
+        match ends_ms.get(&segment.next_offset) {
+            Some(end_ms) => is_believable(end_ms).then(|| youngest_ms.map_or(*end_ms, |time_ms| time_ms.max(*end_ms))),
+            None => youngest_ms,
+        }
+    });
+    times.flatten().next().unwrap_or(now_ms)
 }
 
 #[cfg(test)]
@@ -77,8 +95,18 @@ mod tests {
     }
 
     fn segments_gone(segments: &[SegmentStats], time: Option<u64>, bytes: Option<u64>, floor: u64) -> usize {
+        gone(segments, &BTreeMap::new(), time, bytes, floor)
+    }
+
+    fn gone(
+        segments: &[SegmentStats],
+        ends_ms: &BTreeMap<Offset, i64>,
+        time: Option<u64>,
+        bytes: Option<u64>,
+        floor: u64,
+    ) -> usize {
         let policy = RetentionPolicy { retention_ms: time, retention_bytes: bytes };
-        let start = plan(segments, &policy, NOW_MS, LogIndex(floor));
+        let start = plan(segments, ends_ms, &policy, NOW_MS, LogIndex(floor));
         start.map_or(0, |start| {
             let gone = segments.iter().position(|segment| segment.next_offset == start.offset).unwrap() + 1;
             assert_eq!(start.index, segments[gone - 1].next_index);
@@ -124,5 +152,20 @@ mod tests {
             assert_eq!(segments_gone(&segments, Some(199), None, 100), 2);
         }
         assert_eq!(segments_gone(&[segment(0, 1000, None)], Some(10), None, 100), 1, "no record");
+    }
+
+    #[test]
+    fn old_timestamps_do_not_make_a_young_segment_old() {
+        let segments = of(&[900, 900, 900]);
+        let ends_ms = |ages_ms: [i64; 3]| -> BTreeMap<Offset, i64> {
+            segments.iter().zip(ages_ms).map(|(segment, age_ms)| (segment.next_offset, NOW_MS - age_ms)).collect()
+        };
+        let gone = |ages_ms, time| gone(&segments, &ends_ms(ages_ms), Some(time), None, 100);
+        assert_eq!(gone([600, 500, 400], 450), 2);
+        assert_eq!(gone([600, 500, 400], 600), 0);
+        assert_eq!(gone([950, 910, 900], 899), 3, "a record is younger than the segment's end: it has its own time");
+        assert_eq!(gone([-5, -5, 400], 450), 0, "an end in the future is not believed: it counts as the next");
+        assert_eq!(gone([-5, -5, 400], 399), 3);
+        assert_eq!(gone([-5, -5, -5], 0), 0);
     }
 }

@@ -75,17 +75,19 @@ impl Node {
     fn roll_segments(&mut self) {
         for (&id, partition) in &mut self.partitions {
             let full = partition.log_stats().active_bytes >= partition.topic.config.segment_bytes;
-            if full && !partition.roll_pending {
-                let roll = wire::partition_command::Kind::Roll(wire::Roll {});
-                partition.roll_pending = propose(partition, roll);
+            if full && roll(partition, self.now.wall_ms) {
                 self.dirty.insert(id);
             }
         }
     }
 
-    /// As leader: proposes a new log start where old segments may go. Nothing goes that a replica does not have yet.
+    /// As leader: proposes the end of an active segment that is old, or else a new log start where old segments may go.
+    /// Nothing goes that a replica does not have yet.
     fn retain(&mut self) {
         for (&id, partition) in &mut self.partitions {
+            if active_is_old(partition, self.now.wall_ms) && roll(partition, self.now.wall_ms) {
+                self.dirty.insert(id);
+            }
             if partition.leading.is_none() || partition.log_start_pending {
                 continue;
             }
@@ -93,7 +95,9 @@ impl Node {
             let config = &partition.topic.config;
             let policy = RetentionPolicy { retention_ms: config.retention_ms, retention_bytes: config.retention_bytes };
             let segments = partition.view.log.segments();
-            if let Some(start) = retention::plan(&segments, &policy, self.now.wall_ms, floor) {
+            if let Some(start) =
+                retention::plan(&segments, partition.segment_ends_ms(), &policy, self.now.wall_ms, floor)
+            {
                 let start = wire::partition_command::Kind::LogStart(wire::LogStart { offset: start.offset.get() });
                 partition.log_start_pending = propose(partition, start);
                 self.dirty.insert(id);
@@ -196,6 +200,26 @@ fn caught_up(partition: &Partition) -> Vec<NodeId> {
     let ready =
         matched.filter(|(replica, matched)| *matched == last && group.is_active(*replica) && !group.is_self(*replica));
     ready.filter_map(|(replica, _)| group.replicas().get(&replica).copied()).collect()
+}
+
+/// Whether the active segment has records and may have begun longer ago than the topic keeps records. It began behind the
+/// segment before it, or not before the topic was made.
+fn active_is_old(partition: &Partition, now_ms: i64) -> bool {
+    let Some(retention_ms) = partition.topic.config.retention_ms else { return false };
+    let began_ms = partition.segment_ends_ms().values().next_back().copied().unwrap_or(partition.topic.created_ms);
+    // In the future it cannot have begun: a leader's clock was wrong then, and how old it is nobody knows.
+    let is_old = began_ms > now_ms || now_ms.abs_diff(began_ms) > retention_ms;
+    is_old && partition.view.log.segments().last().is_some_and(|s| !s.sealed && s.next_offset > s.base_offset)
+}
+
+/// Proposes the end of the active segment as leader, unless that is under way; `false` when nothing is proposed.
+fn roll(partition: &mut Partition, now_ms: i64) -> bool {
+    if partition.roll_pending {
+        return false;
+    }
+    partition.roll_pending =
+        propose(partition, wire::partition_command::Kind::Roll(wire::Roll { time_ms: Some(now_ms) }));
+    partition.roll_pending
 }
 
 /// Proposes a command as leader; `false` when it is not this node's turn.

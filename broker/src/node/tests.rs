@@ -592,3 +592,29 @@ fn no_message_of_a_peer_ends_the_process() {
     assert_eq!(world.produce(place, batch(&["b"], 3)), appended(3, false));
     world.until(|world| world.values(follower, place).len() == 4);
 }
+
+/// By its own time the record is ancient, and its segment is never full.
+#[test]
+fn a_record_goes_when_it_was_there_for_its_time_and_not_before() {
+    const RETENTION_MS: i64 = 3_600_000;
+    let mut world = World::new(3);
+    world.now.wall_ms = 1_800_000_000_000;
+    let place = world.create_topic(1, &[("retention.ms", "3600000")])[0];
+    world.produce(place, batch(&["a"], 0)).unwrap();
+    let leader = world.leader(place).unwrap();
+    let mut segments_after = |wait_ms: i64| {
+        world.now.wall_ms += wait_ms;
+        for _ in 0..420 {
+            world.step();
+        }
+        let log = &world.nodes[&leader].view.partition(place).unwrap().log;
+        (log.log_start(), log.segments().iter().filter(|segment| segment.sealed).count())
+    };
+    assert_eq!(segments_after(0), (Offset(0), 0));
+    assert_eq!(segments_after(RETENTION_MS), (Offset(0), 1), "the segment is old, but not how long its end is ago");
+    assert_eq!(segments_after(RETENTION_MS), (Offset(1), 0));
+    assert_eq!(segments_after(RETENTION_MS), (Offset(1), 0), "a segment without records stays");
+    for node in (1..=3).map(NodeId) {
+        assert_eq!(world.nodes[&node].view.partition(place).unwrap().log.log_start(), Offset(1));
+    }
+}

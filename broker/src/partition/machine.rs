@@ -1,6 +1,6 @@
 //! A partition's state machine: what applying its log gives, the same on every replica.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use levada_protocol::{
@@ -19,7 +19,8 @@ use crate::{
 
 /// A partition with a replica on this node.
 ///
-/// Invariants: `next_offset`, `log_start` and `producers` are what the entries up to `applied` give; `leading` is
+/// Invariants: `next_offset`, `log_start`, `producers` and `segment_ends_ms` are what the entries up to `applied` give;
+/// `leading` is
 /// there only while raft leads in its term and the first entry of that term is applied.
 #[derive(Debug)]
 pub struct Partition {
@@ -39,6 +40,8 @@ pub struct Partition {
     next_offset: Offset,
     log_start: Offset,
     producers: Producers,
+    /// When the segment that ends at an offset was rolled, by its leader's clock: those above the log start, and the last.
+    segment_ends_ms: BTreeMap<Offset, i64>,
 }
 
 impl Partition {
@@ -65,6 +68,7 @@ impl Partition {
             next_offset: Offset(state.next_offset),
             log_start: Offset(state.log_start_offset),
             producers: Producers::from_wire(state.producers),
+            segment_ends_ms: state.segment_ends.iter().map(|end| (Offset(end.offset), end.time_ms)).collect(),
         };
         partition.view.state.send_modify(|view| {
             view.high_watermark = partition.next_offset;
@@ -85,6 +89,12 @@ impl Partition {
         self.view.log.stats()
     }
 
+    /// When the segment that ends at an offset was rolled, by its leader's clock: not before its records were appended.
+    #[must_use]
+    pub const fn segment_ends_ms(&self) -> &BTreeMap<Offset, i64> {
+        &self.segment_ends_ms
+    }
+
     /// The node that should lead it: the first of its replicas.
     #[must_use]
     pub fn preferred(&self) -> Option<NodeId> {
@@ -100,6 +110,11 @@ impl Partition {
             next_offset: self.next_offset.get(),
             log_start_offset: self.log_start.get(),
             producers: self.producers.to_wire(),
+            segment_ends: self
+                .segment_ends_ms
+                .iter()
+                .map(|(offset, &time_ms)| wire::SegmentEnd { offset: offset.get(), time_ms })
+                .collect(),
         };
         state.encode_to_vec().into()
     }
@@ -133,13 +148,22 @@ impl Partition {
 
     fn apply_command(&mut self, index: LogIndex, command: wire::PartitionCommand, store: &mut Store) {
         match command.kind.expect("a command has content") {
-            wire::partition_command::Kind::Roll(_) => {
+            wire::partition_command::Kind::Roll(roll) => {
                 self.roll_pending = false;
+                if let Some(time_ms) = roll.time_ms {
+                    self.segment_ends_ms.insert(self.next_offset, time_ms);
+                }
                 store.roll(self.group.id(), index);
             }
             wire::partition_command::Kind::LogStart(start) => {
                 self.log_start_pending = false;
                 self.log_start = self.log_start.max(Offset(start.offset)).min(self.next_offset);
+                while self.segment_ends_ms.len() > 1
+                    && let Some(first) = self.segment_ends_ms.first_entry()
+                    && *first.key() <= self.log_start
+                {
+                    first.remove();
+                }
                 store.set_log_start(self.group.id(), self.log_start);
             }
         }

@@ -13,7 +13,8 @@ use levada_protocol::{
     frame::Api,
     ids::{Offset, PartitionId, TopicId, TopicPartition},
     messages::native::{
-        ClusterStatusRequest, ClusterStatusResponse, TopicInfo, TransferLeaderRequest, TransferLeaderResponse,
+        ClusterStatusRequest, ClusterStatusResponse, MetadataRequest, MetadataResponse, TopicInfo,
+        TransferLeaderRequest, TransferLeaderResponse,
     },
     source::NewTopic,
 };
@@ -244,6 +245,32 @@ async fn a_time_is_looked_up_among_all_that_was_acknowledged_on_every_replica() 
             assert_eq!(late, Offset(n), "node {}", node.config.node_id);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_for_what_is_true_now_gets_it_or_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nodes = cluster(dir.path(), 3).await;
+    let ctx = RequestContext::anonymous("test");
+    let mut controller = admin(&nodes).await;
+    let all = MetadataRequest { all_topics: true, linearizable: true, ..Default::default() };
+    for n in 1..=10 {
+        controller.create_topic(&format!("t{n}"), 1, 3).await.unwrap();
+        for node in &nodes {
+            let mut client = Client::connect(node.address()).await.unwrap();
+            let (listed, _): (MetadataResponse, _) = client.call(Api::Metadata, &all, Bytes::new()).await.unwrap();
+            assert_eq!(listed.topics.len(), n, "node {}", node.config.node_id);
+            assert_eq!(node.running().catalog().topics(&ctx).await.unwrap().len(), n);
+            let named = node.running().catalog().topic(&ctx, "t1").await.unwrap();
+            assert_eq!((named.name.as_str(), named.partitions[0].replicas.len()), ("t1", 3));
+        }
+    }
+    nodes[0].crash().await;
+    nodes[1].crash().await;
+    let mut client = Client::connect(nodes[2].address()).await.unwrap();
+    assert_eq!(client.metadata(&["t1"]).await.unwrap().topics.len(), 1, "what is known is told to who does not mind");
+    let refused = client.call::<MetadataResponse>(Api::Metadata, &all, Bytes::new()).await.unwrap_err();
+    assert_eq!(refused.class(), ErrorClass::Retry, "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

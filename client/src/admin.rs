@@ -80,23 +80,23 @@ impl Admin {
         self.cluster.id().get().copied()
     }
 
-    /// All topics, by name.
+    /// All topics that there are at the moment, by name.
     ///
     /// # Errors
-    /// No node answers.
+    /// The cluster has no controller within `operation_timeout`.
     pub async fn list_topics(&self) -> Result<Vec<Arc<Topic>>> {
         let request = MetadataRequest { all_topics: true, ..MetadataRequest::default() };
-        let mut topics = self.cluster.refresh(request).await?.topics;
+        let mut topics = self.cluster.refresh_linearizably(request).await?.topics;
         topics.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(topics)
     }
 
-    /// One topic, with its partitions, leaders, settings and schema.
+    /// One topic as it is at the moment, with its partitions, leaders, settings and schema.
     ///
     /// # Errors
-    /// `UnknownTopic`; no node answers.
+    /// `UnknownTopic`; the cluster has no controller within `operation_timeout`.
     pub async fn describe_topic(&self, name: &str) -> Result<Arc<Topic>> {
-        self.cluster.fresh_topic(name).await
+        self.cluster.present_topic(name).await
     }
 
     /// Makes a topic; its partitions can be written when this returns.

@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use levada_protocol::{
-    error::{Error, ErrorCode, NodeAddresses, Result},
+    error::{Error, ErrorClass, ErrorCode, NodeAddresses, Result},
     frame::Api,
     ids::{ClusterId, NodeId},
     messages::native::{MetadataRequest, MetadataResponse},
@@ -176,11 +176,41 @@ impl Cluster {
                     .absorb(&request, self.ask(&controller.native, &request).await.map_err(|failed| failed.error)?)?;
             }
         }
-        metadata
-            .topics
-            .into_iter()
-            .find(|topic| topic.name == name)
-            .ok_or_else(|| Error::new(ErrorCode::UnknownTopic, format!("there is no topic {name:?}; create it first")))
+        metadata.topics.into_iter().find(|topic| topic.name == name).ok_or_else(|| unknown_topic(name))
+    }
+
+    /// A topic as the controller has it.
+    ///
+    /// # Errors
+    /// [`ErrorCode::UnknownTopic`]; there is no controller within `operation_timeout`.
+    pub(crate) async fn present_topic(&self, name: &str) -> Result<Arc<Topic>> {
+        levada_protocol::topic::check_topic_name(name)?;
+        let request = MetadataRequest { topics: vec![name.to_owned()], ..MetadataRequest::default() };
+        let metadata = self.refresh_linearizably(request).await?;
+        metadata.topics.into_iter().find(|topic| topic.name == name).ok_or_else(|| unknown_topic(name))
+    }
+
+    /// Asks for metadata that are no older than the question, as long as it takes to get them.
+    ///
+    /// # Errors
+    /// The last error when there is no answer within `operation_timeout`.
+    pub(crate) async fn refresh_linearizably(&self, request: MetadataRequest) -> Result<Metadata> {
+        let request = MetadataRequest { linearizable: true, ..request };
+        let give_up = Instant::now() + self.config.operation_timeout;
+        let mut rng = Rng::from_entropy();
+        let mut failures = 0;
+        loop {
+            let error = match self.refresh(request.clone()).await {
+                Ok(metadata) => return Ok(metadata),
+                Err(error) => error,
+            };
+            let passes = matches!(error.class(), ErrorClass::Retry | ErrorClass::Redirect);
+            if !passes || Instant::now() >= give_up {
+                return Err(error);
+            }
+            failures += 1;
+            sleep(Backoff::ELECTION.pause(failures, &mut rng)).await;
+        }
     }
 
     /// Asks for metadata, and remembers the answer.
@@ -242,6 +272,10 @@ impl Cluster {
         }
         Ok(Metadata { topics: merged, unknown: response.unknown })
     }
+}
+
+fn unknown_topic(name: &str) -> Error {
+    Error::new(ErrorCode::UnknownTopic, format!("there is no topic {name:?}; create it first"))
 }
 
 /// Whether another try cannot help.

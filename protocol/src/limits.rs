@@ -45,6 +45,14 @@ pub const JOURNAL_BLOCK_BYTES_MAX: usize = 48 * MIB;
 /// The most frames in one journal block.
 pub const JOURNAL_BLOCK_FRAMES_MAX: usize = 64 * KIB;
 
+/// The largest protobuf header of a client's request: much smaller than what nodes send each other and what answers may
+/// have, as a header of many small fields takes many times its size once it is parsed.
+pub const REQUEST_HEADER_BYTES_MAX: usize = 512 * KIB;
+/// The most topics that one metadata request names.
+pub const METADATA_NAMES_MAX: usize = 10_000;
+/// What of an error's words crosses the wire: names that a client made up are echoed in them.
+pub const ERROR_MESSAGE_BYTES_MAX: usize = 2 * KIB;
+
 /// The longest topic name, in bytes.
 pub const TOPIC_NAME_BYTES_MAX: usize = 249;
 /// The most partitions of one topic.
@@ -67,6 +75,9 @@ pub const PEER_QUEUE_BYTES_MAX: usize = 64 * MIB;
 const _: () = assert!(BATCH_BYTES_DEFAULT <= BATCH_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX <= BATCH_DECOMPRESSED_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX + FRAME_HEADER_BYTES_MAX < FRAME_BYTES_MAX);
+const _: () = assert!(SCHEMA_BYTES_MAX < REQUEST_HEADER_BYTES_MAX);
+const _: () = assert!(REQUEST_HEADER_BYTES_MAX <= FRAME_HEADER_BYTES_MAX);
+const _: () = assert!(METADATA_NAMES_MAX * (TOPIC_NAME_BYTES_MAX + 4) <= FRAME_HEADER_BYTES_MAX);
 const _: () = assert!(ENTRY_BYTES_MAX < JOURNAL_BLOCK_BYTES_MAX);
 const _: () = assert!(ENTRY_PACK_BYTES < ENTRY_BYTES_MAX);
 const _: () = assert!(JOURNAL_BLOCK_ALIGN.is_multiple_of(BATCH_ALIGN));

@@ -1,25 +1,29 @@
 //! What topics and nodes there are, and who leads what.
 //!
-//! Every node answers from its own metadata, which may be a moment old. The controller makes sure first that its own
-//! is not. A topic that a node does not know is asked for at the controller before it is called unknown, so that who
-//! has just created a topic finds it everywhere.
+//! Every node answers from its own metadata, which may be a moment old: who has to find a leader soon needs no more. A
+//! topic that a node does not know is asked for at the controller before it is called unknown, so that who has just
+//! created a topic finds it everywhere. Who must not see what is old asks for a linearizable answer: the controller
+//! gives it, after a quorum has said that it still is the controller, or nobody does.
 
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use levada_protocol::{
     context::{Action, RequestContext, Resource},
-    error::Result,
+    error::{Error, ErrorCode, Result},
     frame::Api,
-    ids::{GroupId, TopicId},
+    ids::{GroupId, NodeId, PartitionId, ReplicaId, TopicId},
+    limits::METADATA_NAMES_MAX,
     messages::native::{MetadataRequest, MetadataResponse, TopicInfo},
-    source::{PartitionDescription, TopicDescription},
+    source::{PartitionDescription, TopicDescription, TopicSchema},
+    topic::TopicConfig,
 };
 
 use super::{connection::Session, responder::Responder};
 use crate::{
     broker::{Broker, DEFAULT_WAIT},
-    cluster::metadata::{Metadata, Topic, topic_info},
+    cluster::metadata::{Metadata, Partition, Replica, Topic, topic_info},
+    forward::CallError,
     node::event::Request,
     runtime::{budget::Charge, clock},
 };
@@ -43,28 +47,28 @@ impl Broker {
         self.worker.ask(Request::MetadataBarrier, deadline, Charge::default()).await.map(drop)
     }
 
-    /// Answers a metadata request.
+    /// Answers a metadata request; another node's is not passed on.
     pub(crate) async fn metadata_response(
         &self,
         ctx: &RequestContext,
         request: MetadataRequest,
+        from_node: bool,
     ) -> Result<MetadataResponse> {
-        let deadline = clock::deadline(ctx, DEFAULT_WAIT);
-        // Who stops being the controller meanwhile answers what it knows, and asks the new one for what it does not.
-        let fresh = self.is_controller() && self.barrier(deadline).await.is_ok();
-        let metadata = self.metadata();
-        let mut found = self.find_topics(ctx, &metadata, &request);
-        let all_found = found.names.is_empty() && found.ids.is_empty();
-        if !fresh && !all_found {
-            let missing = MetadataRequest {
-                topics: std::mem::take(&mut found.names),
-                all_topics: false,
-                topic_ids: std::mem::take(&mut found.ids),
-            };
-            let newer = self.ask_controller(missing, deadline).await?;
-            found.topics.extend(newer.topics.into_iter().filter(|topic| self.may_see(ctx, &topic.name)));
-            found.names = newer.unknown;
+        let named = request.topics.len() + request.topic_ids.len();
+        if named > METADATA_NAMES_MAX {
+            let why = format!("{named} topics are named in one request, at most {METADATA_NAMES_MAX} may be");
+            return Err(Error::new(ErrorCode::InvalidRequest, why));
         }
+        let deadline = clock::deadline(ctx, DEFAULT_WAIT);
+        let found = if request.linearizable && from_node {
+            self.barrier(deadline).await?;
+            self.find_topics(ctx, &self.metadata(), &request)
+        } else if request.linearizable {
+            self.ask_controller(ctx, request, deadline).await?
+        } else {
+            self.find_anywhere(ctx, request, deadline).await?
+        };
+        let metadata = self.metadata();
         let mut nodes: Vec<_> = metadata.nodes().values().map(|node| node.addresses.clone().into()).collect();
         if !metadata.nodes().contains_key(&self.node()) {
             nodes.push(self.addresses.clone().into());
@@ -78,29 +82,61 @@ impl Broker {
         })
     }
 
-    async fn ask_controller(&self, missing: MetadataRequest, deadline: Instant) -> Result<MetadataResponse> {
+    /// Topics that are known here, and of the others what the controller says.
+    async fn find_anywhere(&self, ctx: &RequestContext, request: MetadataRequest, deadline: Instant) -> Result<Found> {
+        let mut found = self.find_topics(ctx, &self.metadata(), &request);
+        let (topics, topic_ids) = (std::mem::take(&mut found.names), std::mem::take(&mut found.ids));
+        if !topics.is_empty() || !topic_ids.is_empty() {
+            let missing = MetadataRequest { topics, topic_ids, all_topics: false, linearizable: true };
+            let newer = self.ask_controller(ctx, missing, deadline).await?;
+            found.topics.extend(newer.topics);
+            found.names = newer.names;
+        }
+        Ok(found)
+    }
+
+    /// What the controller finds, which knows everything that was decided before the call.
+    async fn ask_controller(&self, ctx: &RequestContext, request: MetadataRequest, deadline: Instant) -> Result<Found> {
+        let request = MetadataRequest { linearizable: true, ..request };
         loop {
             let controller = self.find_leader(GroupId::METADATA, deadline).await?;
             let asked = if controller == self.node() {
-                match self.barrier(deadline).await {
-                    Ok(()) => {
-                        let found = self.find_topics(&RequestContext::internal("metadata"), &self.metadata(), &missing);
-                        return Ok(MetadataResponse {
-                            topics: found.topics,
-                            unknown: found.names,
-                            ..Default::default()
-                        });
-                    }
-                    Err(error) => Err(crate::forward::CallError { error, in_doubt: false }),
-                }
+                let barrier = self.barrier(deadline).await;
+                let found = barrier.map(|()| self.find_topics(ctx, &self.metadata(), &request));
+                found.map_err(|error| CallError { error, in_doubt: false })
             } else {
-                self.forwarder.call(controller, Api::Metadata, missing.clone(), Bytes::new(), deadline).await
+                let answer = self.forwarder.call(controller, Api::Metadata, request.clone(), Bytes::new(), deadline);
+                answer.await.map(|answer: MetadataResponse| {
+                    let (topics, hidden): (Vec<_>, Vec<_>) =
+                        answer.topics.into_iter().partition(|topic| self.may_see(ctx, &topic.name));
+                    let hidden = hidden.into_iter().map(|topic| topic.name);
+                    let hidden = hidden.filter(|name| request.topics.contains(name));
+                    let names = answer.unknown.into_iter().chain(hidden).collect();
+                    Found { topics, names, ids: Vec::new() }
+                })
             };
             match asked {
-                Ok(response) => return Ok(response),
-                Err(failed) => self.retry(failed, deadline).await?,
+                Ok(found) => return Ok(found),
+                Err(CallError { error, .. }) if error.code == ErrorCode::Timeout => {
+                    let why = "the controller does not answer, and what this node knows may be old; try again";
+                    return Err(Error::new(ErrorCode::NotReady, why));
+                }
+                // Asking twice does no harm.
+                Err(failed) => self.retry(failed.harmless(), deadline).await?,
             }
         }
+    }
+
+    /// Topics as the controller has them: all, or one by name.
+    pub(crate) async fn topics_now(
+        &self,
+        ctx: &RequestContext,
+        name: Option<&str>,
+        deadline: Instant,
+    ) -> Result<Vec<Topic>> {
+        let topics = name.map(str::to_owned).into_iter().collect();
+        let request = MetadataRequest { topics, all_topics: name.is_none(), ..Default::default() };
+        self.ask_controller(ctx, request, deadline).await?.topics.into_iter().map(topic_of_info).collect()
     }
 
     fn may_see(&self, ctx: &RequestContext, name: &str) -> bool {
@@ -173,6 +209,32 @@ impl Broker {
     }
 }
 
+/// A topic as another node describes it.
+fn topic_of_info(info: TopicInfo) -> Result<Topic> {
+    let id = TopicId::from_slice(&info.topic_id)
+        .ok_or_else(|| Error::new(ErrorCode::Internal, "the controller describes a topic without identity"))?;
+    let partitions = info.partitions.into_iter().map(|partition| Partition {
+        partition: PartitionId(partition.partition),
+        group: GroupId(partition.group),
+        replicas: partition
+            .replicas
+            .into_iter()
+            .map(|replica| Replica { id: ReplicaId(replica.replica_id), node: NodeId(replica.node_id) })
+            .collect(),
+    });
+    let schema = Some(info.schema_json).filter(|json| !json.is_empty());
+    Ok(Topic {
+        name: info.name,
+        id,
+        partitions: partitions.collect(),
+        config: TopicConfig::from_map(&info.config)?,
+        settings: info.config,
+        schema: schema.map(|json| TopicSchema { id: info.schema_id, json }),
+        // Not told, and not described.
+        created_ms: 0,
+    })
+}
+
 /// Metadata, on the native door.
 pub(crate) async fn metadata(
     broker: Arc<Broker>,
@@ -180,5 +242,5 @@ pub(crate) async fn metadata(
     request: MetadataRequest,
     responder: Responder,
 ) {
-    responder.answer(broker.metadata_response(&session.context(), request).await);
+    responder.answer(broker.metadata_response(&session.context(), request, session.peer.is_some()).await);
 }

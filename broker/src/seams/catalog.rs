@@ -47,7 +47,9 @@ impl Broker {
     ) -> Result<TopicDescription> {
         let topic = match find(&self.metadata()) {
             Some(topic) => topic,
-            None if self.metadata_response(ctx, ask).await?.topics.is_empty() => return Err(unknown_topic(what)),
+            None if self.metadata_response(ctx, ask, false).await?.topics.is_empty() => {
+                return Err(unknown_topic(what));
+            }
             None => self.await_metadata(clock::deadline(ctx, DEFAULT_WAIT), find).await?,
         };
         self.authorize(ctx, Action::Describe, Resource::Topic(&topic.name))?;
@@ -92,29 +94,22 @@ impl Catalog for Broker {
 
     fn topics<'a>(&'a self, ctx: &'a RequestContext) -> BoxFuture<'a, Result<Vec<TopicDescription>>> {
         Box::pin(async move {
-            if self.is_controller() {
-                // Whoever has just stopped being it answers what it knows.
-                let _ = self.barrier(clock::deadline(ctx, DEFAULT_WAIT)).await;
-            }
-            let metadata = self.metadata();
-            if metadata.nodes().is_empty() {
-                return Err(Error::new(ErrorCode::NotReady, "this node has no metadata yet; try again"));
-            }
-            let visible =
-                |topic: &&Arc<Topic>| self.authorize(ctx, Action::Describe, Resource::Topic(&topic.name)).is_ok();
-            let mut topics: Vec<TopicDescription> =
-                metadata.topics().filter(visible).map(|topic| self.describe(topic)).collect();
+            let topics = self.topics_now(ctx, None, clock::deadline(ctx, DEFAULT_WAIT)).await?;
+            let mut topics: Vec<TopicDescription> = topics.iter().map(|topic| self.describe(topic)).collect();
             topics.sort_by(|a, b| a.name.cmp(&b.name));
             Ok(topics)
         })
     }
 
     fn topic<'a>(&'a self, ctx: &'a RequestContext, name: &'a str) -> BoxFuture<'a, Result<TopicDescription>> {
-        let ask =
-            levada_protocol::messages::native::MetadataRequest { topics: vec![name.to_owned()], ..Default::default() };
-        Box::pin(
-            async move { self.look_up(ctx, &format!("{name:?}"), |metadata| metadata.topic(name).cloned(), ask).await },
-        )
+        Box::pin(async move {
+            let deadline = clock::deadline(ctx, DEFAULT_WAIT);
+            let found = self.topics_now(ctx, Some(name), deadline).await?.pop();
+            let topic = found.ok_or_else(|| unknown_topic(&format!("{name:?}")))?;
+            // The caller goes on with it here.
+            self.await_metadata(deadline, |metadata| metadata.topic_by_id(topic.id).map(drop)).await?;
+            Ok(self.describe(&topic))
+        })
     }
 
     fn topic_by_id<'a>(&'a self, ctx: &'a RequestContext, id: TopicId) -> BoxFuture<'a, Result<TopicDescription>> {

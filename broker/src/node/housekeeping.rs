@@ -45,6 +45,7 @@ impl Node {
         if self.ticks.is_multiple_of(SEGMENT_TICKS) {
             self.roll_segments();
             self.show_replicas();
+            self.leave_damage();
         }
         if self.ticks.is_multiple_of(RETENTION_TICKS) {
             self.retain();
@@ -121,8 +122,8 @@ impl Node {
         }
     }
 
-    /// Gives leadership back to preferred leaders that are well and have everything, but not from where an operator has
-    /// put it, nor while it is on its way.
+    /// Gives leadership back to preferred leaders that are well and have everything, but not from where it was
+    /// put on purpose, nor while it is on its way.
     fn balance(&mut self) {
         for (&id, partition) in &mut self.partitions {
             let preferred = partition.preferred();
@@ -134,6 +135,19 @@ impl Node {
                 && caught_up(partition).contains(&to)
             {
                 partition.group.transfer_leader(to, false);
+                self.dirty.insert(id);
+            }
+        }
+    }
+
+    /// Where a follower needs what cannot be read here, somebody else leads who has it: once, as their disks may be no better.
+    fn leave_damage(&mut self) {
+        for (&id, partition) in &mut self.partitions {
+            if let Some(&to) = caught_up(partition).first()
+                && let Some(index) = partition.group.take_damage()
+            {
+                tracing::warn!(group = id.get(), %index, %to, "partition.damaged: another replica is to lead");
+                partition.group.transfer_leader(to, true);
                 self.dirty.insert(id);
             }
         }

@@ -230,13 +230,17 @@ impl World {
 
 /// Flips a bit in the last place of the journal where these bytes stand.
 fn damage_journal(disk: &SimDisk, bytes: &[u8]) {
-    let mut places = disk.list("journal").unwrap().into_iter().flat_map(|name| {
-        let file = FileName::new(format!("journal/{name}"));
+    damage(disk, "journal", bytes);
+}
+
+fn damage(disk: &SimDisk, directory: &str, bytes: &[u8]) {
+    let mut places = disk.list(directory).unwrap().into_iter().flat_map(|name| {
+        let file = FileName::new(format!("{directory}/{name}"));
         let content = disk.read(&file, 0, usize::try_from(disk.len(&file).unwrap().unwrap()).unwrap()).unwrap();
         let at = content.windows(bytes.len()).rposition(|window| window == bytes)?;
         Some((file, at))
     });
-    let (file, at) = places.next_back().expect("the journal has it");
+    let (file, at) = places.next_back().expect("the bytes are there");
     disk.flip_bit(&file, at as u64, 0);
 }
 
@@ -616,5 +620,37 @@ fn a_record_goes_when_it_was_there_for_its_time_and_not_before() {
     assert_eq!(segments_after(RETENTION_MS), (Offset(1), 0), "a segment without records stays");
     for node in (1..=3).map(NodeId) {
         assert_eq!(world.nodes[&node].view.partition(place).unwrap().log.log_start(), Offset(1));
+    }
+}
+
+/// Raft would end the process at any error but one.
+#[test]
+fn a_leader_whose_segment_is_damaged_lets_another_lead() {
+    let mut world = World::new(3);
+    let place = world.create_topic(1, &[])[0];
+    world.produce(place, batch(&["a"], 0)).unwrap();
+    let damaged = world.leader(place).unwrap();
+    let behind = (1..=3).map(NodeId).find(|node| *node != damaged).unwrap();
+    world.until(|world| world.values(behind, place).len() == 1);
+    world.cut = BTreeSet::from([behind]);
+    world.produce(place, batch(&["the damaged one"], 1)).unwrap();
+    world.step();
+    world.nodes.get_mut(&damaged).unwrap().begin_checkpoint();
+    for _ in 0..5 {
+        world.step();
+    }
+    world.crash(damaged);
+    damage(&world.disks[&damaged], "segments", b"the damaged one");
+    world.restart(damaged);
+    world.until(|world| world.leader(place) == Some(damaged));
+    world.produce(place, batch(&["c"], 2)).unwrap();
+
+    world.cut.clear();
+    world.until(|world| world.values(behind, place).len() == 3);
+    let sound = world.leader(place).unwrap();
+    assert!(sound != damaged && sound != behind);
+    for _ in 0..210 {
+        world.step();
+        assert_eq!(world.leader(place), Some(sound), "it does not go back");
     }
 }

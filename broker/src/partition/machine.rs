@@ -20,8 +20,7 @@ use crate::{
 /// A partition with a replica on this node.
 ///
 /// Invariants: `next_offset`, `log_start`, `producers` and `segment_ends_ms` are what the entries up to `applied` give;
-/// `leading` is
-/// there only while raft leads in its term and the first entry of that term is applied.
+/// `leading` is there only while raft leads in its term and the first entry of that term is applied.
 #[derive(Debug)]
 pub struct Partition {
     /// Its raft group.

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::node::event::Effect;
 
-/// The context of the message that lets a replica take over, when an operator asked for that.
+/// The context of the message that lets a replica take over, when it is to keep what it gets.
 const ASKED: &[u8] = b"asked";
 
 /// How a group begins: from recovery, or as new.
@@ -75,10 +75,12 @@ pub struct Group {
     durable: u64,
     /// A hard state of which only the commit index changed: it travels with the next append.
     unsaved: Option<HardState>,
-    /// The transfer under way was asked for by an operator.
+    /// Who gets leadership by the transfer under way is to keep it.
     transfer_is_asked: bool,
-    /// The term that this replica began because an operator asked for it.
+    /// The term that this replica began because it was asked to.
     asked_term: Option<Term>,
+    /// The damage because of which leadership was handed over already.
+    damage_left: Option<LogIndex>,
 }
 
 impl std::fmt::Debug for Group {
@@ -108,6 +110,7 @@ impl Group {
             unsaved: None,
             transfer_is_asked: false,
             asked_term: None,
+            damage_left: None,
         };
         group.fix_timeout();
         Ok(group)
@@ -226,7 +229,7 @@ impl Group {
         self.fix_timeout();
     }
 
-    /// Hands leadership to the replica on a node; `is_asked` when an operator wants it there, and not only this node.
+    /// Hands leadership to the replica on a node; `is_asked` when it must not come back by itself.
     /// Answers whether there is one.
     pub fn transfer_leader(&mut self, to: NodeId, is_asked: bool) -> bool {
         let Some(replica) = self.replicas.iter().find(|(_, at)| **at == to).map(|(replica, _)| *replica) else {
@@ -237,10 +240,20 @@ impl Group {
         true
     }
 
-    /// Whether this replica leads because an operator asked for it. That ends with its term.
+    /// Whether this replica leads because it was asked to, and keeps that. It ends with its term.
     #[must_use]
     pub fn leads_by_request(&self) -> bool {
         self.is_leader() && self.asked_term == Some(self.term())
+    }
+
+    /// As leader: the first entry that a follower needs and that cannot be read here, once for each.
+    pub fn take_damage(&mut self) -> Option<LogIndex> {
+        let damaged = self.raw.raft.raft_log.store.damaged();
+        if !self.is_leader() || damaged == self.damage_left {
+            return None;
+        }
+        self.damage_left = damaged;
+        damaged
     }
 
     /// The index of the last entry.

@@ -1,5 +1,8 @@
 //! What the `raft` crate reads of a group: the log's tail and segments, behind its `Storage` trait.
 
+use std::cell::Cell;
+
+use levada_protocol::ids::LogIndex;
 use levada_storage_engine::{entry::HardState, error::EntriesError, log::Log};
 use raft::{
     GetEntriesContext, RaftState, Storage, StorageError,
@@ -13,13 +16,15 @@ use super::wire::raft_entry;
 pub struct GroupStorage {
     log: Log,
     initial: RaftState,
+    /// The first entry of the damage that was met last.
+    damaged: Cell<Option<LogIndex>>,
 }
 
 impl GroupStorage {
     /// Over a log, with the hard state and membership that were recovered (or are the first).
     #[must_use]
     pub fn new(log: Log, hard_state: HardState, conf_state: ConfState) -> Self {
-        Self { log, initial: RaftState::new(hard_state_to_raft(hard_state), conf_state) }
+        Self { log, initial: RaftState::new(hard_state_to_raft(hard_state), conf_state), damaged: Cell::new(None) }
     }
 }
 
@@ -39,17 +44,26 @@ pub fn hard_state_from_raft(theirs: &eraftpb::HardState) -> HardState {
     HardState { term: theirs.get_term().into(), vote: theirs.get_vote(), commit: theirs.get_commit().into() }
 }
 
-fn store_error(error: EntriesError) -> raft::Error {
-    raft::Error::Store(match error {
-        EntriesError::Compacted { .. } => StorageError::Compacted,
-        EntriesError::Unavailable { .. } => StorageError::Unavailable,
-        // Raft ends the process on any other error. With this one it sends nothing and asks again later: the follower
-        // waits, or gets the entries from a leader whose segment is sound.
-        EntriesError::Damaged(damage) => {
-            tracing::error!(%damage, "segment.damaged: entries cannot be sent to a follower");
-            StorageError::LogTemporarilyUnavailable
-        }
-    })
+impl GroupStorage {
+    /// The first entry that raft asked for in vain, because its segment is damaged.
+    pub(super) const fn damaged(&self) -> Option<LogIndex> {
+        self.damaged.get()
+    }
+
+    fn error(&self, error: EntriesError) -> raft::Error {
+        raft::Error::Store(match error {
+            EntriesError::Compacted { .. } => StorageError::Compacted,
+            EntriesError::Unavailable { .. } => StorageError::Unavailable,
+            // Raft ends the process on any other error. With this one it sends nothing and asks again later: the follower
+            // waits, or gets the entries from a leader whose segment is sound.
+            EntriesError::Damaged(damage) => {
+                if self.damaged.replace(Some(damage.index)) != Some(damage.index) {
+                    tracing::error!(%damage, "segment.damaged: entries cannot be sent to a follower");
+                }
+                StorageError::LogTemporarilyUnavailable
+            }
+        })
+    }
 }
 
 impl Storage for GroupStorage {
@@ -65,12 +79,12 @@ impl Storage for GroupStorage {
         _context: GetEntriesContext,
     ) -> raft::Result<Vec<eraftpb::Entry>> {
         let max_bytes = max_size.into().map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
-        let entries = self.log.entries(low.into(), high.into(), max_bytes).map_err(store_error)?;
+        let entries = self.log.entries(low.into(), high.into(), max_bytes).map_err(|error| self.error(error))?;
         Ok(entries.into_iter().map(|e| raft_entry(e.index.get(), e.term.get(), e.kind, e.payload)).collect())
     }
 
     fn term(&self, index: u64) -> raft::Result<u64> {
-        self.log.term(index.into()).map(|term| term.get()).map_err(store_error)
+        self.log.term(index.into()).map(|term| term.get()).map_err(|error| self.error(error))
     }
 
     fn first_index(&self) -> raft::Result<u64> {

@@ -193,7 +193,8 @@ impl Node {
 
     fn begin_checkpoint(&mut self) {
         let mut groups: Vec<GroupCheckpoint> = vec![self.controller.checkpoint()];
-        groups.extend(self.partitions.values().map(|partition| GroupCheckpoint {
+        let moved = |partition: &&Partition| self.store.has_moved(partition.group.id(), partition.applied());
+        groups.extend(self.partitions.values().filter(moved).map(|partition| GroupCheckpoint {
             group: partition.group.id(),
             applied: partition.applied(),
             conf_state: Bytes::new(),

@@ -25,12 +25,6 @@ impl From<Append> for Pending {
     }
 }
 
-impl Pending {
-    pub(super) const fn group(&self) -> GroupId {
-        self.group
-    }
-}
-
 /// Entries and hard states that are written together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Block {

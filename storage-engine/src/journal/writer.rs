@@ -2,10 +2,7 @@
 
 use std::collections::VecDeque;
 
-use levada_protocol::{
-    ids::{GroupId, Lsn},
-    limits::JOURNAL_BLOCK_BYTES_MAX,
-};
+use levada_protocol::{ids::Lsn, limits::JOURNAL_BLOCK_BYTES_MAX};
 
 use super::{
     Append, Completed, JOURNAL_DIR, JournalConfig, JournalId, JournalIo,
@@ -40,6 +37,8 @@ pub struct JournalWriter {
     pending: VecDeque<Pending>,
     /// Payloads of what was submitted and is not durable.
     waiting_bytes: u64,
+    /// What all blocks took in their files, padding included.
+    written_bytes: u64,
     /// The next block, when it was gathered before a file was ready for it, or is the tail that replay found.
     staged: Option<Block>,
     in_flight: Option<InFlight>,
@@ -77,6 +76,7 @@ impl JournalWriter {
             files,
             pending: VecDeque::new(),
             waiting_bytes: tail.as_ref().map_or(0, |tail| tail.payload_bytes() as u64),
+            written_bytes: 0,
             staged: tail,
             in_flight: None,
             next_lsn,
@@ -157,6 +157,7 @@ impl JournalWriter {
         ops.push(DiskOp::Write { file: file.clone(), pos: place.pos, bufs: block.encode(&id) });
         ops.push(DiskOp::Sync { file });
         self.idle_block_wanted = false;
+        self.written_bytes += bytes;
         self.tokens += 1;
         self.in_flight = Some(InFlight { token: self.tokens, block });
         Some(JournalIo { token: self.tokens, ops })
@@ -260,6 +261,12 @@ impl JournalWriter {
         self.files.used_bytes()
     }
 
+    /// What the blocks of this writer took in their files, padding included.
+    #[must_use]
+    pub const fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
     /// What entries take that were submitted and are not durable, in bytes of payload.
     #[must_use]
     pub const fn waiting_bytes(&self) -> u64 {
@@ -276,13 +283,5 @@ impl JournalWriter {
     #[must_use]
     pub const fn lacks_space(&self) -> bool {
         self.is_stalled() && self.files.lacks_space()
-    }
-
-    /// Whether something of this group was submitted that is not durable yet.
-    #[must_use]
-    pub fn is_pending(&self, group: GroupId) -> bool {
-        let blocks = self.staged.iter().chain(self.in_flight.iter().map(|in_flight| &in_flight.block));
-        self.pending.iter().any(|pending| pending.group() == group)
-            || blocks.into_iter().any(|block| block.table.contains_key(&group))
     }
 }

@@ -47,7 +47,6 @@ enum Step {
     Commit(u64),
     Roll,
     LogStart(u64),
-    NeededFrom(u64),
     IssueWrite,
     CompleteWrite,
     Release(u64),
@@ -63,7 +62,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => any::<u64>().prop_map(Step::Commit),
         1 => Just(Step::Roll),
         1 => any::<u64>().prop_map(Step::LogStart),
-        1 => any::<u64>().prop_map(Step::NeededFrom),
         4 => Just(Step::IssueWrite),
         4 => Just(Step::CompleteWrite),
         2 => any::<u64>().prop_map(Step::Release),
@@ -204,10 +202,6 @@ impl Model {
                 let end = self.next_offset(self.committed);
                 self.log_start += to % (end - self.log_start + 1);
                 let removed = self.log.set_log_start(Offset(self.log_start));
-                self.remove(removed);
-            }
-            Step::NeededFrom(to) => {
-                let removed = self.log.set_needed_from(LogIndex(to % (self.committed + 1)));
                 self.remove(removed);
             }
             Step::IssueWrite => {

@@ -122,8 +122,6 @@ pub(crate) struct LogWriter {
     rolls: VecDeque<LogIndex>,
     /// Nothing behind this entry is written before a checkpoint has captured the log; and the log start as of the entry.
     hold: Option<(LogIndex, Offset)>,
-    /// Raft needs no entry below this.
-    needed_from: LogIndex,
 }
 
 impl LogWriter {
@@ -160,7 +158,6 @@ impl LogWriter {
             backlog_bytes: 0,
             rolls: VecDeque::new(),
             hold: None,
-            needed_from: LogIndex(0),
         }
     }
 
@@ -255,12 +252,6 @@ impl LogWriter {
             assert!(offset <= end, "a log that ends at {end} cannot start at {offset}");
             state.log_start = state.log_start.max(offset);
         }
-        self.remove_front()
-    }
-
-    /// Raft needs no entry below `index`. The files of segments that are wholly below it leave the log.
-    pub(crate) fn set_needed_from(&mut self, index: LogIndex) -> Vec<FileName> {
-        self.needed_from = self.needed_from.max(index);
         self.remove_front()
     }
 
@@ -407,14 +398,12 @@ impl LogWriter {
         })
     }
 
-    /// Takes out the sealed segments that neither readers nor raft need.
+    /// Takes out the sealed segments below the log start.
     fn remove_front(&mut self) -> Vec<FileName> {
         let mut state = self.log.state();
-        let (log_start, needed_from) = (state.log_start, self.needed_from);
+        let log_start = state.log_start;
         let is_below = |segment: &mut Arc<Segment>| {
-            let end = segment.end();
-            let unread = log_start > Offset(0) && end.offset <= log_start;
-            segment.is_sealed() && (unread || end.index <= needed_from)
+            segment.is_sealed() && log_start > Offset(0) && segment.end().offset <= log_start
         };
         let mut removed = Vec::new();
         while let Some(segment) = state.segments.pop_front_if(is_below) {

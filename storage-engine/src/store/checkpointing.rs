@@ -76,7 +76,13 @@ impl Store {
     #[must_use]
     pub fn checkpoint_due(&self) -> bool {
         !self.is_checkpointing()
-            && self.journaled_bytes - self.checkpointing.began_at_bytes >= self.config.checkpoint_bytes
+            && self.journal.written_bytes() - self.checkpointing.began_at_bytes >= self.config.checkpoint_bytes
+    }
+
+    /// Whether the group's applied state is another than the last checkpoint has: the next one must name it.
+    #[must_use]
+    pub fn has_moved(&self, group: GroupId, applied: LogIndex) -> bool {
+        self.groups.get(&group).is_some_and(|group| group.captured.applied != applied)
     }
 
     /// Whether a checkpoint is under way.
@@ -107,7 +113,7 @@ impl Store {
             self.ready.insert(checkpoint.group);
             waiting.insert(checkpoint.group, (checkpoint.conf_state, checkpoint.app_state));
         }
-        self.checkpointing.began_at_bytes = self.journaled_bytes;
+        self.checkpointing.began_at_bytes = self.journal.written_bytes();
         self.checkpointing.stage = Stage::Capturing { waiting };
     }
 

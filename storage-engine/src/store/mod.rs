@@ -46,7 +46,7 @@ use crate::{
     error::AppendError,
     journal::{Completed, Doubt, JournalWriter},
     log::{
-        Log, entry_bytes,
+        Log,
         writer::{LogRecord, LogWriter},
     },
     poison::Poisoned,
@@ -161,8 +161,6 @@ pub struct Store {
     /// Files that nothing names any more.
     to_remove: Vec<FileName>,
     checkpointing: Checkpointing,
-    /// What the journal took in, in bytes of entries.
-    journaled_bytes: u64,
     /// Groups that may have lost something that was acknowledged.
     doubt: Doubt,
     poisoned: Option<Poisoned>,
@@ -212,11 +210,8 @@ impl Store {
         if let Some(entry) = entries.iter().find(|entry| entry.payload.len() > max) {
             return Err(AppendError::TooLarge { index: entry.index, bytes: entry.payload.len(), max });
         }
-        let bytes: u64 = entries.iter().map(entry_bytes).sum();
         let state = self.groups.get_mut(&group).expect("appends go to groups that were made");
-        state.append(&mut self.journal, entries, hard_state)?;
-        self.journaled_bytes += bytes;
-        Ok(())
+        state.append(&mut self.journal, entries, hard_state)
     }
 
     /// Entries of a group up to `index` are committed and applied, and [`Store::roll`] was called for every roll among
@@ -266,16 +261,6 @@ impl Store {
     /// If there is no such group or offset.
     pub fn set_log_start(&mut self, group: GroupId, offset: Offset) {
         let removed = self.group(group).log.set_log_start(offset);
-        self.removed.extend(removed.into_iter().map(|file| (group, file)));
-    }
-
-    /// Raft needs no entry of the group below `index`: segments wholly below it go. For groups without offsets, whose
-    /// state is in every checkpoint.
-    ///
-    /// # Panics
-    /// If there is no such group.
-    pub fn compact(&mut self, group: GroupId, index: LogIndex) {
-        let removed = self.group(group).log.set_needed_from(index);
         self.removed.extend(removed.into_iter().map(|file| (group, file)));
     }
 

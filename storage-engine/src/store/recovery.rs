@@ -112,7 +112,6 @@ impl Store {
             removed: Vec::new(),
             to_remove: leftovers,
             checkpointing: Checkpointing::default(),
-            journaled_bytes: 0,
             doubt: doubt.clone(),
             poisoned: None,
         };

@@ -257,6 +257,26 @@ fn an_entry_that_no_journal_file_holds_is_refused() {
     assert!(matches!(refused, Err(AppendError::TooLarge { .. })));
 }
 
+/// A block takes a page however little is in it: what counts for the next checkpoint is what a restart reads.
+#[test]
+fn small_records_make_a_checkpoint_due_as_soon_as_their_blocks_do() {
+    let mut world = World::new(33);
+    world.create(GroupId(1));
+    world.settle();
+    let mut appends = 0;
+    while !world.store.checkpoint_due() {
+        world.append(GroupId(1), appends, &[1], false);
+        world.settle();
+        appends += 1;
+        assert!(world.store.journal.used_bytes() <= 2 * CONFIG.journal.file_bytes, "after {appends} appends");
+    }
+    world.commit(GroupId(1), 2, false, None);
+    assert!(world.store.has_moved(GroupId(1), LogIndex(2)));
+    world.begin_checkpoint(|_| true);
+    world.settle();
+    assert!(!world.store.has_moved(GroupId(1), LogIndex(2)) && !world.store.checkpoint_due());
+}
+
 /// A checkpoint holds a group's segment where it stands; what is committed meanwhile is written when it lets go, though
 /// nothing else happens to the group.
 #[test]

@@ -14,7 +14,7 @@ use levada_protocol::{
     error::{Error, ErrorCode, NodeAddresses, Result},
     ids::{GroupId, NodeId, TopicId, TopicPartition},
 };
-use tokio::time::sleep;
+use tokio::{sync::Semaphore, time::sleep};
 
 use crate::{
     bootstrap::Identity,
@@ -51,6 +51,8 @@ pub(crate) struct Broker {
     pub(crate) clock: Clock,
     /// Bytes of requests under way, of all doors.
     pub(crate) requests: Budget,
+    /// Turns of who unfolds a batch.
+    pub(crate) unfolding: Semaphore,
     pub(crate) codec: Option<Arc<dyn PayloadCodec>>,
     pub(crate) authorizer: Arc<dyn Authorizer>,
 }

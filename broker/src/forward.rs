@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use levada_protocol::{
     error::{Error, ErrorCode},
-    frame::{Api, Frame, encode_request},
+    frame::{Api, Frame, check_size, encode_request},
     ids::NodeId,
 };
 use tokio::{
@@ -120,6 +120,7 @@ impl Forwarder {
         deadline: Instant,
     ) -> std::result::Result<M, CallError> {
         let payload_bytes = payload.len();
+        check_size(&request, payload_bytes).map_err(unsent)?;
         let head = Box::new(move |id| encode_request(api, id, &request, payload_bytes));
         let (answer, answered) = oneshot::channel();
         let call = Call { api, make: Made { head, payload }, answer };

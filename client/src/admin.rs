@@ -109,11 +109,7 @@ impl Admin {
             // An earlier try had succeeded and its answer was lost: what is there is what was asked for.
             Err(Failed { error, may_have_happened: true }) if error.code == ErrorCode::TopicExists => {
                 let topic = self.describe_topic(&new.name).await?;
-                if topic.partition_count() == new.partitions && topic.config == new.config {
-                    Ok(topic)
-                } else {
-                    Err(error)
-                }
+                if is_as_asked(&topic, &new) { Ok(topic) } else { Err(error) }
             }
             Err(failed) => Err(failed.into()),
         }
@@ -267,6 +263,15 @@ impl Cluster {
             bytes: response.bytes,
         })
     }
+}
+
+/// Whether a topic is what a request for it would have made, as far as can be seen: the server keeps a schema in words of
+/// its own, of which no more is compared than that there is one.
+fn is_as_asked(topic: &Topic, asked: &NewTopic) -> bool {
+    let schema = topic.schema.as_ref().map(|schema| schema.json.as_str());
+    topic.partition_count() == asked.partitions
+        && topic.config == asked.config
+        && schema.is_some() == asked.schema_json.is_some()
 }
 
 fn id_bytes(partition: TopicPartition) -> Bytes {

@@ -32,9 +32,8 @@ pub use error::{DeliveryError, Error, ErrorClass, ErrorCode, NodeAddresses, Resu
 pub use levada_protocol::{
     batch::Compression,
     ids::{NodeId, Offset, PartitionId},
+    partitioner::partition_of_key,
     source::NewTopic,
 };
-pub use producer::{
-    Callback, Delivered, Delivery, Producer, ProducerBuilder, ProducerConfig, ProducerStats, Record, partition_for_key,
-};
+pub use producer::{Callback, Delivered, Delivery, Producer, ProducerBuilder, ProducerConfig, ProducerStats, Record};
 pub use topology::{Partition, Replica, Schema, Topic};

@@ -174,6 +174,26 @@ async fn a_leader_that_dies_is_followed_to_the_next() {
 }
 
 #[tokio::test]
+async fn a_leader_that_is_cut_off_and_silent_is_left() {
+    let (cluster, flight) = cluster(1, 20).await;
+    flight.plan(|_, seen| if seen == 0 { FlightFault::StallAfter(3) } else { FlightFault::None });
+    let mut consumer = consumer(&cluster).follow().build().await.unwrap();
+    let mut rows = Vec::new();
+    while rows.len() < 20 {
+        rows.extend(values(&consumer.next().await.unwrap().unwrap(), "value"));
+    }
+    cluster.move_leader("t", 0, 2);
+    fill(&cluster, 1, 20..30).await;
+    let moved = async {
+        while rows.len() < 30 {
+            rows.extend(values(&consumer.next().await.unwrap().unwrap(), "value"));
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), moved).await.expect("read on at the new leader");
+    assert_eq!(rows, expected(0, 0..30));
+}
+
+#[tokio::test]
 async fn latest_means_when_the_consumer_was_built_even_if_the_first_try_fails() {
     let (cluster, flight) = cluster(1, 20).await;
     flight.plan(|_, seen| if seen < 3 { FlightFault::Refuse(ErrorCode::NotReady) } else { FlightFault::None });

@@ -15,7 +15,7 @@ use std::{
 
 use futures::future::join_all;
 use levada_client::{
-    Compression, Delivery, ErrorCode, PartitionId, Producer, ProducerBuilder, Record, Written, partition_for_key,
+    Compression, Delivery, ErrorCode, PartitionId, Producer, ProducerBuilder, Record, Written, partition_of_key,
 };
 use support::{FakeCluster, Fault};
 
@@ -57,7 +57,7 @@ async fn records_arrive_where_their_keys_belong() {
             deliveries.push((key.clone(), producer.send("t", record).await.unwrap()));
         }
         for (key, delivery) in deliveries {
-            assert_eq!(delivery.await.unwrap().partition, partition_for_key(key.as_bytes(), 5));
+            assert_eq!(delivery.await.unwrap().partition, partition_of_key(key.as_bytes(), 5));
         }
         producer.close().await.unwrap();
         assert_eq!(producer.stats().records_delivered, 500);

@@ -7,7 +7,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::{ids::NodeId, messages::native};
+use crate::{ids::NodeId, limits::ERROR_MESSAGE_BYTES_MAX, messages::native};
 
 /// What a caller should do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,12 +201,12 @@ impl Error {
         self.code.class()
     }
 
-    /// As it stands in an error frame.
+    /// As it stands in an error frame; words beyond [`ERROR_MESSAGE_BYTES_MAX`] are left out.
     #[must_use]
     pub fn to_wire(&self) -> native::ErrorMessage {
         native::ErrorMessage {
             code: u32::from(self.code as u16),
-            message: self.message.clone(),
+            message: clipped(&self.message),
             leader: self.leader.as_deref().cloned().map(Into::into),
         }
     }
@@ -231,6 +231,15 @@ impl Error {
     }
 }
 
+fn clipped(message: &str) -> String {
+    let kept = message.floor_char_boundary(ERROR_MESSAGE_BYTES_MAX);
+    let mut clipped = message.get(..kept).unwrap_or_default().to_owned();
+    if kept < message.len() {
+        clipped.push('…');
+    }
+    clipped
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,6 +257,14 @@ mod tests {
             }));
             assert_eq!(Error::from_wire(error.to_wire()), error);
         }
+    }
+
+    #[test]
+    fn long_words_are_clipped_on_the_wire() {
+        let error = Error::new(ErrorCode::InvalidName, "é".repeat(1 << 20));
+        let wire = error.to_wire();
+        assert_eq!(wire.message.chars().count(), ERROR_MESSAGE_BYTES_MAX / 2 + 1);
+        assert!(wire.message.ends_with('…'));
     }
 
     #[test]

@@ -217,6 +217,22 @@ pub fn encode_head(
     out.freeze()
 }
 
+/// Whether a message and its payload fit one frame.
+///
+/// # Errors
+/// [`ErrorCode::InvalidRequest`] when they do not: asked for in parts they would.
+pub fn check_size(message: &impl prost::Message, payload_bytes: usize) -> Result<()> {
+    let header_bytes = message.encoded_len();
+    if header_bytes > FRAME_HEADER_BYTES_MAX || HEAD_BYTES + header_bytes + payload_bytes > FRAME_BYTES_MAX {
+        let why = format!(
+            "a header of {header_bytes} bytes and {payload_bytes} of payload are more than a frame takes \
+             ({FRAME_HEADER_BYTES_MAX} and {FRAME_BYTES_MAX} in all); ask for less at once"
+        );
+        return Err(Error::new(ErrorCode::InvalidRequest, why));
+    }
+    Ok(())
+}
+
 /// A request frame without payload, or the head of one whose payload follows.
 #[must_use]
 pub fn encode_request(api: Api, correlation_id: u64, message: &impl prost::Message, payload_bytes: usize) -> Bytes {
@@ -357,6 +373,16 @@ mod tests {
         let bytes = encode_error(999, 42, &error);
         let frame = FrameDecoder::new(1024).decode(&mut BytesMut::from(&bytes[..])).unwrap().unwrap();
         assert_eq!(frame.answer::<ProduceRequest>().unwrap_err(), error);
+    }
+
+    #[test]
+    fn what_no_frame_takes_is_known_before_it_is_sent() {
+        let header = |bytes| crate::messages::native::ErrorMessage { message: "x".repeat(bytes), ..Default::default() };
+        check_size(&header(FRAME_HEADER_BYTES_MAX / 2), FRAME_BYTES_MAX / 2).unwrap();
+        for (header_bytes, payload_bytes) in [(FRAME_HEADER_BYTES_MAX, 0), (0, FRAME_BYTES_MAX)] {
+            let error = check_size(&header(header_bytes), payload_bytes).unwrap_err();
+            assert_eq!(error.code, ErrorCode::InvalidRequest);
+        }
     }
 
     #[test]

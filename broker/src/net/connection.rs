@@ -9,7 +9,7 @@ use levada_protocol::{
     error::{Error, ErrorCode},
     frame::{Api, Frame, Preface, encode_answer, encode_error},
     ids::NodeId,
-    limits::{FRAME_BYTES_MAX, PEER_QUEUE_BYTES_MAX},
+    limits::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES_MAX, PEER_QUEUE_BYTES_MAX, REQUEST_HEADER_BYTES_MAX},
     messages::native::{HandshakeRequest, HandshakeResponse},
     source::BoxFuture,
 };
@@ -190,7 +190,9 @@ impl<H: Handler> Connection<'_, H> {
         match result {
             Ok((response, session)) => {
                 self.push(encode_answer(api, correlation_id, &response, 0));
-                self.reader.allow(FRAME_BYTES_MAX);
+                // Clients are many, and what they ask is small.
+                let header = if session.peer.is_some() { FRAME_HEADER_BYTES_MAX } else { REQUEST_HEADER_BYTES_MAX };
+                self.reader.allow(FRAME_BYTES_MAX, header);
                 Ok(session)
             }
             Err(error) => {

@@ -7,7 +7,7 @@ use levada_protocol::{
     error::{Error, ErrorCode, Result},
     frame::{self, Api, Preface},
     ids::{ClusterId, IncarnationId, NodeId},
-    limits::FRAME_BYTES_MAX,
+    limits::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES_MAX},
     messages::native::{HandshakeRequest, HandshakeResponse, PeerIdentity},
 };
 use tokio::{
@@ -93,7 +93,7 @@ async fn open(address: &str, node: NodeId, caller: Caller) -> Result<Connection>
     if caller.cluster.is_some() && theirs.is_some() && theirs != caller.cluster {
         return Err(Error::new(ErrorCode::WrongCluster, format!("node {node} at {address} is of another cluster")));
     }
-    reader.allow(FRAME_BYTES_MAX);
+    reader.allow(FRAME_BYTES_MAX, FRAME_HEADER_BYTES_MAX);
     Ok(Connection { reader, writer, hello })
 }
 

@@ -25,6 +25,9 @@ use crate::{
 /// Batches larger than this are judged on a thread for such work, if judging needs more than a look at them.
 const INLINE_BYTES_MAX: usize = 64 * 1024;
 
+/// Batches that are unfolded at once, each to many times its size perhaps: budgets count bytes as they came.
+pub(crate) const UNFOLDED_AT_ONCE: usize = 4;
+
 /// A batch that may be appended.
 #[derive(Debug)]
 pub(crate) struct Admitted {
@@ -41,6 +44,8 @@ impl Broker {
         if batch.len() <= INLINE_BYTES_MAX || (topic.schema.is_none() && is_plain(&batch)) {
             return judge(&topic, codec.as_deref(), batch);
         }
+        // Never closed.
+        let _turn = self.unfolding.acquire().await;
         let judged = spawn_blocking(move || judge(&topic, codec.as_deref(), batch)).await;
         judged.unwrap_or_else(|_| Err(Error::new(ErrorCode::Internal, "judging the batch failed; the log says more")))
     }

@@ -11,7 +11,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use levada_protocol::{
     error::{Error, ErrorCode},
     frame::{Frame, FrameDecoder, HEAD_BYTES, PREFACE_BYTES},
-    limits::{FRAME_HEADER_BYTES_MAX, HANDSHAKE_BYTES_MAX},
+    limits::HANDSHAKE_BYTES_MAX,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
@@ -27,6 +27,7 @@ pub(crate) struct FrameReader<R> {
     reader: R,
     buffer: BytesMut,
     decoder: FrameDecoder,
+    header_bytes_max: usize,
 }
 
 /// What is known of a frame before it is read.
@@ -53,12 +54,14 @@ pub(crate) enum ReadError {
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// On a connection, for frames of a handshake's size until [`FrameReader::allow`].
     pub(crate) const fn new(reader: R, buffer: BytesMut) -> Self {
-        Self { reader, buffer, decoder: FrameDecoder::new(HANDSHAKE_BYTES_MAX) }
+        let decoder = FrameDecoder::new(HANDSHAKE_BYTES_MAX);
+        Self { reader, buffer, decoder, header_bytes_max: HANDSHAKE_BYTES_MAX }
     }
 
-    /// Allows larger frames.
-    pub(crate) const fn allow(&mut self, frame_bytes_max: usize) {
+    /// Allows larger frames, with headers of this size at most.
+    pub(crate) const fn allow(&mut self, frame_bytes_max: usize, header_bytes_max: usize) {
         self.decoder = FrameDecoder::new(frame_bytes_max);
+        self.header_bytes_max = header_bytes_max;
     }
 
     /// The eight bytes that open a connection.
@@ -83,8 +86,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let api = fields.get_u16_le();
         fields.advance(2 + 8);
         let header_bytes = fields.get_u32_le() as usize;
-        if header_bytes > FRAME_HEADER_BYTES_MAX || header_bytes > bytes - HEAD_BYTES {
-            let why = format!("a frame of {bytes} bytes announces a header of {header_bytes}");
+        if header_bytes > self.header_bytes_max || header_bytes > bytes - HEAD_BYTES {
+            let why = format!(
+                "a frame of {bytes} bytes announces a header of {header_bytes}; at most {} are taken",
+                self.header_bytes_max
+            );
             return Err(Error::new(ErrorCode::BadFrame, why).into());
         }
         Ok(Head { api, bytes, header_bytes })
@@ -167,7 +173,7 @@ fn silent(after: Duration) -> io::Error {
 mod tests {
     use levada_protocol::{
         frame::{self, Api},
-        limits::FRAME_BYTES_MAX,
+        limits::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES_MAX},
         messages::native::ProduceRequest,
     };
     use tokio::io::AsyncWriteExt;
@@ -203,7 +209,7 @@ mod tests {
             };
             let receive = async {
                 let mut reader = FrameReader::new(here, BytesMut::new());
-                reader.allow(FRAME_BYTES_MAX);
+                reader.allow(FRAME_BYTES_MAX, FRAME_HEADER_BYTES_MAX);
                 for payload in &payloads {
                     let frame = next(&mut reader).await.unwrap().unwrap();
                     assert_eq!((frame.api, frame.correlation_id), (2, 9));

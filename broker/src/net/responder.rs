@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 use levada_protocol::{
     error::{Error, ErrorCode, Result},
-    frame::{encode_answer, encode_error},
+    frame::{check_size, encode_answer, encode_error},
 };
 use metrics::counter;
 use tokio::sync::OwnedSemaphorePermit;
@@ -82,11 +82,15 @@ impl Responder {
 
     fn send<M: prost::Message>(&mut self, result: Result<(M, Vec<Bytes>)>) {
         let Some(open) = self.open.take() else { return };
+        let result = result.and_then(|(message, payload)| {
+            let payload_bytes = payload.iter().map(Bytes::len).sum();
+            check_size(&message, payload_bytes)?;
+            Ok((message, payload, payload_bytes))
+        });
         let code = result.as_ref().err().map_or("OK", |error| error.code.name());
         counter!(REQUESTS, "api" => api_name(open.api), "code" => code).increment(1);
         let (head, payload) = match result {
-            Ok((message, payload)) => {
-                let payload_bytes = payload.iter().map(Bytes::len).sum();
+            Ok((message, payload, payload_bytes)) => {
                 (encode_answer(open.api, open.correlation_id, &message, payload_bytes), payload)
             }
             Err(error) => (encode_error(open.api, open.correlation_id, &error), Vec::new()),

@@ -14,7 +14,10 @@ use levada_protocol::{
     error::{Error, ErrorCode},
     frame::{Api, FLAG_ERROR, Frame, FrameDecoder, Preface, encode_request},
     limits::FRAME_BYTES_MAX,
-    messages::native::{FetchResponse, HandshakeRequest, HandshakeResponse, ProduceRequest, ProduceResponse},
+    messages::native::{
+        FetchResponse, HandshakeRequest, HandshakeResponse, MetadataRequest, MetadataResponse, ProduceRequest,
+        ProduceResponse,
+    },
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -28,12 +31,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     connection::{Bounds, Handler, Session, Work},
     listener::listen,
+    outbox::Outbox,
     responder::Responder,
 };
 use crate::{
     config::{LimitsConfig, ServerConfig},
     runtime::{
-        budget::Budget,
+        budget::{Budget, Charge},
         tasks::{Stopper, Tasks},
     },
 };
@@ -383,4 +387,29 @@ async fn at_the_end_answers_that_are_ready_are_still_written() {
         timeout(Duration::from_secs(1), TcpStream::connect(server.address)).await.unwrap().is_err(),
         "nobody listens"
     );
+}
+
+#[tokio::test]
+async fn a_client_is_not_taken_at_its_word_for_a_large_header() {
+    let server = Server::start(false, |_| ()).await;
+    let mut client = server.client().await;
+    let names = MetadataRequest { topics: vec![String::new(); 300_000], ..Default::default() };
+    client.send(&encode_request(Api::Metadata, 2, &names, 0)[..64]).await;
+    assert_eq!(client.error_and_end().await, ErrorCode::BadFrame);
+    assert_eq!(server.handler.seen(), 0);
+}
+
+#[tokio::test]
+async fn an_answer_that_no_frame_takes_is_an_error() {
+    let outbox = Arc::new(Outbox::default());
+    let responder = |id| Responder::new(Api::Metadata as u16, id, Arc::clone(&outbox), None, Charge::default());
+    responder(1).answer(Ok(MetadataResponse { unknown: vec!["x".repeat(1 << 20); 5], ..Default::default() }));
+    responder(2).answer(Ok(MetadataResponse::default()));
+    outbox.close();
+    let mut written = Vec::new();
+    outbox.run(&mut written, LONG).await.unwrap();
+    let mut written = BytesMut::from(&written[..]);
+    let mut next = || FrameDecoder::new(FRAME_BYTES_MAX).decode(&mut written).unwrap().unwrap();
+    assert_eq!(next().answer::<MetadataResponse>().unwrap_err().code, ErrorCode::InvalidRequest);
+    assert_eq!(next().answer::<MetadataResponse>().unwrap(), MetadataResponse::default());
 }

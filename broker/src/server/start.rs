@@ -24,7 +24,7 @@ use crate::{
     config::ServerConfig,
     forward::Forwarder,
     http,
-    net::{connection::Bounds, dial::Caller, dispatch::Dispatch, listener::listen},
+    net::{connection::Bounds, dial::Caller, dispatch::Dispatch, door::UNFOLDED_AT_ONCE, listener::listen},
     node::{Node, NodeConfig, NodeOpenError},
     runtime::{budget::Budget, clock::Clock, peers::Peers, random_seed, random_uuid, worker::Worker},
 };
@@ -79,6 +79,7 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
         peers,
         clock,
         requests: bounds.requests.clone(),
+        unfolding: Semaphore::new(UNFOLDED_AT_ONCE),
         codec: hooks.codec,
         authorizer: hooks.authorizer,
     });

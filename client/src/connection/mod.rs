@@ -19,8 +19,10 @@ use std::{
 
 use bytes::Bytes;
 use levada_protocol::{
+    error::{Error, ErrorCode},
     frame::{Api, Frame},
     ids::ClusterId,
+    limits::REQUEST_HEADER_BYTES_MAX,
 };
 use prost::Message;
 use tokio::{sync::oneshot, time::Instant};
@@ -80,6 +82,9 @@ impl Connection {
         timeout: Duration,
         on_answer: OnAnswer,
     ) {
+        if let Err(error) = check_request(message, payload.len()) {
+            return on_answer(Err(CallError::unsent(error)));
+        }
         let deadline = Instant::now() + timeout;
         let refused = self.handle.shared.queue.push(|id| Request {
             id,
@@ -108,4 +113,16 @@ impl Connection {
             Err(CallError::sent(disconnected(&self.handle.shared.address, "the client's runtime is shutting down")))
         })
     }
+}
+
+/// A server closes the connection to who sends more.
+fn check_request(message: &impl Message, payload_bytes: usize) -> Result<(), Error> {
+    levada_protocol::frame::check_size(message, payload_bytes)?;
+    let header_bytes = message.encoded_len();
+    if header_bytes > REQUEST_HEADER_BYTES_MAX {
+        let why =
+            format!("a request of {header_bytes} bytes, at most {REQUEST_HEADER_BYTES_MAX} are taken; ask for less");
+        return Err(Error::new(ErrorCode::InvalidRequest, why));
+    }
+    Ok(())
 }

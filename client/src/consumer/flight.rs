@@ -109,7 +109,8 @@ fn error_of_status(address: &str, status: &Status) -> Error {
     }
     let code = match status.code() {
         Code::NotFound => ErrorCode::UnknownTopic,
-        Code::OutOfRange => ErrorCode::OffsetOutOfRange,
+        // Levada says what it means: this one is of our own decoder, about a message that is too large.
+        Code::OutOfRange => ErrorCode::RecordTooLarge,
         Code::PermissionDenied | Code::Unauthenticated => ErrorCode::Unauthorized,
         Code::InvalidArgument => ErrorCode::InvalidRequest,
         Code::Unimplemented => ErrorCode::UnknownApi,
@@ -137,7 +138,7 @@ mod tests {
         let bare = |code| error_of_status("a:1", &Status::new(code, "text")).code;
         assert_eq!(bare(Code::Unavailable), ErrorCode::Disconnected);
         assert_eq!(bare(Code::Internal), ErrorCode::Disconnected);
-        assert_eq!(bare(Code::OutOfRange), ErrorCode::OffsetOutOfRange);
+        assert_eq!(bare(Code::OutOfRange), ErrorCode::RecordTooLarge, "tonic's own");
         assert_eq!(bare(Code::PermissionDenied), ErrorCode::Unauthorized);
     }
 }

@@ -1,6 +1,9 @@
 //! Reads one partition to its end, from whichever node leads it.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use arrow_array::{Array, Int64Array, RecordBatch};
 use arrow_flight::decode::{DecodedPayload, FlightDataDecoder};
@@ -27,6 +30,10 @@ use crate::{
     retry::{Backoff, Rng},
     topology::Topic,
 };
+
+/// After so long without a row, it is asked whether another node leads: one that is cut off from the others does not know
+/// it, and has nothing new to send.
+const QUIET: Duration = Duration::from_secs(3);
 
 /// Which columns are asked for, and which of them are handed over.
 #[derive(Clone, Debug)]
@@ -182,6 +189,17 @@ impl Reader {
         Ok(node.flight)
     }
 
+    /// Waits until another node is known to lead.
+    async fn moved_from(&self, address: &str) {
+        loop {
+            sleep(QUIET).await;
+            self.refresh().await;
+            if self.address().is_ok_and(|leader| leader != address) {
+                return;
+            }
+        }
+    }
+
     /// Hands over what one server sends.
     async fn read_stream(&mut self) -> Result<Ended> {
         let address = self.address()?;
@@ -197,6 +215,9 @@ impl Reader {
             let next = self.next_batch(&mut stream);
             let batch = tokio::select! {
                 batch = next => batch.map_err(|error| error_of(&address, &error))?,
+                () = self.moved_from(&address) => {
+                    return Err(Error::new(ErrorCode::NotLeader, format!("{address} does not lead {} any more", self.partition)));
+                }
                 () = self.batches.closed() => return Ok(Ended::Unwanted),
             };
             let Some((records, progress)) = batch else { return Ok(Ended::Clean) };

@@ -8,7 +8,6 @@ mod config;
 mod core;
 mod delivery;
 mod driver;
-mod partitioner;
 mod record;
 
 use std::{
@@ -33,7 +32,6 @@ use crate::{cluster::Cluster, error::DeliveryError, retry::Rng};
 pub use self::{
     config::{ProducerBuilder, ProducerConfig},
     delivery::{Callback, Delivery},
-    partitioner::partition_for_key,
     record::{Delivered, Record},
 };
 

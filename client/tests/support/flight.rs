@@ -48,6 +48,8 @@ pub(crate) enum FlightFault {
     EndAfter(usize),
     /// Begin this many rows too early.
     Overlap(u64),
+    /// Send no more after this many batches, and keep the stream open.
+    StallAfter(usize),
     /// Never answer.
     Hang,
     /// Offsets run backwards.
@@ -166,6 +168,7 @@ impl Reading {
             FlightFault::BreakAfter(after) if self.sent == after => return Some(Err(Status::unavailable("broken"))),
             FlightFault::FailAfter(after, code) if self.sent == after => return Some(Err(refusal(code))),
             FlightFault::EndAfter(after) if self.sent == after => return None,
+            FlightFault::StallAfter(after) if self.sent == after => std::future::pending().await,
             _ => {}
         }
         let generate = self.plan.lock().unwrap().generate.clone();

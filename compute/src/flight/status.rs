@@ -19,8 +19,10 @@ pub fn status_of(error: &Error) -> Status {
     if let Ok(name) = error.code.name().parse() {
         metadata.insert(GRPC_ERROR_CODE_KEY, name);
     }
-    metadata.insert_bin(GRPC_ERROR_KEY, MetadataValue::from_bytes(&error.to_wire().encode_to_vec()));
-    Status::with_metadata(grpc_code(error.code), error.to_string(), metadata)
+    let wire = error.to_wire();
+    metadata.insert_bin(GRPC_ERROR_KEY, MetadataValue::from_bytes(&wire.encode_to_vec()));
+    // In words as short as on the wire: a client takes only so much of headers.
+    Status::with_metadata(grpc_code(error.code), Error::from_wire(wire).to_string(), metadata)
 }
 
 /// The same error, counted as the end of a call.

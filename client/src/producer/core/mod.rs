@@ -35,6 +35,7 @@ use levada_protocol::{
     batch::RowsBuilder,
     error::{Error, ErrorClass, ErrorCode},
     ids::{NodeId, Offset, PartitionId, TopicPartition},
+    partitioner::partition_of_key,
     source::ProducerIdentity,
 };
 
@@ -43,7 +44,7 @@ use self::{
     partition::Partition,
     topics::TopicState,
 };
-use super::{partitioner::partition_for_key, record::Record};
+use super::record::Record;
 use crate::{
     error::{CallError, DeliveryError},
     retry::Backoff,
@@ -178,7 +179,7 @@ impl<D: Clone + Default> Core<D> {
                 ));
             }
             (Some(partition), _) => partition.get(),
-            (None, Some(key)) => partition_for_key(key, state.partitions).get(),
+            (None, Some(key)) => partition_of_key(key, state.partitions).get(),
             (None, None) => state.sticky,
         };
         let is_sticky = record.partition.is_none() && record.key.is_none();

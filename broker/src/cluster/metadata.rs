@@ -166,7 +166,8 @@ impl Metadata {
             return Err(Error::new(
                 ErrorCode::WrongIncarnation,
                 format!(
-                    "node {id} is known with data directory {}, this one is {}: a wiped node must come back under a new id",
+                    "node {id} is known with data directory {}, this one is {}; bring that one back, or leave the node out: \
+                     replacing a node is not offered yet",
                     known.incarnation, node.incarnation
                 ),
             ));

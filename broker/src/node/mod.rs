@@ -274,11 +274,14 @@ pub enum NodeOpenError {
     /// The journal lost what the metadata group had promised.
     #[error(
         "the journal is damaged where it holds the metadata group: this replica must not vote any more; \
-         remove the data directory and let the node join again under a new id"
+         keep the data directory for whoever repairs it, and leave the node out (replacing a node is not offered yet)"
     )]
     MetadataDamaged,
     /// A checkpoint's state of a group does not parse.
-    #[error("the checkpoint's state of group {group} does not parse ({why}); restore the node from its peers")]
+    #[error(
+        "the checkpoint's state of group {group} does not parse ({why}); keep the data directory for whoever \
+         repairs it, and leave the node out (replacing a node is not offered yet)"
+    )]
     State {
         /// The group.
         group: GroupId,
@@ -286,7 +289,10 @@ pub enum NodeOpenError {
         why: String,
     },
     /// Raft cannot start from what was recovered.
-    #[error("raft group {group} cannot start from what was recovered ({why}); restore the node from its peers")]
+    #[error(
+        "raft group {group} cannot start from what was recovered ({why}); keep the data directory for whoever \
+         repairs it, and leave the node out (replacing a node is not offered yet)"
+    )]
     Raft {
         /// The group.
         group: GroupId,

@@ -4,7 +4,7 @@
 mod common;
 
 use bytes::Bytes;
-use common::{Client, batch, cluster, produce_request, produced};
+use common::{Client, batch, cluster, produce_request, produced, produced_in};
 use levada_protocol::{
     error::ErrorCode,
     frame::Api,
@@ -49,22 +49,27 @@ async fn what_is_produced_is_read_back_also_after_a_restart() {
     assert_eq!((first.base_offset, first.duplicate, again.base_offset, again.duplicate), (0, false, 0, true));
     let gap = client.produce(&topic, 0, produced(&["d"], producer, 3)).await.unwrap_err();
     assert_eq!(gap.code, ErrorCode::OutOfOrderSequence);
+    // A newer epoch takes over; the older one is fenced, and what it sends is not written.
+    let other = client.init_producer().await.unwrap();
+    client.produce(&topic, 1, produced_in(1, &["new"], other, 0)).await.unwrap();
+    let old = client.produce(&topic, 1, produced_in(0, &["old"], other, 0)).await.unwrap_err();
+    assert_eq!(old.code, ErrorCode::ProducerFenced);
 
     let list =
         |partition, timestamp_ms| ListOffsetsRequest { topic_id: topic.topic_id.clone(), partition, timestamp_ms };
     let (bounds, _): (ListOffsetsResponse, _) =
         client.call(Api::ListOffsets, &list(1, None), Bytes::new()).await.unwrap();
-    assert_eq!((bounds.log_start_offset, bounds.high_watermark, bounds.offset_for_time), (0, 40, None));
+    assert_eq!((bounds.log_start_offset, bounds.high_watermark, bounds.offset_for_time), (0, 41, None));
     let (bounds, _): (ListOffsetsResponse, _) =
         client.call(Api::ListOffsets, &list(1, Some(2_000_000)), Bytes::new()).await.unwrap();
-    assert_eq!(bounds.offset_for_time, Some(40), "nothing is so late");
+    assert_eq!(bounds.offset_for_time, Some(41), "nothing is so late");
 
     node.crash().await;
     node.restart().await;
     common::ready(node.running()).await;
     let mut client = Client::connect(node.address()).await.unwrap();
     assert_eq!(client.metadata(&["orders", "nothing"]).await.unwrap().unknown, ["nothing"]);
-    assert_eq!(client.fetch_all(&topic, 1).await.unwrap().len(), 40);
+    assert_eq!(client.fetch_all(&topic, 1).await.unwrap().len(), 41);
     assert_eq!(client.fetch_all(&topic, 0).await.unwrap(), ["a", "b"]);
     let wait = async {
         loop {

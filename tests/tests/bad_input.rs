@@ -7,6 +7,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use levada_protocol::{
+    frame::{Api, Preface, encode_request},
+    messages::native::HandshakeRequest,
+};
 use levada_tests::{
     dev::{Dev, DevNode},
     tools,
@@ -59,6 +63,12 @@ fn check_alive(dev: &Dev, written: &mut u64) -> Result<()> {
     Ok(())
 }
 
+/// A native connection that has shaken hands, and then this.
+fn after_a_handshake(bytes: &[u8]) -> Vec<u8> {
+    let hello = encode_request(Api::Handshake, 1, &HandshakeRequest::default(), 0);
+    [&Preface::OURS.encode()[..], &hello, bytes].concat()
+}
+
 fn doors(node: &DevNode) -> [(&'static str, &str); 3] {
     [("native", &node.native), ("flight", &node.flight), ("http", &node.http)]
 }
@@ -90,6 +100,18 @@ fn garbage_at_every_door() -> Result<()> {
         }
         check_alive(&dev, &mut written).with_context(|| format!("after garbage at {door}"))?;
     }
+
+    for (name, bytes) in [
+        ("a frame of 4 GiB", [&u32::MAX.to_le_bytes()[..], &[0; 16]].concat()),
+        ("half a frame", [&1000_u32.to_le_bytes()[..], &[0; 100]].concat()),
+        ("garbage", garbage(13, 300_000)),
+        ("messages of a node", encode_request(Api::Raft, 2, &HandshakeRequest::default(), 0).to_vec()),
+    ] {
+        let answer =
+            send(&node.native, &after_a_handshake(&bytes)).with_context(|| format!("{name} after a handshake"))?;
+        assert!(answer.len() > 100 || name == "half a frame", "{name} is answered with an error: {answer:?}");
+    }
+    check_alive(&dev, &mut written).context("after garbage behind a handshake")?;
 
     // Many at once that say nothing, or stop in the middle, and stay.
     let mut silent = Vec::new();

@@ -261,7 +261,11 @@ pub fn batch(values: &[&str]) -> Bytes {
 
 /// A batch of values of a producer.
 pub fn produced(values: &[&str], producer: i64, base_sequence: i32) -> Bytes {
-    batch_of(values, BatchProducer { id: ProducerId(producer), epoch: ProducerEpoch(0), base_sequence })
+    produced_in(0, values, producer, base_sequence)
+}
+
+pub fn produced_in(epoch: i16, values: &[&str], producer: i64, base_sequence: i32) -> Bytes {
+    batch_of(values, BatchProducer { id: ProducerId(producer), epoch: ProducerEpoch(epoch), base_sequence })
 }
 
 fn batch_of(values: &[&str], producer: BatchProducer) -> Bytes {

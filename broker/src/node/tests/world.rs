@@ -1,0 +1,288 @@
+//! The nodes of a test, their disks, and a network that answers at once.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use levada_protocol::{ids::PartitionId, source::NewTopic};
+use levada_storage_engine::{
+    disk::{DiskOp, FileName, Lane},
+    journal::JournalId,
+    sim_disk::SimDisk,
+    store::DirIdentity,
+};
+
+use super::super::*;
+use raft::eraftpb::MessageType;
+
+use crate::{node::event::Answer, raft::wire};
+
+/// Nodes that a test drives, step by step.
+pub(super) struct World {
+    pub(super) nodes: BTreeMap<NodeId, Node>,
+    pub(super) disks: BTreeMap<NodeId, Arc<SimDisk>>,
+    pub(super) events: VecDeque<(NodeId, Event)>,
+    pub(super) replies: BTreeMap<RequestId, Result<Answer, Error>>,
+    pub(super) cut: BTreeSet<NodeId>,
+    pub(super) now: Now,
+    pub(super) next_request: u64,
+    /// What nodes did of late, one line each.
+    pub(super) story: Vec<String>,
+}
+
+pub(super) fn config(node: NodeId, count: u64) -> NodeConfig {
+    NodeConfig {
+        cluster: ClusterId::from_bytes([1; 16]),
+        node,
+        incarnation: IncarnationId::from_bytes([u8::try_from(node.get()).unwrap(); 16]),
+        founders: (1..=count).map(NodeId).collect(),
+        default_replicas: 3,
+        seed: node.get(),
+        store: StoreConfig::default(),
+    }
+}
+
+impl World {
+    pub(super) fn new(count: u64) -> Self {
+        let mut world = Self::founded(count);
+        for id in (1..=count).map(NodeId) {
+            world.register(id, count);
+        }
+        world
+    }
+
+    pub(super) fn register(&mut self, id: NodeId, count: u64) {
+        let addresses = NodeAddresses { node: id, native: format!("n{id}"), ..NodeAddresses::default() };
+        let incarnation = config(id, count).incarnation;
+        let request = Request::RegisterNode { addresses, incarnation, rack: String::new() };
+        self.ask_controller(request).unwrap();
+    }
+
+    /// No node has registered yet.
+    pub(super) fn founded(count: u64) -> Self {
+        let mut world = Self {
+            nodes: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            events: VecDeque::new(),
+            replies: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            now: Now::default(),
+            next_request: 0,
+            story: Vec::new(),
+        };
+        for id in (1..=count).map(NodeId) {
+            let disk = Arc::new(SimDisk::new(id.get()));
+            let config = config(id, count);
+            let identity = DirIdentity { cluster: config.cluster, node: id, incarnation: config.incarnation };
+            identity.format(&*disk, JournalId::from_bytes([9; 16])).unwrap();
+            world.disks.insert(id, Arc::clone(&disk));
+            world.nodes.insert(id, Node::open(disk, config).unwrap());
+        }
+        world.until(|world| world.controller().is_some());
+        world
+    }
+
+    /// Lets everything happen that is ready to, then one tick.
+    pub(super) fn step(&mut self) {
+        self.now.mono_ms += 50;
+        self.now.wall_ms += 50;
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        self.events.extend(ids.iter().map(|id| (*id, Event::Tick)));
+        self.settle();
+    }
+
+    pub(super) fn settle(&mut self) {
+        while !self.events.is_empty() {
+            self.round();
+        }
+    }
+
+    pub(super) fn round(&mut self) {
+        let mut touched = BTreeSet::new();
+        for (id, event) in std::mem::take(&mut self.events) {
+            let Some(node) = self.nodes.get_mut(&id) else { continue };
+            let mut out = Vec::new();
+            node.handle(self.now, event, &mut out);
+            touched.insert(id);
+            self.perform(id, out);
+        }
+        for id in touched {
+            let Some(node) = self.nodes.get_mut(&id) else { continue };
+            let mut out = Vec::new();
+            node.flush(&mut out);
+            self.perform(id, out);
+        }
+    }
+
+    pub(super) fn perform(&mut self, id: NodeId, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Send { to, message } => {
+                    self.tell_message(id, to, &message);
+                    // As on the wire: what cannot be understood there would break the connection.
+                    let (frame, payload) = wire::encode(vec![message]);
+                    let messages = wire::decode(frame, payload.concat().into()).unwrap();
+                    if !self.cut.contains(&id) && !self.cut.contains(&to) {
+                        let heard = messages.into_iter().map(|message| (to, Event::Peer { from: id, message }));
+                        self.events.extend(heard);
+                    }
+                }
+                Effect::Disk { lane, token, ops } => {
+                    if lane == Lane::Journal && ops.iter().any(|op| matches!(op, DiskOp::Sync { .. })) {
+                        self.story.push(format!("{id} syncs its journal"));
+                    }
+                    let result = ops.iter().try_for_each(|op| self.disks[&id].perform(op));
+                    self.events.push_back((id, Event::Disk { token, result }));
+                }
+                Effect::Reply { id, result } => {
+                    let says = result
+                        .as_ref()
+                        .map_or_else(|e| format!("{}: {}", e.code.name(), e.message), |a| format!("{a:?}"));
+                    if !says.contains("Topic") {
+                        self.story.push(format!("answer: {says}"));
+                    }
+                    assert!(self.replies.insert(id, result).is_none(), "{id:?} is answered twice");
+                }
+                Effect::Fatal { message } => panic!("{message}"),
+                Effect::ReadyToStop => {
+                    self.nodes.remove(&id);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// What a partition's replicas say to each other; heartbeats tell nothing.
+    fn tell_message(&mut self, from: NodeId, to: NodeId, message: &PeerMessage) {
+        let PeerMessage::Raft { group, message } = message else { return };
+        let (kind, term, index) = (message.get_msg_type(), message.get_term(), message.get_index());
+        if *group == GroupId::METADATA {
+            return;
+        }
+        let says =
+            match kind {
+                MessageType::MsgAppend => {
+                    let entries = message.get_entries().iter();
+                    let entries: Vec<String> =
+                        entries.map(|e| format!("{} {:?}", e.get_index(), wire::kind_of(e, &e.data))).collect();
+                    format!("append behind {index}: {entries:?}, committed to {}", message.get_commit())
+                }
+                MessageType::MsgAppendResponse if message.get_reject() => format!("does not follow {index}"),
+                MessageType::MsgAppendResponse => format!("durable to {index}"),
+                MessageType::MsgRequestPreVote => format!("would you vote in term {term}?"),
+                MessageType::MsgRequestVote => format!("vote in term {term}"),
+                MessageType::MsgRequestPreVoteResponse | MessageType::MsgRequestVoteResponse => {
+                    if message.get_reject() { "no".to_owned() } else { "yes".to_owned() }
+                }
+                MessageType::MsgTimeoutNow => "take over".to_owned(),
+                _ => return,
+            };
+        self.story.push(format!("{from} to {to}: {says}"));
+    }
+
+    pub(super) fn until(&mut self, mut done: impl FnMut(&Self) -> bool) {
+        for _ in 0..400 {
+            if done(self) {
+                return;
+            }
+            self.step();
+        }
+        panic!("it does not happen");
+    }
+
+    pub(super) fn controller(&self) -> Option<NodeId> {
+        self.nodes.iter().find(|(_, node)| node.controller.is_leading()).map(|(id, _)| *id)
+    }
+
+    pub(super) fn leader(&self, place: TopicPartition) -> Option<NodeId> {
+        let leads = |node: &Node| node.view.partition(place).is_some_and(|view| view.state.borrow().leading);
+        self.nodes.iter().find(|(id, node)| !self.cut.contains(id) && leads(node)).map(|(id, _)| *id)
+    }
+
+    pub(super) fn send(&mut self, node: NodeId, request: Request) -> RequestId {
+        let id = RequestId(self.next_request);
+        self.next_request += 1;
+        self.events.push_back((node, Event::Request { id, request }));
+        id
+    }
+
+    pub(super) fn ask(&mut self, node: NodeId, request: Request) -> Result<Answer, Error> {
+        let id = self.send(node, request);
+        self.until(|world| world.replies.contains_key(&id));
+        self.replies[&id].clone()
+    }
+
+    pub(super) fn ask_controller(&mut self, request: Request) -> Result<Answer, Error> {
+        self.until(|world| world.controller().is_some());
+        self.ask(self.controller().unwrap(), request)
+    }
+
+    pub(super) fn create_topic(&mut self, partitions: u32, settings: &[(&str, &str)]) -> Vec<TopicPartition> {
+        let new = NewTopic {
+            name: "orders".into(),
+            partitions,
+            replicas: 0,
+            config: settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            schema_json: None,
+        };
+        let answer = self.ask_controller(Request::CreateTopic { new, dry_run: false }).unwrap();
+        let Answer::Topic(topic) = answer else { panic!("{answer:?}") };
+        let places: Vec<TopicPartition> = (0..partitions)
+            .map(|partition| TopicPartition { topic: topic.id, partition: PartitionId(partition) })
+            .collect();
+        self.until(|world| places.iter().all(|place| world.leader(*place).is_some()));
+        places
+    }
+
+    pub(super) fn produce(&mut self, place: TopicPartition, batch: Bytes) -> Result<Answer, Error> {
+        self.until(|world| world.leader(place).is_some());
+        self.ask(self.leader(place).unwrap(), Request::Produce { partition: place, batch })
+    }
+
+    /// Every value that a node shows of a partition.
+    pub(super) fn values(&self, node: NodeId, place: TopicPartition) -> Vec<String> {
+        // A node that starts shows its partitions when it has caught up with the metadata.
+        let Some(view) = self.nodes[&node].view.partition(place) else { return Vec::new() };
+        let high_watermark = view.state.borrow().high_watermark;
+        let (mut at, mut values) = (view.state.borrow().log_start, Vec::new());
+        while at < high_watermark {
+            let read = view.log.read(at, 1 << 20, high_watermark).unwrap();
+            for batch in &read.batches {
+                let rows = levada_protocol::batch::Rows::open(batch).unwrap();
+                values.extend(rows.iter().map(|record| {
+                    let record = record.unwrap();
+                    assert_eq!(record.offset, at);
+                    at = at.plus(1);
+                    String::from_utf8(record.value.unwrap().to_vec()).unwrap()
+                }));
+            }
+        }
+        values
+    }
+
+    pub(super) fn crash(&mut self, node: NodeId) {
+        self.nodes.remove(&node);
+        self.events.retain(|(to, _)| *to != node);
+    }
+
+    pub(super) fn restart(&mut self, node: NodeId) {
+        let disk = Arc::new(self.disks[&node].crash_image(&levada_storage_engine::sim_disk::CrashPlan::LOSE_ALL));
+        self.disks.insert(node, Arc::clone(&disk));
+        self.nodes.insert(node, Node::open(disk, config(node, 3)).unwrap());
+    }
+}
+
+/// Flips a bit in the last place of the journal where these bytes stand.
+pub(super) fn damage_journal(disk: &SimDisk, bytes: &[u8]) {
+    damage(disk, "journal", bytes);
+}
+
+pub(super) fn damage(disk: &SimDisk, directory: &str, bytes: &[u8]) {
+    let mut places = disk.list(directory).unwrap().into_iter().flat_map(|name| {
+        let file = FileName::new(format!("{directory}/{name}"));
+        let content = disk.read(&file, 0, usize::try_from(disk.len(&file).unwrap().unwrap()).unwrap()).unwrap();
+        let at = content.windows(bytes.len()).rposition(|window| window == bytes)?;
+        Some((file, at))
+    });
+    let (file, at) = places.next_back().expect("the bytes are there");
+    disk.flip_bit(&file, at as u64, 0);
+}

@@ -82,7 +82,9 @@ pub(crate) enum Command {
 impl Global {
     /// How to reach the cluster.
     pub(crate) fn client_config(&self) -> Result<ClientConfig> {
-        let mut config = ClientConfig::new(&self.bootstrap).context("--bootstrap")?.with_client_id("levada-cli");
+        let mut config =
+            ClientConfig::new(&self.bootstrap).map_err(|error| exit::usage(format!("--bootstrap: {error}")))?;
+        config = config.with_client_id("levada-cli");
         config.operation_timeout = self.timeout;
         config.connect_timeout = config.connect_timeout.min(self.timeout);
         Ok(config)

@@ -1,6 +1,6 @@
 //! `levada topic`: topics as an operator sees them.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
@@ -153,7 +153,7 @@ async fn list(global: &Global) -> Result<()> {
 async fn describe(global: &Global, name: &str) -> Result<()> {
     let admin = global.admin().await?;
     let topic = admin.describe_topic(name).await.with_context(|| format!("cannot describe topic {name:?}"))?;
-    let offsets = all_offsets(&admin, &topic).await;
+    let offsets = all_offsets(&admin, &topic, global.timeout.min(OFFSETS_WITHIN)).await;
     if global.is_json() {
         return print::json(&topic_json(&topic, Some(&offsets)));
     }
@@ -193,9 +193,15 @@ async fn describe(global: &Global, name: &str) -> Result<()> {
     }
 }
 
-/// Both ends of every partition; `None` where no leader answers.
-async fn all_offsets(admin: &Admin, topic: &Topic) -> Vec<Option<Offsets>> {
-    let ask = |number| async move { admin.list_offsets(&topic.name, PartitionId(number), None).await.ok() };
+/// A leader that is there answers within this.
+const OFFSETS_WITHIN: Duration = Duration::from_secs(2);
+
+/// Both ends of every partition; `None` where no leader answers in time.
+async fn all_offsets(admin: &Admin, topic: &Topic, within: Duration) -> Vec<Option<Offsets>> {
+    let ask = |number| async move {
+        let asked = admin.list_offsets(&topic.name, PartitionId(number), None);
+        tokio::time::timeout(within, asked).await.ok()?.ok()
+    };
     future::join_all((0..topic.partition_count()).map(ask)).await
 }
 

@@ -13,7 +13,7 @@ use levada_client::{Consumer, Producer, ProducerConfig, Record};
 use serde_json::json;
 
 use super::{
-    BenchTopic, TopicArgs,
+    BenchTopic, Measured, TopicArgs,
     report::{Report, histogram, micros},
     values::{self, Pool, Stamp, VALUE_BYTES_MIN},
 };
@@ -65,9 +65,13 @@ pub(super) async fn run(global: &Global, args: ConsumeBenchArgs) -> Result<()> {
         return Err(exit::usage(format!("--value-bytes must be at least {VALUE_BYTES_MIN}")));
     }
     let topic = BenchTopic::make(global, &args.topic, args.typed.then(|| SCHEMA.to_owned())).await?;
+    topic.conclude(global, measure(global, &args, &topic)).await
+}
+
+async fn measure(global: &Global, args: &ConsumeBenchArgs, topic: &BenchTopic) -> Result<Measured> {
     let name = topic.topic.name.clone();
     let records = (args.bytes / args.value_bytes).max(1);
-    fill(global, &args, &name, records).await.context("cannot fill the topic")?;
+    fill(global, args, &name, records).await.context("cannot fill the topic")?;
 
     let warm = pass(global, &name, args.typed).await?;
     if warm.records != records {
@@ -108,8 +112,7 @@ pub(super) async fn run(global: &Global, args: ConsumeBenchArgs) -> Result<()> {
         counts: vec![("passes", json!(all.passes))],
         conditions,
     };
-    report.tell(global)?;
-    topic.clean_up().await
+    Ok(Measured { report, failure: None })
 }
 
 impl Read {

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeSet,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -16,10 +17,10 @@ use serde_json::json;
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    BenchTopic, LoadArgs, TopicArgs, load,
+    BenchTopic, LoadArgs, Measured, TopicArgs, load,
     report::{Report, histogram, micros},
     show_progress,
-    values::{self, Stamp},
+    values::{self, Pool, Stamp},
 };
 use crate::args::Global;
 
@@ -45,6 +46,10 @@ struct Seen {
 pub(super) async fn run(global: &Global, args: E2eBenchArgs) -> Result<()> {
     let pool = args.load.pool()?;
     let topic = BenchTopic::make(global, &args.topic, None).await?;
+    topic.conclude(global, measure(global, &args, &topic, pool)).await
+}
+
+async fn measure(global: &Global, args: &E2eBenchArgs, topic: &BenchTopic, pool: Arc<Pool>) -> Result<Measured> {
     let consumer = Consumer::builder(&global.bootstrap).config(global.client_config()?).topic(&topic.topic.name);
     let consumer = consumer.start(Start::Earliest).follow().columns(["value"]).build().await;
     let consumer = consumer.context("cannot follow the topic")?;
@@ -85,13 +90,11 @@ pub(super) async fn run(global: &Global, args: E2eBenchArgs) -> Result<()> {
         ],
         conditions,
     };
-    report.tell(global)?;
-    topic.clean_up().await?;
-    match sent.failure {
-        Some(failure) => bail!("{} records failed, the first one: {failure}", sent.failed),
-        None if seen.duplicates > 0 => bail!("{} records were read twice", seen.duplicates),
-        None => Ok(()),
-    }
+    let failure = match sent.failure {
+        Some(first) => Some(format!("{} records failed, the first one: {first}", sent.failed)),
+        None => (seen.duplicates > 0).then(|| format!("{} records were read twice", seen.duplicates)),
+    };
+    Ok(Measured { report, failure })
 }
 
 /// Reads until as many records were seen as were acknowledged.

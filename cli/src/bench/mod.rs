@@ -14,7 +14,7 @@ mod values;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use levada_client::{Admin, NewTopic, Producer, ProducerConfig, Topic};
@@ -23,6 +23,7 @@ use serde_json::{Map, Value, json};
 use self::{
     disk::DiskTimes,
     load::{Load, Watch},
+    report::Report,
     values::{Pool, VALUE_BYTES_MIN},
 };
 use crate::{args::Global, exit, produce::Codec, units};
@@ -104,6 +105,12 @@ pub(crate) async fn run(global: &Global, command: BenchCommand) -> Result<()> {
     }
 }
 
+/// What a benchmark found, and why it counts as failed all the same.
+struct Measured {
+    report: Report,
+    failure: Option<String>,
+}
+
 /// A topic made for a benchmark.
 struct BenchTopic {
     admin: Admin,
@@ -130,13 +137,22 @@ impl BenchTopic {
         self.topic.partitions.first().map_or(0, |partition| partition.replicas.len())
     }
 
-    /// Deletes it, unless it shall stay.
-    async fn clean_up(self) -> Result<()> {
-        if self.keep {
-            return Ok(());
-        }
-        let deleted = self.admin.delete_topic(&self.topic.name).await;
-        deleted.with_context(|| format!("cannot delete the benchmark's topic {}", self.topic.name))
+    /// Waits for what was measured, or for Ctrl-C; then deletes the topic, unless it shall stay; then tells. In this order:
+    /// neither a failure nor a reader of the report that goes away leaves the topic behind, or hides that records failed.
+    async fn conclude(&self, global: &Global, measuring: impl Future<Output = Result<Measured>>) -> Result<()> {
+        let measured = tokio::select! {
+            measured = measuring => measured,
+            _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
+        };
+        let name = &self.topic.name;
+        let deleted = if self.keep { Ok(()) } else { self.admin.delete_topic(name).await };
+        let deleted = deleted.with_context(|| format!("cannot delete the benchmark's topic {name}"));
+        let measured = match (measured, &deleted) {
+            (Err(error), Err(deleted)) => return Err(error.context(format!("{deleted:#}, after this"))),
+            (measured, _) => measured?,
+        };
+        let told = measured.report.tell(global);
+        measured.failure.map_or(deleted.and(told), |failure| Err(anyhow!(failure)))
     }
 
     fn conditions(&self) -> Map<String, Value> {

@@ -1,14 +1,17 @@
 //! `levada bench produce`: acknowledged writes.
 
+use std::sync::Arc;
+
 use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
 
 use super::{
-    BenchTopic, LoadArgs, TopicArgs,
+    BenchTopic, LoadArgs, Measured, TopicArgs,
     load::{self, Sent},
     report::Report,
     show_progress,
+    values::Pool,
 };
 use crate::args::Global;
 
@@ -24,6 +27,10 @@ pub(crate) struct ProduceBenchArgs {
 pub(super) async fn run(global: &Global, args: ProduceBenchArgs) -> Result<()> {
     let pool = args.load.pool()?;
     let topic = BenchTopic::make(global, &args.topic, None).await?;
+    topic.conclude(global, measure(global, &args, &topic, pool)).await
+}
+
+async fn measure(global: &Global, args: &ProduceBenchArgs, topic: &BenchTopic, pool: Arc<Pool>) -> Result<Measured> {
     let load = args.load.load(&topic.topic.name)?;
     let producers = args.load.producers(global).await?;
     let disk = args.load.disk(topic.replicas()).await?;
@@ -53,10 +60,6 @@ pub(super) async fn run(global: &Global, args: ProduceBenchArgs) -> Result<()> {
         ],
         conditions,
     };
-    report.tell(global)?;
-    topic.clean_up().await?;
-    match sent.failure {
-        Some(failure) => bail!("{} records failed, the first one: {failure}", sent.failed),
-        None => Ok(()),
-    }
+    let failure = sent.failure.map(|first| format!("{} records failed, the first one: {first}", sent.failed));
+    Ok(Measured { report, failure })
 }

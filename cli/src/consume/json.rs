@@ -9,12 +9,16 @@ use std::{io::Write, sync::Arc};
 use arrow_array::{
     Array, RecordBatch,
     cast::AsArray,
-    types::{TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType},
+    types::{
+        Float32Type, Float64Type, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
+        TimestampSecondType,
+    },
 };
 use arrow_cast::base64::{BASE64_STANDARD, Engine};
 use arrow_json::writer::{Encoder, EncoderFactory, EncoderOptions, NullableEncoder, make_encoder};
 use arrow_schema::{ArrowError, DataType, FieldRef, TimeUnit};
 use jiff::Timestamp;
+use serde::Serialize;
 
 /// How the bytes of a topic's columns are shown.
 #[derive(Debug)]
@@ -107,6 +111,8 @@ impl EncoderFactory for BytesAs {
             DataType::LargeBinary => self.bytes(|row| array.as_binary::<i64>().value(row)),
             DataType::BinaryView => self.bytes(|row| array.as_binary_view().value(row)),
             DataType::FixedSizeBinary(_) => self.bytes(|row| array.as_fixed_size_binary().value(row)),
+            DataType::Float32 => Box::new(Floats(|row| array.as_primitive::<Float32Type>().value(row))),
+            DataType::Float64 => Box::new(Floats(|row| array.as_primitive::<Float64Type>().value(row))),
             DataType::Timestamp(unit, Some(_)) => Box::new(Instants { array, unit: *unit }),
             _ => return Ok(None),
         };
@@ -146,6 +152,21 @@ impl Encoder for Instants<'_> {
             Ok(time) => write!(out, "\"{time:.digits$}\""),
             // Beyond the years that can be written down.
             Err(_) => out.write_all(b"null"),
+        };
+        debug_assert!(written.is_ok(), "text goes into memory");
+    }
+}
+
+/// A column of floats; those that JSON lacks are text, as `produce` takes them and as the server writes them.
+struct Floats<F>(F);
+
+impl<T: Copy + Into<f64> + Serialize, F: Fn(usize) -> T> Encoder for Floats<F> {
+    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
+        let value = (self.0)(row);
+        let written = match value.into() {
+            float if float.is_finite() => serde_json::to_writer(out, &value),
+            float if float.is_nan() => serde_json::to_writer(out, "NaN"),
+            float => serde_json::to_writer(out, if float > 0.0 { "Infinity" } else { "-Infinity" }),
         };
         debug_assert!(written.is_ok(), "text goes into memory");
     }
@@ -208,7 +229,7 @@ mod tests {
         let first =
             r#"{"at":"1970-01-01T00:00:00.000Z","value":"a\"\n","key":null,"price":2.5,"tags":[1,null],"text":"12"}"#;
         let second = concat!(
-            r#"{"at":"1970-01-01T00:00:01.500Z","value":{"base64":"/wA="},"key":"k","price":null,"#,
+            r#"{"at":"1970-01-01T00:00:01.500Z","value":{"base64":"/wA="},"key":"k","price":"NaN","#,
             r#""tags":null,"text":""}"#
         );
         assert_eq!(lines(&batch(), false), [format!("{first}\n"), format!("{second}\n")]);
@@ -231,6 +252,6 @@ mod tests {
         let cells: Vec<String> = rows.cells(0).collect();
         assert_eq!(cells, ["1970-01-01T00:00:00.000Z", "a\"\n", "", "2.5", "[1,null]", "12"]);
         let cells: Vec<String> = rows.cells(1).collect();
-        assert_eq!(cells, ["1970-01-01T00:00:01.500Z", "{\"base64\":\"/wA=\"}", "k", "null", "", ""]);
+        assert_eq!(cells, ["1970-01-01T00:00:01.500Z", "{\"base64\":\"/wA=\"}", "k", "NaN", "", ""]);
     }
 }

@@ -78,8 +78,10 @@ impl Layout {
                     )));
                 }
                 match port_base {
+                    // Any will do: so those that are known already, unless somebody else has them by now.
+                    Some(0) if check_free(&remembered.ports).is_err() => free_ports(count)?,
+                    None | Some(0) => remembered.ports,
                     Some(base) => choose_ports(count, base)?,
-                    None => remembered.ports,
                 }
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -218,6 +220,9 @@ mod tests {
         drop(first);
         let again = Layout::open(&directory, None, None).unwrap();
         assert_eq!((again.nodes.len(), &again.nodes), (2, &nodes));
+        drop(again);
+        let again = Layout::open(&directory, None, Some(0)).unwrap();
+        assert_eq!(again.nodes, nodes, "the same command resumes the same ports");
         let cluster = directory.join("cluster.json");
         again.write_cluster(&[11, 12]).unwrap();
         let text = fs::read_to_string(&cluster).unwrap();

@@ -3,7 +3,10 @@
 //! A thread of its own reads, as reading blocks; records come over in chunks through a short channel. A chunk ends when
 //! it is full or when nothing more has arrived, so that `tail -f | levada produce` sends every line at once.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::{
+    cell::RefCell,
+    io::{self, BufRead, BufReader, Read},
+};
 
 use anyhow::{Context, Result, bail};
 use arrow_schema::DataType;
@@ -30,6 +33,7 @@ pub(super) struct InputRecord {
 type Chunk = Result<Vec<InputRecord>>;
 
 const CHUNK_RECORDS: usize = 512;
+const CHUNK_BYTES: usize = 1 << 20;
 const CHUNKS_WAITING: usize = 16;
 const READ_BUFFER_BYTES: usize = 256 << 10;
 
@@ -73,18 +77,19 @@ impl Input {
 
     /// Ends early, without an error, when nobody takes the records any more.
     fn read(&self, input: impl Read, chunks: &mpsc::Sender<Chunk>) -> Result<()> {
-        let input = BufReader::with_capacity(READ_BUFFER_BYTES, input);
-        let mut sink = Sink { chunks, chunk: Vec::new() };
+        let sink = RefCell::new(Sink { chunks, chunk: Vec::new(), bytes: 0 });
+        let input = FlushFirst { input, sink: &sink };
         let read = match self.format {
-            Format::Lines | Format::Jsonl => self.read_lines(input, &mut sink),
-            Format::Csv => self.read_csv(input, &mut sink),
+            Format::Lines | Format::Jsonl => self.read_lines(input, &sink),
+            Format::Csv => self.read_csv(input, &sink),
         };
         // What stands before an error is sent all the same.
-        sink.flush();
+        sink.borrow_mut().flush();
         read
     }
 
-    fn read_lines(&self, mut input: BufReader<impl Read>, sink: &mut Sink<'_>) -> Result<()> {
+    fn read_lines(&self, input: impl Read, sink: &RefCell<Sink<'_>>) -> Result<()> {
+        let mut input = BufReader::with_capacity(READ_BUFFER_BYTES, input);
         let bytes_max = u64::try_from(BATCH_BYTES_MAX).unwrap_or(u64::MAX);
         for line in 1.. {
             let mut value = Vec::new();
@@ -98,10 +103,7 @@ impl Input {
                 bail!("line {line} is longer than any record may be ({BATCH_BYTES_MAX} bytes)");
             }
             let blank = self.format == Format::Jsonl && value.trim_ascii().is_empty();
-            if !blank && !sink.push(self.line(line, value)?) {
-                break;
-            }
-            if input.buffer().is_empty() && !sink.flush() {
+            if !blank && !sink.borrow_mut().push(self.line(line, value)?) {
                 break;
             }
         }
@@ -118,8 +120,8 @@ impl Input {
         Ok(InputRecord { line, key, value, timestamp_ms })
     }
 
-    fn read_csv(&self, input: impl Read, sink: &mut Sink<'_>) -> Result<()> {
-        let mut reader = csv::Reader::from_reader(input);
+    fn read_csv(&self, input: impl Read, sink: &RefCell<Sink<'_>>) -> Result<()> {
+        let mut reader = csv::ReaderBuilder::new().buffer_capacity(READ_BUFFER_BYTES).from_reader(input);
         let names = reader.headers().context("the CSV has no header")?.clone();
         for wanted in [&self.key, &self.timestamp].into_iter().flatten() {
             if !names.iter().any(|name| name == wanted) {
@@ -129,7 +131,7 @@ impl Input {
         let mut row = csv::StringRecord::new();
         while reader.read_record(&mut row).context("cannot read the CSV")? {
             let line = row.position().map_or(0, csv::Position::line);
-            if !sink.push(self.row(line, &names, &row)?) {
+            if !sink.borrow_mut().push(self.row(line, &names, &row)?) {
                 break;
             }
         }
@@ -178,19 +180,35 @@ impl Input {
 struct Sink<'a> {
     chunks: &'a mpsc::Sender<Chunk>,
     chunk: Vec<InputRecord>,
+    bytes: usize,
 }
 
 impl Sink<'_> {
     /// Whether more are wanted.
     fn push(&mut self, record: InputRecord) -> bool {
+        self.bytes += record.value.len();
         self.chunk.push(record);
-        self.chunk.len() < CHUNK_RECORDS || self.flush()
+        (self.chunk.len() < CHUNK_RECORDS && self.bytes < CHUNK_BYTES) || self.flush()
     }
 
     /// Whether more are wanted.
     fn flush(&mut self) -> bool {
+        self.bytes = 0;
         let full = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK_RECORDS));
         full.is_empty() || self.chunks.blocking_send(Ok(full)).is_ok()
+    }
+}
+
+/// Input that may pause: what was gathered goes out before more is asked for.
+struct FlushFirst<'a, R> {
+    input: R,
+    sink: &'a RefCell<Sink<'a>>,
+}
+
+impl<R: Read> Read for FlushFirst<'_, R> {
+    /// The end, when nobody takes the records any more.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.sink.borrow_mut().flush() { self.input.read(buffer) } else { Ok(0) }
     }
 }
 
@@ -242,6 +260,55 @@ mod tests {
         );
         let many = "x\n".repeat(2000);
         assert_eq!(read(&input(Format::Lines, None, None), &many).unwrap().len(), 2000);
+    }
+
+    /// Gives a piece at a time, and looks whether all that was given before has come out.
+    struct Pausing<'a> {
+        pieces: Vec<&'a str>,
+        given: usize,
+        received: &'a RefCell<mpsc::Receiver<Chunk>>,
+    }
+
+    impl Read for Pausing<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            if self.given > 1 {
+                let chunk = self.received.borrow_mut().try_recv().expect("it is out before more is asked for");
+                assert_eq!(chunk.unwrap().len(), 1);
+            }
+            let piece = self.pieces.get(self.given).map_or(&b""[..], |piece| piece.as_bytes());
+            self.given += 1;
+            buffer[..piece.len()].copy_from_slice(piece);
+            Ok(piece.len())
+        }
+    }
+
+    #[test]
+    fn what_has_come_goes_out_before_more_is_waited_for() {
+        for (format, pieces) in [
+            (Format::Lines, vec!["", "a\n", "b\n"]),
+            (Format::Jsonl, vec!["", "{}\n", "{}\n"]),
+            (Format::Csv, vec!["n\n", "1\n", "2\n"]),
+        ] {
+            let (chunks, received) = mpsc::channel(16);
+            let received = RefCell::new(received);
+            let given = usize::from(pieces[0].is_empty());
+            input(format, None, None).read(Pausing { pieces, given, received: &received }, &chunks).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_chunk_is_bounded_in_bytes_too() {
+        let (chunks, mut received) = mpsc::channel(64);
+        let text = format!("{}\n", "x".repeat(CHUNK_BYTES / 2)).repeat(9);
+        input(Format::Lines, None, None).read(text.as_bytes(), &chunks).unwrap();
+        drop(chunks);
+        let mut records = 0;
+        while let Some(chunk) = received.blocking_recv() {
+            let chunk = chunk.unwrap();
+            records += chunk.len();
+            assert!(chunk.len() <= 2);
+        }
+        assert_eq!(records, 9);
     }
 
     #[test]

@@ -114,7 +114,12 @@ pub(crate) async fn run(global: &Global, args: ProduceArgs) -> Result<()> {
     let elapsed = began.elapsed();
 
     let outcomes = std::mem::take(&mut *outcomes.lock().unwrap_or_else(PoisonError::into_inner));
-    tell(global, &outcomes, elapsed)?;
+    let told = tell(global, &outcomes, elapsed);
+    conclude(outcomes, sent, told)
+}
+
+/// How it ends. Records that were not acknowledged are a failure, whoever has seen enough of the output.
+fn conclude(outcomes: Outcomes, sent: Result<()>, told: Result<()>) -> Result<()> {
     if let Some((line, failure)) = outcomes.first_failure {
         let unknown = if failure.written == Written::Unknown { "; it may be there all the same" } else { "" };
         let what = format!(
@@ -124,7 +129,7 @@ pub(crate) async fn run(global: &Global, args: ProduceArgs) -> Result<()> {
         );
         return Err(anyhow::Error::new(failure.error).context(what));
     }
-    sent
+    sent.and(told)
 }
 
 /// Sends record by record until the input ends, or a record fails.
@@ -199,4 +204,23 @@ fn tell(global: &Global, outcomes: &Outcomes, elapsed: Duration) -> Result<()> {
         elapsed.as_secs_f64()
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use levada_client::{Error, ErrorCode};
+
+    use super::*;
+
+    #[test]
+    fn failed_records_count_though_nobody_reads_the_output() {
+        let closed = || Err(print::Closed.into());
+        let failure = DeliveryError { error: Error::new(ErrorCode::Timeout, "late"), written: Written::Unknown };
+        let outcomes = Outcomes { failed: 1, first_failure: Some((7, failure)), ..Outcomes::default() };
+        let ended = conclude(outcomes, Err(anyhow!("line 7 failed")), closed()).unwrap_err();
+        assert!(ended.to_string().starts_with("line 7 was not acknowledged"), "{ended}");
+        let ended = conclude(Outcomes::default(), Err(anyhow!("line 2 cannot be sent")), closed()).unwrap_err();
+        assert!(!ended.is::<print::Closed>());
+        assert!(conclude(Outcomes::default(), Ok(()), closed()).unwrap_err().is::<print::Closed>());
+    }
 }

@@ -9,7 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// One node's process, or where it would run.
 #[derive(Debug)]
@@ -136,22 +137,25 @@ impl Nodes {
     pub fn kill(&mut self, id: u64) -> Result<()> {
         let node = self.nodes.get_mut(&id).with_context(|| format!("no node {id}"))?;
         if let Some(mut child) = node.child.take() {
-            // A wrapped server is a child of the wrapper.
-            signal("-KILL", &format!("-P {}", child.id()), "pkill")?;
+            if !self.wrapper.is_empty() {
+                kill_children(child.id())?;
+            }
+            // It may have ended by itself.
             let _ = child.kill();
             child.wait()?;
         }
         Ok(())
     }
 
-    /// Sends a signal such as `STOP` or `CONT` to a node.
+    /// Sends a signal to a node, such as the one that stops it until another lets it go on.
     ///
     /// # Errors
-    /// When it does not run.
-    pub fn signal(&self, id: u64, name: &str) -> Result<()> {
+    /// When it does not run, or stands behind a wrapper, which would take the signal in its place.
+    pub fn signal(&self, id: u64, signal: Signal) -> Result<()> {
+        ensure!(self.wrapper.is_empty(), "node {id} is wrapped");
         let child = self.nodes.get(&id).and_then(|node| node.child.as_ref());
-        let pid = child.with_context(|| format!("node {id} does not run"))?.id();
-        signal(&format!("-{name}"), &pid.to_string(), "kill")
+        let child = child.with_context(|| format!("node {id} does not run"))?;
+        kill_process(Pid::from_child(child), signal).with_context(|| format!("node {id} takes no {signal:?}"))
     }
 
     /// Waits until every node that runs says that it is ready.
@@ -184,12 +188,12 @@ impl Drop for Nodes {
     }
 }
 
-fn signal(name: &str, target: &str, program: &str) -> Result<()> {
-    Command::new(program)
-        .arg(name)
-        .args(target.split(' '))
-        .status()
-        .with_context(|| format!("cannot run {program}"))?;
+/// Kills what a wrapper runs.
+fn kill_children(wrapper: u32) -> Result<()> {
+    let status = Command::new("pkill").args(["-KILL", "-P", &wrapper.to_string()]).status();
+    let status = status.context("cannot run pkill")?;
+    // 1: it has no child any more.
+    ensure!(matches!(status.code(), Some(0 | 1)), "pkill ended with {status}");
     Ok(())
 }
 

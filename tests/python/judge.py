@@ -3,7 +3,7 @@
 usage: judge.py HOST:PORT TOPIC ACKNOWLEDGED
 
 ACKNOWLEDGED has a line "partition offset writer sequence" for every acknowledged record. Exits with 1 and says why when
-an acknowledged record is missing, stands elsewhere, stands twice, or a writer's records are out of order.
+an acknowledged record is missing, stands elsewhere, stands twice, or a writer's records are out of order in a partition.
 """
 
 import sys
@@ -45,9 +45,9 @@ def main():
             wrong.append(f"{record} stands at {places[record]} and at {(partition, offset)}")
         places[record] = (partition, offset)
         writer, sequence = record
-        if last.get(writer, -1) >= sequence:
-            wrong.append(f"writer {writer}: {sequence} stands behind {last[writer]}")
-        last[writer] = sequence
+        if last.get((partition, writer), -1) >= sequence:
+            wrong.append(f"partition {partition} writer {writer}: {sequence} behind {last[partition, writer]}")
+        last[partition, writer] = sequence
     if wrong:
         sys.exit(f"{len(wrong)} of {acks} wrong, such as:\n" + "\n".join(wrong[:10]))
     print(f"{acks} acknowledged records stand where they were acknowledged; {len(log)} in the log, none twice")

@@ -1,7 +1,7 @@
 //! Writers that keep a ledger of what was acknowledged, and an independent judge (pyarrow) that reads everything back.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fmt::Write as _,
     path::Path,
     process::Command,
@@ -13,11 +13,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use levada_client::{Delivered, Producer, Record};
+use levada_client::{Delivered, PartitionId, Producer, Record};
 use tokio::task::JoinHandle;
 
 /// Records that one writer keeps under way.
-const IN_FLIGHT: usize = 200;
+pub const IN_FLIGHT: usize = 200;
 
 /// Everything that was acknowledged, and how long writes paused.
 #[derive(Debug, Default)]
@@ -26,8 +26,15 @@ pub struct Ledger {
     lines: Mutex<String>,
     acknowledged: AtomicU64,
     unknown: AtomicU64,
-    last: Mutex<Option<Instant>>,
-    pause: Mutex<Duration>,
+    /// By partition: a pause of one does not hide behind the others' acknowledgements.
+    partitions: Mutex<BTreeMap<u32, Acknowledgements>>,
+}
+
+#[derive(Debug)]
+struct Acknowledgements {
+    count: u64,
+    last: Instant,
+    pause: Duration,
 }
 
 impl Ledger {
@@ -43,9 +50,16 @@ impl Ledger {
         self.unknown.load(Ordering::Relaxed)
     }
 
-    /// The longest time without an acknowledgement since the last call.
+    /// Acknowledged so far, by partition.
+    #[must_use]
+    pub fn by_partition(&self) -> BTreeMap<u32, u64> {
+        lock(&self.partitions).iter().map(|(&number, partition)| (number, partition.count)).collect()
+    }
+
+    /// The longest time without an acknowledgement in any one partition since the last call.
     pub fn take_pause(&self) -> Duration {
-        std::mem::take(&mut *lock(&self.pause))
+        let mut partitions = lock(&self.partitions);
+        partitions.values_mut().map(|partition| std::mem::take(&mut partition.pause)).max().unwrap_or_default()
     }
 
     fn note(&self, writer: u64, sequence: u64, delivered: &Delivered) {
@@ -53,14 +67,16 @@ impl Ledger {
         let _ = writeln!(lines, "{} {} {writer} {sequence}", delivered.partition, delivered.offset);
         self.acknowledged.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
-        if let Some(last) = lock(&self.last).replace(now) {
-            let mut pause = lock(&self.pause);
-            *pause = (*pause).max(now - last);
-        }
+        let mut partitions = lock(&self.partitions);
+        let first = Acknowledgements { count: 0, last: now, pause: Duration::ZERO };
+        let partition = partitions.entry(delivered.partition.get()).or_insert(first);
+        partition.pause = partition.pause.max(now - partition.last);
+        partition.last = now;
+        partition.count += 1;
     }
 
     /// Lets pyarrow read the whole topic over Flight and compare: every acknowledged record stands at its offset, no
-    /// record stands twice, and each writer's records stand in the order in which they were sent.
+    /// record stands twice, and in each partition each writer's records stand in the order in which they were sent.
     ///
     /// # Errors
     /// With the judge's words when they do not.
@@ -94,16 +110,22 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts `writers` tasks that send numbered records, each writer's under a key of its own.
+    /// Starts `writers` tasks that send numbered records, each to all partitions in turn.
     ///
     /// # Errors
     /// When the cluster cannot be reached.
-    pub async fn start(bootstrap: &str, topic: &str, writers: u64, ledger: &Arc<Ledger>) -> Result<Self> {
+    pub async fn start(
+        bootstrap: &str,
+        topic: &str,
+        partitions: u32,
+        writers: u64,
+        ledger: &Arc<Ledger>,
+    ) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let producer = Arc::new(Producer::builder(bootstrap).build().await?);
         let tasks = (0..writers).map(|writer| {
             let (stop, producer) = (Arc::clone(&stop), Arc::clone(&producer));
-            tokio::spawn(write(producer, topic.to_owned(), writer, Arc::clone(ledger), stop))
+            tokio::spawn(write(producer, topic.to_owned(), partitions, writer, Arc::clone(ledger), stop))
         });
         Ok(Self { writers: tasks.collect(), stop })
     }
@@ -129,17 +151,18 @@ impl Load {
 async fn write(
     producer: Arc<Producer>,
     topic: String,
+    partitions: u32,
     writer: u64,
     ledger: Arc<Ledger>,
     stop: Arc<AtomicBool>,
 ) -> Result<()> {
-    let key = format!("writer-{writer}");
     let mut under_way = VecDeque::new();
     let mut sequence = 0;
     while !stop.load(Ordering::Relaxed) || !under_way.is_empty() {
         if !stop.load(Ordering::Relaxed) && under_way.len() < IN_FLIGHT {
             let value = format!("{writer} {sequence} {}", "x".repeat(usize::try_from(sequence % 900)?));
-            let delivery = producer.send(&topic, Record::new(&value).with_key(&key)).await?;
+            let partition = PartitionId(u32::try_from(sequence % u64::from(partitions))?);
+            let delivery = producer.send(&topic, Record::new(&value).with_partition(partition)).await?;
             under_way.push_back((sequence, delivery));
             sequence += 1;
             if sequence % 50 == 0 {

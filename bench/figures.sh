@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # The figures of the write and read path, on three nodes of this machine and in one run: see README.md here.
 #   bench/figures.sh [--short]
-# Needs Rust; for the last line python3 with pyarrow in $LEVADA_PYTHON (default: python3).
+# Needs Rust; for the last line python3 with pyarrow in $PYTHON (default: python3).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=60 paced=300 step=20
 [ "${1:-}" = --short ] && seconds=5 paced=5 step=3
 cargo build --release --package levada
 levada="${CARGO_TARGET_DIR:-target}/release/levada"
-python="${LEVADA_PYTHON:-python3}"
+python="${PYTHON:-python3}"
 dir=$(mktemp -d)
 dev=
 end() {
@@ -23,7 +23,7 @@ fresh() {
   "$levada" dev --nodes 3 --data-dir "$dir/nodes" --port-base 0 >"$dir/dev.log" 2>&1 &
   dev=$!
   for _ in $(seq 100); do
-    LEVADA_BOOTSTRAP=$(sed -n 's/.*"native": *"\([^"]*\)".*/\1/p' "$dir/nodes/cluster.json" 2>/dev/null | head -n 1)
+    LEVADA_BOOTSTRAP=$(sed -n 's/.*"native": *"\([^"]*\)".*/\1/p' "$dir/nodes/cluster.json" 2>/dev/null | head -n 1) || true
     export LEVADA_BOOTSTRAP
     [ -n "$LEVADA_BOOTSTRAP" ] && "$levada" cluster status >/dev/null 2>&1 && return
     sleep 0.1

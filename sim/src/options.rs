@@ -77,6 +77,8 @@ pub struct Options {
     pub checkpoint_bytes: u64,
     /// What a node may hold in memory of what is not in segments, before it refuses more.
     pub tail_bytes_max: u64,
+    /// How much a group must have for a write of its own to its segment.
+    pub write_bytes_min: u64,
     /// Ticks of a paused process come all at once when it goes on, or not at all.
     pub ticks_burst: bool,
     /// What the world lies about.
@@ -101,6 +103,7 @@ impl Options {
             checkpoint_bytes: dice.pick(&[64 << 10, 256 << 10, 1 << 20]).unwrap_or(1 << 20),
             tail_bytes_max: dice.pick(&[256 << 10, 1 << 20, 8 << 20]).unwrap_or(8 << 20),
             ticks_burst: dice.chance(50),
+            write_bytes_min: dice.pick(&[0, 16 << 10, 64 << 10]).unwrap_or(0),
             lie: None,
         }
     }

@@ -314,11 +314,16 @@ fn store_config(options: &Options) -> StoreConfig {
     let file_bytes = options.journal_file_bytes;
     StoreConfig {
         journal: JournalConfig { file_bytes, files_keep: 3, gather_bytes: 256 << 10 },
-        segment: SegmentConfig { write_bytes_max: 64 << 10, ..SegmentConfig::default() },
+        segment: SegmentConfig {
+            write_bytes_min: options.write_bytes_min,
+            write_bytes_max: 64 << 10,
+            ..SegmentConfig::default()
+        },
         checkpoint_bytes: options.checkpoint_bytes,
         sync_files_max: 4,
         tail_bytes_max: options.tail_bytes_max,
         tail_keep_bytes: 64 << 10,
+        unwritten_ticks_max: 10,
         journal_held_bytes_max: 2 * options.tail_bytes_max,
     }
 }

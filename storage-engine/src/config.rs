@@ -19,9 +19,19 @@ pub struct StoreConfig {
     pub tail_bytes_max: u64,
     /// What entries may take that are in segments already: for followers that are slightly behind.
     pub tail_keep_bytes: u64,
+    /// Entries are written to segments at the latest so many ticks after they were committed.
+    pub unwritten_ticks_max: u64,
     /// When a group's uncommitted entries hold back this much of the journal, they are written to it again. At least
     /// twice what tails may take, or that alone could keep the journal busy.
     pub journal_held_bytes_max: u64,
+}
+
+impl StoreConfig {
+    /// What committed entries that are in no segment may take in memory, of all groups. Past it the groups that wait
+    /// longest are written, however little they have.
+    pub(crate) const fn unwritten_bytes_max(&self) -> u64 {
+        self.tail_bytes_max / 8
+    }
 }
 
 impl Default for StoreConfig {
@@ -33,6 +43,7 @@ impl Default for StoreConfig {
             sync_files_max: 64,
             tail_bytes_max: 256 << 20,
             tail_keep_bytes: 32 << 20,
+            unwritten_ticks_max: 100,
             journal_held_bytes_max: 512 << 20,
         }
     }
@@ -44,6 +55,9 @@ pub struct SegmentConfig {
     /// How far apart the points of the sparse index are, in bytes of the file. Segments of replicas are identical only
     /// where this is.
     pub index_interval_bytes: u64,
+    /// Committed entries wait in memory until a group has this much of them, to be written at once: the journal has
+    /// them, so nobody waits for their segment, and one large write costs a disk less than many small ones.
+    pub write_bytes_min: u64,
     /// About the most that is written to one group's segment at once.
     pub write_bytes_max: u64,
     /// Writeback is asked for whenever this much of a file was written: left to itself, the kernel saves it up for
@@ -59,6 +73,7 @@ impl Default for SegmentConfig {
     fn default() -> Self {
         Self {
             index_interval_bytes: 16 << 10,
+            write_bytes_min: 256 << 10,
             write_bytes_max: 2 << 20,
             writeback_bytes: 256 << 10,
             preallocate_bytes_min: 64 << 10,

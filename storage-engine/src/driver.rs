@@ -200,7 +200,7 @@ impl Meter {
                     block_bytes.record(bytes as f64);
                 }
             }
-            DiskOp::Sync { .. } => self.sync_seconds.record(took),
+            DiskOp::Sync { .. } | DiskOp::SyncAll => self.sync_seconds.record(took),
             _ => {}
         }
         if took >= SLOW {

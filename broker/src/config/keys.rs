@@ -82,6 +82,11 @@ pub const KEYS: &[Key] = &[
         "a stuck group that holds back this much of the journal has its entries written anew",
     ),
     key("journal.checkpoint_bytes", "67108864", "a checkpoint begins after this much; about what a restart reads"),
+    key(
+        "segment.write_bytes_min",
+        "262144",
+        "what a partition must have for a write of its own; less waits in memory, for 5 s at most (the journal has it)",
+    ),
     key("segment.write_bytes_max", "2097152", "about the most that is written to one segment at once"),
     key("segment.writeback_bytes", "262144", "writeback is asked for whenever this much of a segment was written"),
     key(

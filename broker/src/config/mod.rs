@@ -98,6 +98,7 @@ pub struct JournalSettings {
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs, reason = "KEYS is the documentation of every key")]
 pub struct SegmentSettings {
+    pub write_bytes_min: u64,
     pub write_bytes_max: u64,
     pub writeback_bytes: u64,
 }
@@ -220,6 +221,7 @@ impl ServerConfig {
                 gather_bytes: usize(self.journal.gather_bytes),
             },
             segment: SegmentConfig {
+                write_bytes_min: self.segment.write_bytes_min,
                 write_bytes_max: self.segment.write_bytes_max,
                 writeback_bytes: self.segment.writeback_bytes,
                 ..SegmentConfig::default()

@@ -29,7 +29,10 @@ use super::{
 use crate::{
     config::LimitsConfig,
     metrics as names,
-    runtime::budget::{Budget, Charge},
+    runtime::{
+        budget::{Budget, Charge},
+        worker::Flush,
+    },
 };
 
 /// How long a connection that is closed may take to write its last answers and see the other side leave.
@@ -217,6 +220,7 @@ impl<H: Handler> Connection<'_, H> {
 
     fn push(&self, head: bytes::Bytes) {
         self.outbox.push(Outgoing { head, payload: Vec::new(), place: None, charge: Charge::default() });
+        self.outbox.flush(false);
     }
 
     /// Reads and works on requests until the connection ends.

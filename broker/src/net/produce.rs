@@ -45,10 +45,10 @@ pub(crate) async fn produce(
         if result.as_ref().is_ok_and(|appended| !appended.duplicate) {
             count(bytes, records, begun);
         }
-        responder.answer(result.map(|appended| ProduceResponse {
+        responder.answer_later(result.map(|appended| ProduceResponse {
             base_offset: appended.base_offset.get(),
             duplicate: appended.duplicate,
-        }));
+        }))
     };
     let request = Request::Produce { partition: place, batch: admitted.batch };
     broker.worker.submit(request, clock::instant() + wait, charge, Box::new(reply)).await;

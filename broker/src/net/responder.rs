@@ -13,7 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::outbox::{Outbox, Outgoing};
 use crate::{
     metrics::{REQUESTS, api_name},
-    runtime::{budget::Charge, clock},
+    runtime::{budget::Charge, clock, worker::Flush},
 };
 
 /// Answers a request, exactly once: dropped without an answer, it says that the outcome is unknown.
@@ -65,6 +65,11 @@ impl Responder {
         self.answer_with(result.map(|message| (message, Vec::new())));
     }
 
+    /// Answers; what is given back sends it off.
+    pub(crate) fn answer_later(mut self, result: Result<impl prost::Message>) -> Option<Arc<dyn Flush>> {
+        self.queue(result.map(|message| (message, Vec::new()))).map(|outbox| outbox as Arc<dyn Flush>)
+    }
+
     /// Answers with a payload, which is written from where it lies.
     pub(crate) fn answer_with(mut self, result: Result<(impl prost::Message, Vec<Bytes>)>) {
         self.send(result);
@@ -81,7 +86,13 @@ impl Responder {
     }
 
     fn send<M: prost::Message>(&mut self, result: Result<(M, Vec<Bytes>)>) {
-        let Some(open) = self.open.take() else { return };
+        if let Some(outbox) = self.queue(result) {
+            outbox.flush(false);
+        }
+    }
+
+    fn queue<M: prost::Message>(&mut self, result: Result<(M, Vec<Bytes>)>) -> Option<Arc<Outbox>> {
+        let open = self.open.take()?;
         let result = result.and_then(|(message, payload)| {
             let payload_bytes = payload.iter().map(Bytes::len).sum();
             check_size(&message, payload_bytes)?;
@@ -96,6 +107,7 @@ impl Responder {
             Err(error) => (encode_error(open.api, open.correlation_id, &error), Vec::new()),
         };
         open.outbox.push(Outgoing { head, payload, place: open.place, charge: open.charge });
+        Some(open.outbox)
     }
 }
 

@@ -38,17 +38,16 @@ impl Lanes {
         Ok(Self { journal: start(Lane::Journal)?, segments: start(Lane::Segments)? })
     }
 
-    /// Queues a job; never waits.
-    pub(super) fn submit(&mut self, lane: Lane, token: u64, ops: Vec<DiskOp>) -> Result<(), Poisoned> {
+    /// Queues a job; [`Lanes::pump`] hands it on.
+    pub(super) fn queue(&mut self, lane: Lane, token: u64, ops: Vec<DiskOp>) {
         let queue = match lane {
             Lane::Journal => &mut self.journal,
             Lane::Segments => &mut self.segments,
         };
         queue.waiting.push_back(Job { token, ops });
-        queue.pump()
     }
 
-    /// Hands on what had to wait.
+    /// Hands on what waits, as much as the lanes take; never waits for them.
     pub(super) fn pump(&mut self) -> Result<(), Poisoned> {
         self.journal.pump()?;
         self.segments.pump()

@@ -49,8 +49,18 @@ const REQUESTS_QUEUED_MAX: usize = 4096;
 /// The most events of one round, so that effects are not put off for ever.
 const ROUND_EVENTS_MAX: usize = 1024;
 
-/// Called with the answer to a request, on the worker's thread: it must be quick.
-pub type Reply = Box<dyn FnOnce(Result<Answer>) + Send>;
+/// Called with the answer to a request, on the worker's thread: it must be quick. Names who is to be flushed at the end of
+/// the round, if anybody.
+pub type Reply = Box<dyn FnOnce(Result<Answer>) -> Option<Arc<dyn Flush>> + Send>;
+
+/// Something that gathers answers and sends them off together.
+pub trait Flush: Send + Sync {
+    /// Sends off what was gathered; `directly` from the calling thread if that costs no more than a short system call.
+    fn flush(&self, directly: bool);
+}
+
+/// Answers of a round go directly to so many connections; with more, each of their tasks does its own.
+const FLUSHED_DIRECTLY_MAX: usize = 4;
 
 /// How the worker is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,6 +130,7 @@ impl Worker {
             last_request: 0,
             unreachable: BTreeSet::new(),
             effects: Vec::new(),
+            answered: Vec::new(),
             round_seconds: histogram!(names::WORKER_ROUND_SECONDS),
             queue_length: gauge!(names::WORKER_QUEUE),
             tail_bytes: gauge!(names::TAIL_BYTES),
@@ -155,7 +166,11 @@ impl Worker {
     /// What the core answers; `Timeout`; `OutcomeUnknown` when the worker has ended.
     pub async fn ask(&self, request: Request, deadline: Instant, charge: Charge) -> Result<Answer> {
         let (reply, answer) = oneshot::channel();
-        self.submit(request, deadline, charge, Box::new(move |result| drop(reply.send(result)))).await;
+        self.submit(request, deadline, charge, Box::new(move |result| {
+            drop(reply.send(result));
+            None
+        }))
+        .await;
         answer.await.unwrap_or_else(|_| Err(ended()))
     }
 
@@ -246,6 +261,8 @@ struct Thread {
     /// Nodes to which messages were dropped in the last round.
     unreachable: BTreeSet<NodeId>,
     effects: Vec<Effect>,
+    /// Who got answers in this round.
+    answered: Vec<Arc<dyn Flush>>,
     round_seconds: Histogram,
     queue_length: Gauge,
     tail_bytes: Gauge,
@@ -323,7 +340,8 @@ impl Thread {
         Next::GoOn
     }
 
-    /// Performs the effects, in order.
+    /// Performs the effects, in order where it matters: what others wait for first (entries for followers have the longest
+    /// way to go), then the own disk, then answers.
     fn perform(&mut self) -> Next {
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
@@ -334,13 +352,11 @@ impl Thread {
                     }
                 }
                 Effect::Disk { lane, token, ops } => {
-                    if let Err(poisoned) = self.lanes.submit(lane, token, ops) {
-                        return self.fail(&poisoned.to_string());
-                    }
+                    self.lanes.queue(lane, token, ops);
                 }
                 Effect::Reply { id, result } => {
                     if let Some(reply) = self.pending.remove(&id).and_then(|pending| pending.reply) {
-                        reply(result);
+                        self.answer(reply, result);
                     }
                 }
                 Effect::Fatal { message } => return self.fail(&message),
@@ -348,11 +364,26 @@ impl Thread {
             }
         }
         self.effects = effects;
+        self.peers.wake();
         if let Err(poisoned) = self.lanes.pump() {
             return self.fail(&poisoned.to_string());
         }
-        self.peers.wake();
+        self.flush();
         Next::GoOn
+    }
+
+    fn answer(&mut self, reply: Reply, result: Result<Answer>) {
+        if let Some(answered) = reply(result)
+            && !self.answered.iter().rev().take(FLUSHED_DIRECTLY_MAX).any(|other| Arc::ptr_eq(other, &answered))
+        {
+            self.answered.push(answered);
+        }
+    }
+
+    /// Sends off the answers of this round.
+    fn flush(&mut self) {
+        let directly = self.answered.len() <= FLUSHED_DIRECTLY_MAX;
+        self.answered.drain(..).for_each(|answered| answered.flush(directly));
     }
 
     fn fail(&mut self, why: &str) -> Next {
@@ -361,22 +392,19 @@ impl Thread {
         let error = Error::new(ErrorCode::StorageFailed, why);
         for pending in std::mem::take(&mut self.pending).into_values() {
             if let Some(reply) = pending.reply {
-                reply(Err(error.clone()));
+                self.answer(reply, Err(error.clone()));
             }
         }
+        self.flush();
         self.state.fail(why);
         Next::End
     }
 
     /// Answers requests whose time is up.
     fn expire(&mut self, now_ms: u64) {
-        for pending in self.pending.values_mut() {
-            if pending.deadline_ms <= now_ms
-                && let Some(reply) = pending.reply.take()
-            {
-                reply(Err(timed_out()));
-            }
-        }
+        let overdue = self.pending.values_mut().filter(|pending| pending.deadline_ms <= now_ms);
+        let replies: Vec<Reply> = overdue.filter_map(|pending| pending.reply.take()).collect();
+        replies.into_iter().for_each(|reply| self.answer(reply, Err(timed_out())));
     }
 }
 

@@ -34,6 +34,9 @@ use crate::{
     pool::Pool,
 };
 
+/// Batches up to this are only checksummed, which takes microseconds, where the driver is.
+const SEALED_INLINE_BYTES_MAX: usize = 16 << 10;
+
 /// What handles and driver share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -190,16 +193,25 @@ impl Driver {
         }
     }
 
-    /// Compresses beside the runtime's workers: a large batch takes milliseconds.
+    /// Compresses beside the runtime's workers: a large batch takes milliseconds. What takes less time than to wake up
+    /// another thread is done at once.
     fn seal(&self, batch: BatchId, rows: RowsBuilder) {
         let events = self.events.clone();
-        let attributes = Attributes::default().with_compression(self.compression);
-        tokio::task::spawn_blocking(move || {
+        let compression = self.compression;
+        let inline_bytes_max = if compression == Compression::None { SEALED_INLINE_BYTES_MAX } else { 0 };
+        let is_little = rows.bytes() <= inline_bytes_max;
+        let seal = move || {
+            let attributes = Attributes::default().with_compression(compression);
             let sealed = rows
                 .finish(attributes, BatchProducer::NONE)
                 .map_err(|error| Error::new(ErrorCode::Internal, format!("a batch could not be made: {error}")));
             let _ = events.send(Event::Sealed(batch, sealed));
-        });
+        };
+        if is_little {
+            seal();
+        } else {
+            tokio::task::spawn_blocking(seal);
+        }
     }
 
     fn send(&self, attempt: AttemptId, node: NodeId, partition: TopicPartition, bytes: Bytes) {

@@ -27,6 +27,7 @@ use crate::{
 
 const CONFIG: SegmentConfig = SegmentConfig {
     index_interval_bytes: 200,
+    write_bytes_min: 0,
     write_bytes_max: 1500,
     writeback_bytes: 1000,
     preallocate_bytes_min: 512,
@@ -148,7 +149,7 @@ impl Model {
     }
 
     fn issue_write(&mut self) -> bool {
-        let Some(ops) = self.log.next_write() else { return false };
+        let Some(ops) = self.log.next_write(false) else { return false };
         assert!(!self.in_flight, "one write at a time");
         ops.iter().for_each(|op| self.disk.perform(op).unwrap());
         self.in_flight = true;

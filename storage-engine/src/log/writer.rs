@@ -178,6 +178,11 @@ impl LogWriter {
         self.backlog_bytes
     }
 
+    /// How much of that is on its way.
+    pub(crate) fn writing_bytes(&self) -> u64 {
+        self.in_flight.as_ref().map_or(0, |write| write.bytes)
+    }
+
     /// The last entry, and its term.
     pub(crate) fn last(&self) -> (LogIndex, Term) {
         let state = self.log.state();
@@ -264,8 +269,9 @@ impl LogWriter {
         state.segments.drain(..).map(|segment| segment.file().clone()).collect()
     }
 
-    /// What must be done to the segments next, if something can be now. [`LogWriter::written`] follows.
-    pub(crate) fn next_write(&mut self) -> Option<Vec<DiskOp>> {
+    /// What must be done to the segments next, if something can be now and is enough to be worth a write; with `urgent`,
+    /// however little it is. [`LogWriter::written`] follows.
+    pub(crate) fn next_write(&mut self, urgent: bool) -> Option<Vec<DiskOp>> {
         if self.in_flight.is_some() {
             return None;
         }
@@ -280,7 +286,9 @@ impl LogWriter {
         let mut stop = self.committed.min(self.persisted);
         let hold = self.hold.as_ref().map(|(applied, _)| applied);
         stop = self.rolls.front().into_iter().chain(hold).fold(stop, |stop, at| stop.min(*at));
-        if last_written >= stop {
+        // Whoever rolls or holds waits for the write.
+        let is_awaited = urgent || self.hold.is_some() || !self.rolls.is_empty();
+        if last_written >= stop || !is_awaited && self.backlog_bytes < self.config.write_bytes_min {
             return None;
         }
         let log = self.log.clone();

@@ -21,6 +21,7 @@ use crate::{
 
 const CONFIG: SegmentConfig = SegmentConfig {
     index_interval_bytes: 300,
+    write_bytes_min: 0,
     write_bytes_max: 4096,
     writeback_bytes: 2048,
     preallocate_bytes_min: 1024,

@@ -3,14 +3,15 @@
 //! A failed write-back is reported to the descriptors that were open when it happened, so a file that was written but
 //! not synced should keep its descriptor: clean ones are closed first. When all are dirty one must go, and its name is
 //! remembered: its sync then syncs the whole file system through the root's descriptor, which was open all the time.
-//! A file's map goes with its descriptor, so this bounds the maps as well.
+//! A file's map goes with its descriptor, so this bounds the maps as well. A file that is written around the page cache
+//! has two descriptors, which count as one.
 
 use std::{
     collections::BTreeSet,
     fs::{File, OpenOptions},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use crate::{disk::FileName, lru::Lru, mmap::FileMap};
@@ -20,6 +21,14 @@ use crate::{disk::FileName, lru::Lru, mmap::FileMap};
 pub(super) struct Handle {
     pub(super) file: File,
     pub(super) map: FileMap,
+    /// The same file, for writes around the page cache; opened with the first of them.
+    pub(super) direct: OnceLock<File>,
+}
+
+impl Handle {
+    pub(super) fn new(file: File) -> Self {
+        Self { file, map: FileMap::default(), direct: OnceLock::new() }
+    }
 }
 
 #[derive(Debug)]
@@ -46,7 +55,7 @@ impl Open {
     }
 
     fn insert_clean(&mut self, name: &FileName, file: File) -> Arc<Handle> {
-        let handle = Arc::new(Handle { file, map: FileMap::default() });
+        let handle = Arc::new(Handle::new(file));
         self.clean.insert(name.clone(), Arc::clone(&handle));
         self.evict();
         handle

@@ -4,11 +4,12 @@
 //! Nothing here retries a failed sync: the kernel marks the pages clean when it reports the error, so a second try
 //! would succeed without the data. A failure of space (`StorageFull`) leaves the file as it was, as far as lengths go.
 //!
-//! One process owns a data directory, by a lock (`dir_lock`). Descriptors (`descriptors`) and maps
+//! What fills whole pages is written around the page cache (`direct`). One process owns a data directory, by a lock (`dir_lock`). Descriptors (`descriptors`) and maps
 //! (`mmap`) are cached within one bound, however many partitions there are.
 
 mod descriptors;
 mod dir_lock;
+mod direct;
 
 use std::{
     fs::{self, File},
@@ -24,6 +25,7 @@ pub use self::dir_lock::LockError;
 use self::{
     descriptors::{Descriptors, Handle},
     dir_lock::DirLock,
+    direct::Direct,
 };
 use crate::{
     disk::{Disk, DiskError, DiskOp, FileName},
@@ -53,6 +55,7 @@ impl Default for StdDiskConfig {
 pub struct StdDisk {
     root: PathBuf,
     descriptors: Descriptors,
+    direct: Direct,
     _lock: DirLock,
 }
 
@@ -66,7 +69,7 @@ impl StdDisk {
         let lock = DirLock::acquire(&root)?;
         let descriptors = Descriptors::open(&root, config.open_files_max)
             .map_err(|error| LockError::Io { path: root.clone(), error })?;
-        Ok(Self { root, descriptors, _lock: lock })
+        Ok(Self { root, descriptors, direct: Direct::default(), _lock: lock })
     }
 
     /// The data directory.
@@ -87,13 +90,32 @@ impl StdDisk {
         result
     }
 
+    /// Makes the file `len` zeros, each of them written. It grows with them, so that a file of the wanted length is whole.
+    fn write_zeros(&self, name: &FileName, handle: &Handle, len: u64) -> io::Result<()> {
+        let file = &handle.file;
+        file.set_len(0)?;
+        // Reserves first: a full disk then fails before a byte is written.
+        reserve(file, len)?;
+        if self.direct.write_zeros(handle, &self.path(name), len)? {
+            return Ok(());
+        }
+        let mut pos = 0;
+        while pos < len {
+            let piece = ZERO_PIECE.len().min(usize::try_from(len - pos).unwrap_or(usize::MAX));
+            file.write_all_at(&ZERO_PIECE[..piece], pos)?;
+            mmap::finish_writeback(file, pos, piece as u64)?;
+            pos += piece as u64;
+        }
+        Ok(())
+    }
+
     fn try_perform(&self, op: &DiskOp) -> io::Result<()> {
         match op {
             DiskOp::CreateDir { dir } => fs::create_dir_all(self.root.join(dir)),
             DiskOp::Create { file } => self.descriptors.create(file),
             DiskOp::ZeroFill { file, len } => self.change(file, |handle| {
                 handle.map.forget();
-                write_zeros(&handle.file, *len)
+                self.write_zeros(file, handle, *len)
             }),
             DiskOp::Preallocate { file, len } => self.change(file, |handle| match reserve(&handle.file, *len) {
                 // Less than that may be enough: the write decides.
@@ -101,7 +123,7 @@ impl StdDisk {
                 other => other,
             }),
             DiskOp::Write { file, pos, bufs } => {
-                self.change(file, |handle| write_all_vectored(&handle.file, *pos, bufs))
+                self.change(file, |handle| self.direct.write(handle, &self.path(file), *pos, bufs))
             }
             DiskOp::Writeback { file, pos, len } => {
                 mmap::start_writeback(&self.descriptors.get(file)?.file, *pos, *len)
@@ -199,21 +221,6 @@ impl Disk for StdDisk {
             other => other.map_err(|error| DiskError::new("map", name, &error)),
         }
     }
-}
-
-/// Makes the file `len` zeros, each of them written. It grows with them, so that a file of the wanted length is whole.
-fn write_zeros(file: &File, len: u64) -> io::Result<()> {
-    file.set_len(0)?;
-    // Reserves first: a full disk then fails before a byte is written.
-    reserve(file, len)?;
-    let mut pos = 0;
-    while pos < len {
-        let piece = ZERO_PIECE.len().min(usize::try_from(len - pos).unwrap_or(usize::MAX));
-        file.write_all_at(&ZERO_PIECE[..piece], pos)?;
-        mmap::finish_writeback(file, pos, piece as u64)?;
-        pos += piece as u64;
-    }
-    Ok(())
 }
 
 const fn is_lack_of_space(kind: io::ErrorKind) -> bool {

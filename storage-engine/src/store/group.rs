@@ -51,6 +51,8 @@ pub(super) struct Group {
     pub(super) log: LogWriter,
     /// Whether this node is its leader.
     pub(super) led: bool,
+    /// Whether it stands in the queue of those that wait to be written.
+    pub(super) queued: bool,
     /// The last hard state that is durable.
     pub(super) hard_state: HardState,
     /// What the next checkpoint says of it.
@@ -71,6 +73,7 @@ impl Group {
         Self {
             log,
             led: false,
+            queued: false,
             hard_state: HardState { term: Term(0), vote: 0, commit: LogIndex(0) },
             captured,
             runs: VecDeque::new(),
@@ -81,11 +84,6 @@ impl Group {
 
     pub(super) fn id(&self) -> GroupId {
         self.log.log().group()
-    }
-
-    /// What counts as backlog of others' groups.
-    pub(super) const fn followed_backlog_bytes(&self) -> u64 {
-        if self.led { 0 } else { self.log.backlog_bytes() }
     }
 
     pub(super) fn submit_creation(&mut self, journal: &mut JournalWriter) {

@@ -2,8 +2,8 @@
 //!
 //! **The way of an entry.** [`Store::append`] puts it into the group's tail, where raft can read it at once, and hands it to
 //! the journal. When the journal's block is durable, [`StoreEvent::Persisted`] says so. When raft has committed it too, and
-//! the group has applied it ([`Store::commit`]), it is written to the group's segment, behind the journal and without
-//! anyone waiting. When a checkpoint (`checkpointing.rs`) has made the segments durable up to there, the journal's file is
+//! the group has applied it ([`Store::commit`]), it is written to the group's segment, together with what else the group
+//! has (`backlog.rs`), behind the journal and without anyone waiting. When a checkpoint (`checkpointing.rs`) has made the segments durable up to there, the journal's file is
 //! used again.
 //!
 //! **What is promised.** What was reported persisted is there after any crash, and so is the hard state that came with it.
@@ -21,6 +21,7 @@
 //! journal whose log it is. **Group removal** is durable with the next checkpoint; a crash before may bring the group back,
 //! and whoever removed it does so again.
 
+mod backlog;
 mod checkpointing;
 mod group;
 mod recovery;
@@ -33,6 +34,7 @@ use std::{
     },
 };
 
+use backlog::Backlog;
 use bytes::Bytes;
 use checkpointing::Checkpointing;
 use group::Group;
@@ -147,8 +149,8 @@ pub struct Store {
     last_token: u64,
     /// What tails take in memory.
     tail_bytes: TailBytes,
-    /// Of groups led elsewhere, what is committed and in no segment yet.
-    backlog_bytes: u64,
+    /// What is committed and in no segment yet.
+    backlog: Backlog,
     /// Entries that tails keep though they are written, the oldest first, and what they take.
     kept: VecDeque<Kept>,
     kept_bytes: u64,
@@ -220,13 +222,9 @@ impl Store {
     /// # Panics
     /// If there is no such group or entry.
     pub fn commit(&mut self, group: GroupId, index: LogIndex) {
-        let group = self.group(group);
-        let before = group.followed_backlog_bytes();
-        group.log.commit_to(index);
-        let more = group.followed_backlog_bytes() - before;
-        let id = group.id();
-        self.backlog_bytes += more;
-        self.ready.insert(id);
+        let state = self.groups.get_mut(&group).expect("the group was made");
+        self.backlog.follow(state, |state| state.log.commit_to(index));
+        self.ready.insert(group);
     }
 
     /// Whether this node leads the group. The memory for what it leads and for what others lead is counted apart, so that
@@ -237,9 +235,7 @@ impl Store {
     pub fn set_led(&mut self, group: GroupId, led: bool) {
         let group = self.groups.get_mut(&group).expect("the group was made");
         if group.led != led {
-            self.backlog_bytes -= group.followed_backlog_bytes();
-            group.led = led;
-            self.backlog_bytes += group.followed_backlog_bytes();
+            self.backlog.follow(group, |group| group.led = led);
             group.log.count_in(if led { &self.tail_bytes.led } else { &self.tail_bytes.followed });
         }
     }
@@ -267,7 +263,7 @@ impl Store {
     /// Forgets a group; its files go. Without effect if there is none.
     pub fn remove_group(&mut self, group: GroupId) {
         if let Some(state) = self.groups.remove(&group) {
-            self.backlog_bytes -= state.followed_backlog_bytes();
+            self.backlog.forget(&state);
             let files = state.log.close();
             self.dirty.retain(|file| !files.contains(file));
             self.removed.extend(files.into_iter().map(|file| (group, file)));
@@ -308,7 +304,7 @@ impl Store {
     /// What entries of groups led elsewhere take in memory that are committed and in no segment yet, about, in bytes.
     #[must_use]
     pub const fn backlog_bytes(&self) -> u64 {
-        self.backlog_bytes
+        self.backlog.followed_bytes()
     }
 
     /// Whether that, or what waits for the journal, is so much that entries of other leaders should be refused for now.
@@ -316,7 +312,7 @@ impl Store {
     #[must_use]
     pub const fn is_behind(&self) -> bool {
         let max = self.config.tail_bytes_max / 2;
-        self.backlog_bytes > max || self.journal.waiting_bytes() > max
+        self.backlog.followed_bytes() > max || self.journal.waiting_bytes() > max
     }
 
     /// Whether the journal needs another file and the last attempt to make one found no space. Nothing becomes durable
@@ -329,6 +325,7 @@ impl Store {
     /// To be called every now and then (50 ms or so).
     pub fn tick(&mut self) {
         self.journal.tick();
+        self.backlog.tick();
     }
 
     /// What must be done next.
@@ -345,13 +342,21 @@ impl Store {
             effects.push(self.effect(Lane::Segments, Job::JournalUpkeep(io.token), io.ops));
         }
         while let Some(id) = self.ready.pop_first() {
-            let Some(group) = self.groups.get_mut(&id) else { continue };
-            if let Some(ops) = group.log.next_write() {
-                self.note_dirty(&ops);
-                effects.push(self.effect(Lane::Segments, Job::Segment(id), ops));
-            } else if self.checkpointing.try_capture(group) {
-                // The checkpoint held it; what was committed meanwhile can be written now.
-                self.ready.insert(id);
+            if !self.write_segment(id, false, effects)
+                && let Some(group) = self.groups.get_mut(&id)
+            {
+                if self.checkpointing.try_capture(group) {
+                    // The checkpoint held it; what was committed meanwhile can be written now.
+                    self.ready.insert(id);
+                } else {
+                    self.backlog.queue(group);
+                }
+            }
+        }
+        while let Some(id) = self.backlog.next_urgent(&self.config) {
+            if let Some(group) = self.groups.get_mut(&id) {
+                group.queued = false;
+                self.write_segment(id, true, effects);
             }
         }
         self.poll_checkpoint(effects);
@@ -404,11 +409,18 @@ impl Store {
         events
     }
 
+    /// Whether there is something to write to the group's segment now.
+    fn write_segment(&mut self, id: GroupId, urgent: bool, effects: &mut Vec<StoreEffect>) -> bool {
+        let Some(group) = self.groups.get_mut(&id) else { return false };
+        let Some(ops) = self.backlog.follow(group, |group| group.log.next_write(urgent)) else { return false };
+        self.note_dirty(&ops);
+        effects.push(self.effect(Lane::Segments, Job::Segment(id), ops));
+        true
+    }
+
     fn segment_written(&mut self, id: GroupId) {
         let Some(group) = self.groups.get_mut(&id) else { return };
-        self.backlog_bytes -= group.followed_backlog_bytes();
-        let (written, removed) = group.log.written();
-        self.backlog_bytes += group.followed_backlog_bytes();
+        let (written, removed) = self.backlog.follow(group, |group| group.log.written());
         self.removed.extend(removed.into_iter().map(|file| (id, file)));
         self.ready.insert(id);
         self.kept.push_back(Kept { group: id, last_index: written.last_index, bytes: written.bytes });

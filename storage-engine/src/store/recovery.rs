@@ -18,6 +18,7 @@ use levada_protocol::ids::{GroupId, LogIndex, Lsn, Term, TopicPartition};
 
 use super::{
     Store, StoreConfig, TailBytes,
+    backlog::Backlog,
     checkpointing::Checkpointing,
     group::{Captured, Group, created},
 };
@@ -106,7 +107,7 @@ impl Store {
             tail_bytes,
             kept: VecDeque::new(),
             kept_bytes: 0,
-            backlog_bytes: 0,
+            backlog: Backlog::default(),
             dirty: BTreeSet::new(),
             dirty_names: true,
             removed: Vec::new(),

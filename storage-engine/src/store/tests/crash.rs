@@ -55,6 +55,7 @@ pub(super) fn recover(
         let moment = model.check(group, false);
         let mut model = model.recovered(group, moment);
         let commit = group.hard_state.commit.get();
+        let found_start = group.log.log_start().get();
         for index in group.applied.get() + 1..=commit {
             store.commit(group.group, LogIndex(index));
             if model.rolls.contains(&index) {
@@ -67,7 +68,7 @@ pub(super) fn recover(
         model.rolls.retain(|index| *index <= commit);
         model.log_starts.retain(|index, _| *index <= commit);
         // Segments may have gone by a command that is to be applied again.
-        model.log_starts.insert(0, group.log.log_start().get());
+        model.log_starts.insert(0, found_start);
         model.committed = commit;
         models.insert(group.group, model);
     }

@@ -33,6 +33,7 @@ pub(super) const CONFIG: StoreConfig = StoreConfig {
     journal: JournalConfig { file_bytes: 32 << 10, files_keep: 3, gather_bytes: 8 << 10 },
     segment: SegmentConfig {
         index_interval_bytes: 300,
+        write_bytes_min: 1 << 10,
         write_bytes_max: 4 << 10,
         writeback_bytes: 2 << 10,
         preallocate_bytes_min: 1 << 10,
@@ -42,6 +43,7 @@ pub(super) const CONFIG: StoreConfig = StoreConfig {
     sync_files_max: 1,
     tail_bytes_max: 1 << 20,
     tail_keep_bytes: 3 << 10,
+    unwritten_ticks_max: 3,
     journal_held_bytes_max: 64 << 10,
 };
 
@@ -204,8 +206,8 @@ impl World {
         Ok(())
     }
 
-    /// Until nothing is left to do.
-    pub(super) fn settle(&mut self) {
+    /// Until nothing is left to do without time passing.
+    pub(super) fn rest(&mut self) {
         for round in 0.. {
             assert!(round < 100_000, "it never comes to rest");
             let busy = self.drive_one(&mut |_, _| {}).unwrap();
@@ -213,6 +215,15 @@ impl World {
             if !busy && !self.has_work() {
                 return;
             }
+        }
+    }
+
+    /// Until nothing is left to do, however long it takes.
+    pub(super) fn settle(&mut self) {
+        self.rest();
+        for _ in 0..CONFIG.unwritten_ticks_max {
+            self.store.tick();
+            self.rest();
         }
     }
 

@@ -78,7 +78,8 @@ fn a_journal_that_does_not_sync_is_found_out() {
 
 #[test]
 fn a_journal_that_reports_too_early_is_found_out() {
-    is_found_out(Lie::EarlyCompletion, Mix::POWER, &[Kind::Lost, Kind::TwoValues, Kind::Stale, Kind::Died]);
+    let consequences = [Kind::Lost, Kind::TwoValues, Kind::Stale, Kind::Died, Kind::Unopened];
+    is_found_out(Lie::EarlyCompletion, Mix::POWER, &consequences);
 }
 
 #[test]

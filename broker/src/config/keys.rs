@@ -90,6 +90,11 @@ pub const KEYS: &[Key] = &[
     key("segment.write_bytes_max", "2097152", "about the most that is written to one segment at once"),
     key("segment.writeback_bytes", "262144", "writeback is asked for whenever this much of a segment was written"),
     key(
+        "disk.direct",
+        "true",
+        "write journal and segments around the page cache, where the file system lets it; false: through it",
+    ),
+    key(
         "tail.bytes_max",
         "268435456",
         "what fresh entries of all partitions may take in memory, half of it those led here; past it producers wait",

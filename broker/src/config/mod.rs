@@ -52,6 +52,7 @@ pub struct ServerConfig {
     pub limits: LimitsConfig,
     pub journal: JournalSettings,
     pub segment: SegmentSettings,
+    pub disk: DiskSettings,
     pub tail: TailSettings,
     pub log: LogConfig,
 }
@@ -101,6 +102,14 @@ pub struct SegmentSettings {
     pub write_bytes_min: u64,
     pub write_bytes_max: u64,
     pub writeback_bytes: u64,
+}
+
+/// How the disk is used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS is the documentation of every key")]
+pub struct DiskSettings {
+    pub direct: bool,
 }
 
 /// Tails: fresh entries in memory.

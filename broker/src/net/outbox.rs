@@ -163,6 +163,7 @@ impl Drop for TakeBack<'_> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests spawn")]
 mod tests {
     use tokio::{
         io::AsyncReadExt,

@@ -40,16 +40,17 @@ pub(crate) async fn produce(
     let wait = if asked.is_zero() { broker.produce_max } else { asked.min(broker.produce_max) };
     let (begun, charge) = (responder.begun(), responder.take_charge());
     let (bytes, records) = (admitted.batch.len(), admitted.records);
-    let reply = move |result: Result<Answer>| {
-        let result = result.and_then(appended);
-        if result.as_ref().is_ok_and(|appended| !appended.duplicate) {
-            count(bytes, records, begun);
-        }
-        responder.answer_later(result.map(|appended| ProduceResponse {
-            base_offset: appended.base_offset.get(),
-            duplicate: appended.duplicate,
-        }))
-    };
+    let reply =
+        move |result: Result<Answer>| {
+            let result = result.and_then(appended);
+            if result.as_ref().is_ok_and(|appended| !appended.duplicate) {
+                count(bytes, records, begun);
+            }
+            responder.answer_later(result.map(|appended| ProduceResponse {
+                base_offset: appended.base_offset.get(),
+                duplicate: appended.duplicate,
+            }))
+        };
     let request = Request::Produce { partition: place, batch: admitted.batch };
     broker.worker.submit(request, clock::instant() + wait, charge, Box::new(reply)).await;
 }

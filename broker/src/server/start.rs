@@ -116,8 +116,9 @@ fn seeds(config: &ServerConfig, native: &str) -> BTreeMap<NodeId, String> {
 /// Takes the data directory, and reads who it says that this is.
 async fn open_directory(config: &ServerConfig) -> Result<(Arc<dyn Disk>, Record), ServerError> {
     let (root, node) = (config.data_dir.clone(), config.node());
+    let settings = StdDiskConfig { direct: config.disk.direct, ..StdDiskConfig::default() };
     blocking(move || {
-        let disk: Arc<dyn Disk> = Arc::new(StdDisk::open(root, StdDiskConfig::default())?);
+        let disk: Arc<dyn Disk> = Arc::new(StdDisk::open(root, settings)?);
         let record = Record::open(&*disk, node, || IncarnationId(random_uuid()))?;
         Ok((disk, record))
     })

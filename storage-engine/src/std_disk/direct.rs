@@ -33,7 +33,7 @@ const PIECE_BYTES: usize = 1024 * 1024;
 const BUFFERS_MAX: usize = 2;
 
 /// Writes directly, where the file system lets it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Direct {
     buffers: Mutex<Vec<Buffer>>,
     is_refused: AtomicBool,
@@ -59,6 +59,11 @@ impl Buffer {
 }
 
 impl Direct {
+    /// With `wanted`, writes directly; else everything goes through the cache.
+    pub(super) fn new(wanted: bool) -> Self {
+        Self { buffers: Mutex::default(), is_refused: AtomicBool::new(!wanted) }
+    }
+
     /// Writes all buffers one after the other at `pos`. `path` is the file's own.
     pub(super) fn write(&self, handle: &Handle, path: &Path, pos: u64, bufs: &[Bytes]) -> io::Result<()> {
         let len: usize = bufs.iter().map(Bytes::len).sum();
@@ -213,8 +218,8 @@ mod tests {
         let path = dir.path().join("file");
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
         let handle = Handle::new(file);
-        let direct = Direct::default();
-        let bytes: Vec<u8> = (0..3 * PIECE_BYTES).map(|n| (n % 251) as u8).collect();
+        let direct = Direct::new(true);
+        let bytes: Vec<u8> = (0..=250_u8).cycle().take(3 * PIECE_BYTES).collect();
         let mut pos = 0;
         for (round, len) in [10, 4096, 5000, PIECE_BYTES + 77, 1, 0, 2 * PIECE_BYTES + 4096].into_iter().enumerate() {
             let part = Bytes::copy_from_slice(&bytes[round..round + len]);
@@ -236,8 +241,7 @@ mod tests {
         let path = dir.path().join("file");
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
         let handle = Handle::new(file);
-        let direct = Direct::default();
-        direct.refuse();
+        let direct = Direct::new(false);
         direct.write(&handle, &path, 1, &[Bytes::from(vec![7; 10_000])]).unwrap();
         assert!(!direct.write_zeros(&handle, &path, 4096).unwrap());
         assert_eq!(std::fs::read(&path).unwrap(), [vec![0], vec![7; 10_000]].concat());

@@ -42,11 +42,13 @@ const ZERO_PIECE: &[u8] = &[0; 1024 * 1024];
 pub struct StdDiskConfig {
     /// The most files that are kept open, each with at most one map (`vm.max_map_count` bounds all maps of the process).
     pub open_files_max: usize,
+    /// Whether whole pages are written around the page cache, where the file system lets it.
+    pub direct: bool,
 }
 
 impl Default for StdDiskConfig {
     fn default() -> Self {
-        Self { open_files_max: 512 }
+        Self { open_files_max: 512, direct: true }
     }
 }
 
@@ -69,7 +71,7 @@ impl StdDisk {
         let lock = DirLock::acquire(&root)?;
         let descriptors = Descriptors::open(&root, config.open_files_max)
             .map_err(|error| LockError::Io { path: root.clone(), error })?;
-        Ok(Self { root, descriptors, direct: Direct::default(), _lock: lock })
+        Ok(Self { root, descriptors, direct: Direct::new(config.direct), _lock: lock })
     }
 
     /// The data directory.

@@ -10,7 +10,8 @@ fn name(name: &str) -> FileName {
 
 fn disk(open_files_max: usize) -> (tempfile::TempDir, StdDisk) {
     let dir = tempfile::tempdir().unwrap();
-    let disk = StdDisk::open(dir.path().join("data"), StdDiskConfig { open_files_max }).unwrap();
+    let disk =
+        StdDisk::open(dir.path().join("data"), StdDiskConfig { open_files_max, ..StdDiskConfig::default() }).unwrap();
     (dir, disk)
 }
 

@@ -26,7 +26,7 @@ use crate::{
     cluster::addresses::AddressBook,
     net::dial::Caller,
     node::NodeConfig,
-    runtime::{budget::Budget, tasks::Tasks},
+    runtime::{budget::Budget, clock, tasks::Tasks},
 };
 
 /// A disk whose syncs wait while it is told to hang.
@@ -169,5 +169,57 @@ async fn a_shutdown_of_one_node_is_ready_at_once_and_refuses_new_work() {
     let error = worker.ask(produce(place), soon(), Charge::default()).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::ShuttingDown);
     worker.stop();
+    state.wait_for(|state| *state == WorkerState::Stopped).await.unwrap();
+}
+
+/// Rounds are done by whoever brings events: here a task, and the lane behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_in_a_round_ends_the_worker_whoever_does_it() {
+    let Fixture { worker, place, .. } = fixture().await;
+    let reply: Reply = Box::new(|_| panic!("on purpose"));
+    let task = {
+        let worker = worker.clone();
+        Handle::current().spawn_blocking(move || {
+            let bounds = Request::Bounds { partition: place };
+            Handle::current().block_on(worker.submit(bounds, soon(), Charge::default(), reply));
+        })
+    };
+    let mut state = worker.state();
+    let failed = state.wait_for(|state| matches!(state, WorkerState::Failed(_))).await.unwrap().clone();
+    let WorkerState::Failed(why) = failed else { panic!() };
+    assert!(why.contains("panicked"), "{why}");
+    drop(task.await);
+    let late = worker.ask(produce(place), soon(), Charge::default()).await.unwrap_err();
+    assert_eq!(late.code, ErrorCode::OutcomeUnknown);
+}
+
+/// Many bring events at once and few do the rounds; nothing is left lying, and each gets its own answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_brought_while_somebody_else_is_at_it_is_done() {
+    let Fixture { worker, place, .. } = fixture().await;
+    let mut askers = Vec::new();
+    for _ in 0..8 {
+        let worker = worker.clone();
+        let ask = async move {
+            let mut offsets = Vec::new();
+            for _ in 0..100 {
+                let Ok(Answer::Appended(appended)) = worker.ask(produce(place), soon(), Charge::default()).await else {
+                    panic!("not appended")
+                };
+                offsets.push(appended.base_offset.get());
+            }
+            offsets
+        };
+        askers.push(Handle::current().spawn(ask));
+    }
+    let mut all = BTreeSet::new();
+    for asker in askers {
+        let offsets = asker.await.unwrap();
+        assert!(offsets.is_sorted());
+        all.extend(offsets);
+    }
+    assert!(all.into_iter().eq(0..800));
+    worker.stop();
+    let mut state = worker.state();
     state.wait_for(|state| *state == WorkerState::Stopped).await.unwrap();
 }

@@ -6,11 +6,7 @@ mod support;
 
 use arrow_array::{Array, cast::AsArray, types::Int64Type};
 use levada_protocol::batch::{Attributes, BatchProducer, Compression, NewRecord, RowsBuilder};
-use support::{
-    Running, path,
-    python::{interpreter, python},
-    read_all,
-};
+use support::{Running, path, python::python, read_all};
 
 /// The first block of Python in the page that contains `marker`.
 fn example(page: &str, marker: &str) -> String {
@@ -22,14 +18,13 @@ const PAGE: &str = include_str!("../../docs/flight.md");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_lines_write_and_read_a_topic() {
-    let Some(interpreter) = interpreter() else { return };
     let running = Running::start().await;
     running.topic("greetings", 1, None).await;
     let script = example(PAGE, "do_put").replace("127.0.0.1:9171", &running.address.to_string());
     assert!(script.contains(&running.address.to_string()));
     let lines = script.lines().filter(|line| !line.trim().is_empty()).count();
     assert!(lines <= 10, "{lines} lines");
-    let printed = python(interpreter, &script, &[]).await;
+    let printed = python(&script, &[]).await;
     assert!(printed.contains("hello") && printed.contains("levada"), "{printed}");
     let mut client = running.client().await;
     assert_eq!(read_all(&mut client, path(&["greetings"])).await.num_rows(), 2);
@@ -73,7 +68,6 @@ print(read.schema.names)
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_type_survives_pyarrow_both_ways() {
-    let Some(interpreter) = interpreter() else { return };
     let running = Running::start().await;
     let schema = r#"{"fields":[{"name":"i","type":"int64","nullable":false},{"name":"s","type":"utf8"},
         {"name":"b","type":"binary"},{"name":"t","type":"timestamp(us, UTC)"},{"name":"d","type":"date32"},
@@ -82,7 +76,7 @@ async fn every_type_survives_pyarrow_both_ways() {
         {"name":"o","type":"struct","fields":[{"name":"p","type":"utf8"},{"name":"q","type":"bool"}]},
         {"name":"x","type":"bool"}]}"#;
     running.topic("typed", 1, Some(schema)).await;
-    let printed = python(interpreter, TYPES, &[&running.address.to_string()]).await;
+    let printed = python(TYPES, &[&running.address.to_string()]).await;
     assert!(printed.contains("'x', '_partition', '_offset', '_timestamp', '_key', '_headers'"), "{printed}");
 }
 
@@ -120,7 +114,6 @@ except pa.ArrowInvalid as error:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pyarrow_reads_rows_and_sees_errors() {
-    let Some(interpreter) = interpreter() else { return };
     let running = Running::start().await;
     running.topic("t", 1, None).await;
     for (first, compression) in [(0, Compression::None), (2500, Compression::Lz4)] {
@@ -141,7 +134,7 @@ async fn pyarrow_reads_rows_and_sees_errors() {
         let attributes = Attributes::default().with_compression(compression);
         running.log.push("t", 0, &builder.finish(attributes, BatchProducer::NONE).unwrap());
     }
-    let printed = python(interpreter, ROWS, &[&running.address.to_string()]).await;
+    let printed = python(ROWS, &[&running.address.to_string()]).await;
     assert!(printed.contains("UNKNOWN_TOPIC: there is no topic \"nope\""), "{printed}");
     assert!(
         printed.contains("INVALID_REQUEST: the command is not what is expected: unknown field `what`"),
@@ -166,12 +159,11 @@ writer.close()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_writer_that_reads_no_answers_is_served_all_the_same() {
-    let Some(interpreter) = interpreter() else { return };
     let running = Running::start().await;
     running.topic("t", 1, None).await;
     let address = running.address.to_string();
     let arguments = [address.as_str()];
-    let written = python(interpreter, NOBODY_READS_ANSWERS, &arguments);
+    let written = python(NOBODY_READS_ANSWERS, &arguments);
     tokio::time::timeout(std::time::Duration::from_secs(120), written).await.expect("no deadlock");
     let mut client = running.client().await;
     assert_eq!(read_all(&mut client, path(&["t"])).await.num_rows(), 20_000);

@@ -84,7 +84,10 @@ impl Ledger {
         let acks = dir.join("acknowledged.txt");
         std::fs::write(&acks, lock(&self.lines).as_bytes())?;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/judge.py");
-        let output = Command::new(python)
+        // Where something was lost there may be no leader to read from.
+        let output = Command::new("timeout")
+            .arg("120")
+            .arg(python)
             .arg(script)
             .args([flight, topic])
             .arg(&acks)

@@ -22,12 +22,32 @@ fn build() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("TEST_LEVADA_BINARY") {
         return Ok(path.into());
     }
+    Ok(cargo_build(&["--package", "levada"])?.join("levada"))
+}
+
+/// An example of the client: from beside the binary that `TEST_LEVADA_BINARY` names, or built.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn client_example(name: &str) -> Result<PathBuf> {
+    if let Some(binary) = std::env::var_os("TEST_LEVADA_BINARY") {
+        let beside = Path::new(&binary).with_file_name("examples").join(name);
+        if beside.exists() {
+            return Ok(beside);
+        }
+    }
+    let directory = cargo_build(&["--package", "levada-client", "--features", "flight", "--example", name])?;
+    Ok(directory.join("examples").join(name))
+}
+
+/// Builds for the profile of this test; where the result stands.
+fn cargo_build(what: &[&str]) -> Result<PathBuf> {
     let test = std::env::current_exe()?;
     // target/debug/deps/test-name
     let profile = test.parent().and_then(Path::parent).context("a test runs in a target directory")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--package", "levada"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.args(["build", "--quiet"]).args(what).current_dir(env!("CARGO_MANIFEST_DIR"));
     if profile.ends_with("release") {
         command.arg("--release");
     }
@@ -35,9 +55,9 @@ fn build() -> Result<PathBuf> {
         command.env("CARGO_TARGET_DIR", target);
     }
     if !command.status()?.success() {
-        bail!("cargo build --package levada failed");
+        bail!("cargo build {} failed", what.join(" "));
     }
-    Ok(profile.join("levada"))
+    Ok(profile.to_owned())
 }
 
 /// A Python interpreter with pyarrow, in a virtual environment of its own that is kept in the user's cache.

@@ -168,9 +168,14 @@ async fn power_cuts(rounds: usize, wrapper: &[&str]) -> Result<Result<String>> {
             let judge = || ledger.judge(tools::python(), &nodes.nodes[&1].flight, TOPIC, dir.path());
             load.stop().await.and_then(|()| judge())
         }
+        // What stopped it may be a loss or not: the judge says.
         Err(error) => {
             load.abort();
-            Err(error)
+            let judged = ledger.judge(tools::python(), &nodes.nodes[&1].flight, TOPIC, dir.path());
+            Err(match judged {
+                Ok(_) => error,
+                Err(lost) => lost.context(error),
+            })
         }
     };
     drop(nodes);
@@ -209,7 +214,8 @@ async fn power_cuts_lose_nothing() -> Result<()> {
     Ok(())
 }
 
-/// The proof that the test above can fail: the same servers, but every sync answers at once and does nothing.
+/// The proof that the test above can fail: the same servers, but every sync answers at once and does nothing. They write
+/// through the page cache: what such a power cut takes is what the file system holds back, and a disk's own cache stays.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_does_not_sync_is_caught() -> Result<()> {
     if let Some(why) = PowerDisk::unavailable() {
@@ -222,9 +228,25 @@ async fn a_server_that_does_not_sync_is_caught() -> Result<()> {
     }
     let lie = "fdatasync,fsync,syncfs,sync_file_range";
     let (trace, inject) = (format!("trace={lie}"), format!("inject={lie}:retval=0"));
-    let strace = ["strace", "-f", "-qq", "--seccomp-bpf", "-e", &trace, "-e", &inject, "-o", "/dev/null"];
+    let strace = [
+        "env",
+        "LEVADA_DISK_DIRECT=false",
+        "strace",
+        "-f",
+        "-qq",
+        "--seccomp-bpf",
+        "-e",
+        &trace,
+        "-e",
+        &inject,
+        "-o",
+        "/dev/null",
+    ];
     let verdict = power_cuts(2, &strace).await?;
-    println!("{verdict:?}");
-    assert!(verdict.is_err(), "acknowledged records survived power cuts without a sync");
+    let found =
+        verdict.map_or_else(|error| format!("{error:#}"), |fine| panic!("without a sync all was there: {fine}"));
+    // Records are gone, or their topic, or nodes notice that what they had called durable is.
+    let losses = ["wrong, such as", "UNKNOWN_TOPIC", "damaged", "is known with another data directory"];
+    assert!(losses.iter().any(|loss| found.contains(loss)), "it failed, but not for a loss: {found}");
     Ok(())
 }

@@ -51,6 +51,8 @@ pub(crate) struct Broker {
     pub(crate) clock: Clock,
     /// Bytes of requests under way, of all doors.
     pub(crate) requests: Budget,
+    /// Bytes of answers to fetches that wait to be written, of all clients.
+    pub(crate) answers: Budget,
     /// Turns of who unfolds a batch.
     pub(crate) unfolding: Semaphore,
     pub(crate) codec: Option<Arc<dyn PayloadCodec>>,

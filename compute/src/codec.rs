@@ -10,7 +10,7 @@ use std::{
 use arrow_array::{
     Array, ArrayRef,
     cast::AsArray,
-    types::{Decimal128Type, TimestampMillisecondType},
+    types::{Decimal128Type, DecimalType, TimestampMillisecondType},
 };
 use arrow_schema::DataType;
 use bytes::Bytes;
@@ -156,22 +156,44 @@ fn mismatch(field: &str, row: usize, why: &str) -> Error {
 
 /// Arrow itself lets a decimal have more digits than its type says.
 pub(crate) fn check_digits(field: &str, column: &ArrayRef) -> Result<()> {
+    match first_too_long(field, column) {
+        Some((field, row, why)) => Err(mismatch(&field, row, &why)),
+        None => Ok(()),
+    }
+}
+
+/// The first decimal with too many digits: its field, its row, what Arrow says.
+fn first_too_long(field: &str, column: &ArrayRef) -> Option<(String, usize, String)> {
+    let within = |item: &str, column: &ArrayRef| first_too_long(&format!("{field}.{item}"), column);
     match column.data_type() {
         DataType::Decimal128(precision, _) => {
             let decimals = column.as_primitive::<Decimal128Type>();
-            decimals
-                .validate_decimal_precision(*precision)
-                .map_err(|error| Error::new(ErrorCode::SchemaMismatch, format!("field `{field}`: {error}")))
+            decimals.validate_decimal_precision(*precision).err()?;
+            let is_too_long = |row: &usize| {
+                let fits = || Decimal128Type::is_valid_decimal_precision(decimals.value(*row), *precision);
+                decimals.is_valid(*row) && !fits()
+            };
+            let row = (0..decimals.len()).find(is_too_long)?;
+            let why = format!("{} has more than {precision} digits", decimals.value_as_string(row));
+            Some((field.to_owned(), row, why))
         }
-        DataType::List(item) => check_digits(&format!("{field}.{}", item.name()), column.as_list::<i32>().values()),
-        DataType::FixedSizeList(item, _) => {
-            check_digits(&format!("{field}.{}", item.name()), column.as_fixed_size_list().values())
+        DataType::List(item) => {
+            let list = column.as_list::<i32>();
+            let (field, at, why) = within(item.name(), list.values())?;
+            let ends_before = |offset: &i32| usize::try_from(*offset).is_ok_and(|offset| offset <= at);
+            let row = list.value_offsets().partition_point(ends_before).saturating_sub(1);
+            Some((field, row, why))
         }
-        DataType::Struct(fields) => fields
-            .iter()
-            .zip(column.as_struct().columns())
-            .try_for_each(|(child, column)| check_digits(&format!("{field}.{}", child.name()), column)),
-        _ => Ok(()),
+        DataType::FixedSizeList(item, size) => {
+            let (field, at, why) = within(item.name(), column.as_fixed_size_list().values())?;
+            let size = usize::try_from(*size).unwrap_or(1).max(1);
+            Some((field, at / size, why))
+        }
+        DataType::Struct(fields) => {
+            let children = fields.iter().zip(column.as_struct().columns());
+            children.filter_map(|(child, column)| within(child.name(), column)).min_by_key(|(_, row, _)| *row)
+        }
+        _ => None,
     }
 }
 

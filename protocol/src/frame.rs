@@ -11,6 +11,7 @@
 //! `length` counts what follows it. The payload carries record batches as they are, outside protobuf. An answer
 //! repeats `api` and the correlation id; with [`FLAG_ERROR`] its header is an `ErrorMessage`. This layout, the
 //! preface and the error frame stay the same in every version, so that an unknown version gets a clear answer.
+#![deny(clippy::indexing_slicing)]
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -329,6 +330,37 @@ mod tests {
             .concat()
         );
         assert_eq!(&Preface::OURS.encode(), b"LVDA\x01\0\x01\0");
+    }
+
+    /// As they stand on the wire. A new request has no arm here.
+    fn number(api: Api) -> u16 {
+        match api {
+            Api::Handshake => 0,
+            Api::Metadata => 1,
+            Api::Produce => 2,
+            Api::InitProducer => 3,
+            Api::Fetch => 4,
+            Api::ListOffsets => 5,
+            Api::CreateTopic => 6,
+            Api::AlterTopic => 7,
+            Api::DeleteTopic => 8,
+            Api::ClusterStatus => 9,
+            Api::RegisterNode => 10,
+            Api::TransferLeader => 11,
+            Api::SeedState => 20,
+            Api::FoundCluster => 21,
+            Api::Raft => 22,
+        }
+    }
+
+    #[test]
+    fn the_numbers_are_pinned() {
+        let known: Vec<_> = (0..=u16::MAX).filter_map(|value| Some((value, Api::from_u16(value)?))).collect();
+        let values: Vec<_> = known.iter().map(|(value, _)| *value).collect();
+        assert_eq!(values, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 20, 21, 22]);
+        for (value, api) in known {
+            assert_eq!((number(api), api as u16), (value, value), "{api:?}");
+        }
     }
 
     #[test]

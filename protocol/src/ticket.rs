@@ -2,6 +2,7 @@
 //!
 //! A ticket names the topic by its UUID, so that one kept over a delete and recreate reads nothing of the new topic.
 //! Clients get tickets from `GetFlightInfo` and hand them back as they are. Bytes: a version, then protobuf.
+#![deny(clippy::indexing_slicing)]
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;

@@ -9,7 +9,8 @@ pub struct StoreConfig {
     pub journal: JournalConfig,
     /// Segments.
     pub segment: SegmentConfig,
-    /// A checkpoint is due when this much went into the journal since the last one began: about what a restart reads.
+    /// A checkpoint is due when this much went into the journal since the last one began. A restart replays about that,
+    /// and looks through all journal files there are.
     pub checkpoint_bytes: u64,
     /// Past this many segments that changed since the last checkpoint, one sync of the whole file system takes the place
     /// of one for each.
@@ -61,7 +62,7 @@ pub struct SegmentConfig {
     /// About the most that is written to one group's segment at once.
     pub write_bytes_max: u64,
     /// Writeback is asked for whenever this much of a file was written: left to itself, the kernel saves it up for
-    /// seconds and then stalls the journal.
+    /// seconds and then stalls the journal. What is written around the page cache leaves it little to do.
     pub writeback_bytes: u64,
     /// Space reserved by a segment's first write; each time it is used up, twice as much is.
     pub preallocate_bytes_min: u64,

@@ -54,3 +54,27 @@ pub struct HardState {
     /// The highest index known to be committed.
     pub commit: LogIndex,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As they stand on disk. A new kind has no arm here.
+    fn number(kind: EntryKind) -> u8 {
+        match kind {
+            EntryKind::Empty => 0,
+            EntryKind::Batches => 1,
+            EntryKind::Command => 2,
+            EntryKind::ConfChange => 3,
+        }
+    }
+
+    #[test]
+    fn the_numbers_are_pinned() {
+        let known: Vec<_> = (0..=u8::MAX).filter_map(|value| Some((value, EntryKind::from_u8(value)?))).collect();
+        assert_eq!(known.iter().map(|(value, _)| *value).collect::<Vec<_>>(), [0, 1, 2, 3]);
+        for (value, kind) in known {
+            assert_eq!((number(kind), kind as u8), (value, value), "{kind:?}");
+        }
+    }
+}

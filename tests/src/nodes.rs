@@ -161,7 +161,7 @@ impl Nodes {
     /// Waits until every node that runs says that it is ready.
     ///
     /// # Errors
-    /// When one ends, or does not become ready within a minute; with the end of its log.
+    /// When one ends, or does not become ready within 30 seconds; with the end of its log.
     pub fn wait_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(30);
         for node in self.nodes.values_mut() {

@@ -185,9 +185,7 @@ async fn power_cuts(rounds: usize, wrapper: &[&str]) -> Result<Result<String>> {
 async fn cut_and_restore(rounds: usize, nodes: &mut Nodes, disks: &mut [PowerDisk], ledger: &Ledger) -> Result<()> {
     for round in 0..rounds {
         let victims = if round % 2 == 0 { nodes.ids() } else { vec![u64::try_from(round / 2 % 3)? + 1] };
-        for &victim in &victims {
-            disks[usize::try_from(victim - 1)?].cut()?;
-        }
+        PowerDisk::cut_all((1..).zip(&*disks).filter(|(id, _)| victims.contains(id)).map(|(_, disk)| disk))?;
         for &victim in &victims {
             nodes.kill(victim)?;
         }
@@ -207,7 +205,7 @@ async fn cut_and_restore(rounds: usize, nodes: &mut Nodes, disks: &mut [PowerDis
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn power_cuts_lose_nothing() -> Result<()> {
     if let Some(why) = PowerDisk::unavailable() {
-        println!("SKIPPED: {why}");
+        writeln!(std::io::stderr(), "SKIPPED: {why}")?;
         return Ok(());
     }
     println!("{}", power_cuts(rounds(), &[]).await??);
@@ -219,11 +217,11 @@ async fn power_cuts_lose_nothing() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_does_not_sync_is_caught() -> Result<()> {
     if let Some(why) = PowerDisk::unavailable() {
-        println!("SKIPPED: {why}");
+        writeln!(std::io::stderr(), "SKIPPED: {why}")?;
         return Ok(());
     }
     if std::process::Command::new("strace").arg("-V").output().is_err() {
-        println!("SKIPPED: strace is needed (apt-get install strace)");
+        writeln!(std::io::stderr(), "SKIPPED: strace is needed (apt-get install strace)")?;
         return Ok(());
     }
     let lie = "fdatasync,fsync,syncfs,sync_file_range";

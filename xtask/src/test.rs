@@ -2,11 +2,13 @@
 //!
 //! All steps run even if one fails, so that one run tells everything. The last line is `N passed, N failed`, summed over
 //! all test binaries; a step without tests of its own counts as one failure when it fails, so that the line never says
-//! `0 failed` of a run that did.
+//! `0 failed` of a run that did. A test that cannot run on this machine passes, and says `SKIPPED: why` on standard
+//! error: such lines are counted just above.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     process::{Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -19,12 +21,14 @@ use crate::{process, tidy};
 struct Tally {
     passed: u64,
     failed: u64,
+    /// Among the passed.
+    skipped: u64,
 }
 
 impl Tally {
     /// Of a step that has no tests of its own.
     const fn of(succeeded: bool) -> Self {
-        Self { passed: 0, failed: if succeeded { 0 } else { 1 } }
+        Self { passed: 0, failed: if succeeded { 0 } else { 1 }, skipped: 0 }
     }
 }
 
@@ -67,6 +71,10 @@ pub(crate) fn run() -> Result<bool> {
     println!("{:<10} {:>8.1}", "all", began.elapsed().as_secs_f64());
     let passed: u64 = rows.iter().map(|(_, _, tally)| tally.passed).sum();
     let failed: u64 = rows.iter().map(|(_, _, tally)| tally.failed).sum();
+    let skipped: u64 = rows.iter().map(|(_, _, tally)| tally.skipped).sum();
+    if skipped > 0 {
+        println!("{skipped} of the passed were skipped: the lines with SKIPPED above say why");
+    }
     println!("{passed} passed, {failed} failed");
     Ok(failed == 0)
 }
@@ -87,24 +95,42 @@ fn tests() -> Result<Tally> {
     if levada.exists() {
         command.env("TEST_LEVADA_BINARY", levada);
     }
-    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| process::shown(&command))?;
-    let mut tally = Tally::default();
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().with_context(|| process::shown(&command))?;
     let stdout = child.stdout.take().context("the test run has no output")?;
-    let mut out = std::io::stdout().lock();
-    for line in BufReader::new(stdout).split(b'\n') {
-        let line = line.context("cannot read the test run's output")?;
-        // Nobody may be listening any more; the tests run on all the same.
-        let _ = out.write_all(&line).and_then(|()| out.write_all(b"\n"));
-        if let Some(counted) = closing_line(&String::from_utf8_lossy(&line)) {
-            tally.passed += counted.passed;
-            tally.failed += counted.failed;
-        }
-    }
+    let stderr = child.stderr.take().context("the test run has no error stream")?;
+    let mut tally = Tally::default();
+    let skipped = thread::scope(|scope| {
+        let errors = scope.spawn(|| {
+            let mut skipped = 0;
+            pass_on(stderr, std::io::stderr(), |line| skipped += u64::from(line.starts_with("SKIPPED: ")))?;
+            anyhow::Ok(skipped)
+        });
+        pass_on(stdout, std::io::stdout(), |line| {
+            if let Some(counted) = closing_line(line) {
+                tally.passed += counted.passed;
+                tally.failed += counted.failed;
+            }
+        })?;
+        errors.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
     if !child.wait().context("waiting for the test run")?.success() && tally.failed == 0 {
         // A binary that does not build or dies has no closing line.
         tally.failed = 1;
     }
-    Ok(tally)
+    Ok(Tally { skipped, ..tally })
+}
+
+/// Passes on what the test run says, line by line as it comes.
+fn pass_on(from: impl Read, mut to: impl Write, mut see: impl FnMut(&str)) -> Result<()> {
+    for line in BufReader::new(from).split(b'\n') {
+        let mut line = line.context("cannot read the test run's output")?;
+        see(&String::from_utf8_lossy(&line));
+        line.push(b'\n');
+        // Nobody may be listening any more; the tests run on all the same.
+        let _ = to.write_all(&line);
+    }
+    Ok(())
 }
 
 /// The counts of `test result: ok. 12 passed; 0 failed; …`.
@@ -114,7 +140,7 @@ fn closing_line(line: &str) -> Option<Tally> {
         let part = counts.split(';').find_map(|part| part.trim().strip_suffix(word))?;
         part.trim().parse().ok()
     };
-    Some(Tally { passed: count("passed")?, failed: count("failed")? })
+    Some(Tally { passed: count("passed")?, failed: count("failed")?, skipped: 0 })
 }
 
 #[cfg(test)]

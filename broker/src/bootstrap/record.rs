@@ -4,6 +4,7 @@
 //! 0 magic "LVDAFND\x01" | 8 length u32 | 12 crc u32 of what follows | 16 a SeedStateResponse (protobuf); twice
 //! ```
 //! It is replaced as a whole: first with the incarnation, then with the founders' decision too. It never changes again.
+#![deny(clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
 

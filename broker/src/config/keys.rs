@@ -63,7 +63,7 @@ pub const KEYS: &[Key] = &[
     key(
         "limits.request_bytes_max",
         "268435456",
-        "bytes of requests under way on all client connections; past it none is read",
+        "bytes of requests under way on all client connections, past it none is read; as much again for answers to fetches",
     ),
     key("limits.handshake_ms", "5000", "how long a new connection may take to say who it is"),
     key(
@@ -81,14 +81,22 @@ pub const KEYS: &[Key] = &[
         "536870912",
         "a stuck group that holds back this much of the journal has its entries written anew",
     ),
-    key("journal.checkpoint_bytes", "67108864", "a checkpoint begins after this much; about what a restart reads"),
+    key(
+        "journal.checkpoint_bytes",
+        "67108864",
+        "a checkpoint begins after this much; a restart replays about that, and looks through all journal files there are",
+    ),
     key(
         "segment.write_bytes_min",
         "262144",
         "what a partition must have for a write of its own; less waits in memory, for 5 s at most (the journal has it)",
     ),
     key("segment.write_bytes_max", "2097152", "about the most that is written to one segment at once"),
-    key("segment.writeback_bytes", "262144", "writeback is asked for whenever this much of a segment was written"),
+    key(
+        "segment.writeback_bytes",
+        "262144",
+        "writeback is asked for whenever this much of a segment was written; does little while disk.direct is true",
+    ),
     key(
         "disk.direct",
         "true",

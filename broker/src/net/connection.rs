@@ -40,7 +40,7 @@ const CLOSE_GRACE: Duration = Duration::from_secs(1);
 /// What is read and dropped of a connection that is closed.
 const DRAIN_BYTES_MAX: usize = 1 << 20;
 /// What answers to fetches may take on one connection while they wait to be written.
-const ANSWER_BYTES_MAX: u64 = 64 << 20;
+const ANSWER_BYTES_MAX: u64 = 32 << 20;
 /// Of the name that a client gives itself.
 const CLIENT_CHARS_MAX: usize = 128;
 /// What a request costs besides its own bytes.

@@ -182,7 +182,8 @@ pub(crate) async fn fetch(broker: Arc<Broker>, session: Arc<Session>, request: F
         let max_bytes = (request.max_bytes as usize).clamp(1, FETCH_BYTES_MAX);
         // The answer is paid for before it is read: what was asked for, or one batch if that is larger.
         let topic = broker.topic(&ctx, Action::Read, place.topic)?;
-        let charge = session.answers.take(max_bytes.max(topic.config.max_message_bytes)).await;
+        let bytes = max_bytes.max(topic.config.max_message_bytes);
+        let charge = session.answers.take(bytes).await.and(broker.answers.take(bytes).await);
         Ok((broker.read_here(&ctx, place, offset, max_bytes).await?, charge))
     };
     let result: Result<(LogChunk, Charge)> = read.await;

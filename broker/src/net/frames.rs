@@ -4,6 +4,7 @@
 //! nothing else shares it, so the leader can stamp the batch in it without copying. Memory is taken for what a
 //! length field claims only after it was checked against the limits and charged to a budget, and the pages of a buffer
 //! that is never filled are never touched.
+#![deny(clippy::indexing_slicing)]
 
 use std::{io, time::Duration};
 

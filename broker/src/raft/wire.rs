@@ -2,6 +2,7 @@
 //!
 //! The `raft` crate's own messages are built on protobuf 2.28, which must not parse bytes from a peer
 //! (RUSTSEC-2024-0437); here they are translated to and from `peer.proto`.
+#![deny(clippy::indexing_slicing)]
 
 use bytes::{Buf, Bytes};
 use levada_protocol::{

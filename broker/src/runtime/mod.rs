@@ -2,8 +2,8 @@
 //!
 //! Around the node core ([`crate::node`]), which is synchronous and owns no resource, stand:
 //!
-//! - [`worker`]: a thread that owns the core. Events reach it through one queue; each round it takes many of them,
-//!   lets the core work once, and performs what comes out;
+//! - [`worker`]: the core behind a lock, one queue of events, and a thread for its ticks. A round takes many events, lets
+//!   the core work once, and performs what comes out; whoever brings an event does it, if nobody else is at it;
 //! - the disk lanes (threads of `storage_engine::driver`), which report to the worker's queue;
 //! - [`peers`]: a task for each other node, which carries messages to it;
 //! - [`tasks`]: everything else that runs beside, and ends together;

@@ -79,6 +79,7 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
         peers,
         clock,
         requests: bounds.requests.clone(),
+        answers: Budget::new(config.limits.request_bytes_max),
         unfolding: Semaphore::new(UNFOLDED_AT_ONCE),
         codec: hooks.codec,
         authorizer: hooks.authorizer,

@@ -62,6 +62,7 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
         running = Running::start(config, listeners, hooks) => running?,
         () = shutdown.cancelled() => return Ok(()),
     };
+    levada_compute::metrics::describe();
     let deps =
         FlightDeps { source: running.source(), sink: running.sink(), catalog: running.catalog(), authorizer, codec };
     let flight = FlightServer::serve(flight_listener, deps, FlightConfig::default(), shutdown.clone());

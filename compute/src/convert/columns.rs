@@ -3,6 +3,7 @@
 //! A whole batch is not decoded: the message of a reader has the stored buffers that he wants, where they lie, and two
 //! columns that are made for him (`_partition`, `_offset`). Parts of a batch, and small batches that go out together,
 //! are joined buffer by buffer.
+#![deny(clippy::indexing_slicing)]
 
 use std::{ops::Range, sync::Arc};
 

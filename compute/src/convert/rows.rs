@@ -1,4 +1,5 @@
 //! Rows batches as the columns that every untyped topic has: one pass over the records, no allocation for any of them.
+#![deny(clippy::indexing_slicing)]
 
 use arrow_buffer::Buffer;
 use bytes::Bytes;

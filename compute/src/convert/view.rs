@@ -3,6 +3,7 @@
 //! Small batches are put together until a message is worth sending, large ones go out alone, too large ones in parts.
 //! How batches are cut into messages depends on nothing but the log and the offset a message begins at and ends before:
 //! a message that had to be let go of can be made again, byte for byte ([`View::build`] with [`Limits::exactly`]).
+#![deny(clippy::indexing_slicing)]
 
 use std::{collections::VecDeque, sync::Arc};
 

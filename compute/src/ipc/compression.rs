@@ -1,4 +1,5 @@
 //! Buffers that are compressed one by one: eight bytes of length, then a frame of LZ4 or Zstandard.
+#![deny(clippy::indexing_slicing)]
 
 use std::io::Read;
 

@@ -2,6 +2,7 @@
 //!
 //! Only for what was checked before it was stored: lengths are checked again, so that nothing is read where it is not,
 //! the values are taken as they are.
+#![deny(clippy::indexing_slicing)]
 
 use std::ops::Range;
 

@@ -1,4 +1,5 @@
 //! The metadata of a record batch message: how many rows, and where in the body each buffer lies.
+#![deny(clippy::indexing_slicing)]
 
 use std::ops::Range;
 

@@ -1,4 +1,5 @@
 //! A record batch put together from buffers that stay where they are.
+#![deny(clippy::indexing_slicing)]
 
 use std::ops::Range;
 

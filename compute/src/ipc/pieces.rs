@@ -1,5 +1,6 @@
 //! Buffers that grow in pieces: large values are shared with where they lie, small ones copied into pieces of a bounded
 //! size, so that whoever still holds one piece does not hold a whole batch.
+#![deny(clippy::indexing_slicing)]
 
 use bytes::Bytes;
 use levada_protocol::limits::KIB;

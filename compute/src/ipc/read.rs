@@ -1,4 +1,5 @@
 //! From a message and its body to arrays, all of it checked.
+#![deny(clippy::indexing_slicing)]
 
 use arrow_array::{ArrayRef, make_array};
 use arrow_buffer::{BooleanBuffer, Buffer};

@@ -1,4 +1,5 @@
 //! The schema message at the head of a stream.
+#![deny(clippy::indexing_slicing)]
 
 use std::sync::Arc;
 

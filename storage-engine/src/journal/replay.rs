@@ -1,4 +1,5 @@
 //! Reading the journal back: what must be there, what may be there, and what is in doubt.
+#![deny(clippy::indexing_slicing)]
 
 use std::{collections::BTreeMap, collections::BTreeSet, fmt};
 

@@ -1,4 +1,5 @@
 //! Looking at every page of every file for blocks.
+#![deny(clippy::indexing_slicing)]
 
 use bytes::Bytes;
 use levada_protocol::{

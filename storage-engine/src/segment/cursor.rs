@@ -1,4 +1,5 @@
 //! Walks the frames of a segment and checks that each is the one that belongs there.
+#![deny(clippy::indexing_slicing)]
 
 use bytes::Bytes;
 use levada_protocol::{
@@ -172,7 +173,7 @@ impl<'a> Cursor<'a> {
         let payload = frame.slice(HEADER_BYTES..HEADER_BYTES + to_usize(u64::from(header.payload_bytes)));
         let bytes = frame.first_chunk().ok_or(DamageCause::Short("a frame header"))?;
         header.verify(bytes, &payload)?;
-        if frame[HEADER_BYTES + payload.len()..].iter().any(|&byte| byte != 0) {
+        if frame.iter().skip(HEADER_BYTES + payload.len()).any(|&byte| byte != 0) {
             return Err(DamageCause::Field { field: "the padding behind a frame", value: position });
         }
         Ok(payload)

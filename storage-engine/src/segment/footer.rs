@@ -122,3 +122,121 @@ impl Trailer {
 }
 
 const _: () = assert!(TRAILER_BYTES == HEADER_BYTES, "what starts and ends a file has the same size");
+
+#[cfg(test)]
+mod tests {
+    use levada_protocol::ids::GroupId;
+
+    use super::*;
+    use crate::testing::TOPIC_PARTITION;
+
+    fn header() -> SegmentHeader {
+        SegmentHeader {
+            topic_partition: TOPIC_PARTITION,
+            generation: 3,
+            group: GroupId(5),
+            first_index: LogIndex(6),
+            base_offset: Offset(7),
+            previous_crc: 8,
+        }
+    }
+
+    fn end() -> Mark {
+        Mark {
+            position: 0x0102_0304_0506_0740,
+            index: LogIndex(0x11),
+            offset: Offset(0x12),
+            previous_crc: 0x0A0B_0C0D,
+            checksum: 0x1A1B_1C1D,
+            index_frame: 0x40,
+            max_timestamp_ms: -2,
+        }
+    }
+
+    fn directory() -> Vec<IndexPoint> {
+        let mut first = IndexPoint::new(Offset(7), LogIndex(6), 0x40, 8);
+        first.add(0x21, 0x22);
+        vec![first, IndexPoint::new(Offset(9), LogIndex(8), 0x80, 10)]
+    }
+
+    fn footer() -> Vec<u8> {
+        encode(&header(), &end(), &directory())
+    }
+
+    fn check(bytes: &[u8]) -> Result<Vec<IndexPoint>, DamageCause> {
+        decode(bytes, &header(), &end())
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let bytes = footer();
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let expected = concat!(
+            // The directory: two points.
+            "07000000000000000600000000000000400000000000000021000000000000002200000008000000",
+            "0900000000000000080000000000000080000000000000000000000000000080000000000a000000",
+            // The trailer.
+            "4c564441454e4401",
+            "4007060504030201",
+            "1100000000000000",
+            "1200000000000000",
+            "feffffffffffffff",
+            "0d0c0b0a",
+            "1d1c1b1a",
+            "02000000",
+            "b5262ddd",
+            "1cdf4421",
+            "ec36ed7d",
+        );
+        assert_eq!(hex, expected);
+        assert_eq!(bytes.len() as u64, file_bytes(end().position, 2) - end().position);
+        assert_eq!(check(&bytes), Ok(directory()));
+    }
+
+    #[test]
+    fn every_bit_counts_and_so_does_every_byte() {
+        let good = footer();
+        let trailer = good.len() - TRAILER_BYTES;
+        for bit in 0..good.len() * 8 {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let cause = check(&bytes).unwrap_err();
+            let found_out = match bit / 8 {
+                at if at < trailer => matches!(cause, DamageCause::Checksum { what: "the segment's directory", .. }),
+                at if at < trailer + 8 => cause == DamageCause::Magic("segment trailer"),
+                _ => matches!(cause, DamageCause::Checksum { what: TRAILER, .. }),
+            };
+            assert!(found_out, "bit {bit}: {cause}");
+        }
+        for cut in 0..good.len() {
+            assert!(check(&good[..cut]).is_err(), "cut to {cut} bytes");
+        }
+        let longer = [&good[..trailer], &[0], &good[trailer..]].concat();
+        for bytes in [&good[POINT_BYTES..], &good[1..], &longer] {
+            assert_eq!(check(bytes), Err(DamageCause::Field { field: "the number of index frames", value: 2 }));
+        }
+    }
+
+    #[test]
+    fn a_sound_footer_of_another_segment_or_end_is_refused() {
+        let (header, end) = (header(), end());
+        let headers = [
+            SegmentHeader { generation: 4, ..header },
+            SegmentHeader { group: GroupId(6), ..header },
+            SegmentHeader { previous_crc: 9, ..header },
+        ];
+        let ends = [
+            Mark { position: end.position + 64, ..end },
+            Mark { index: end.index.next(), ..end },
+            Mark { offset: Offset(0x13), ..end },
+            Mark { previous_crc: 0, ..end },
+            Mark { checksum: 0, ..end },
+            Mark { max_timestamp_ms: 2, ..end },
+        ];
+        let others = headers.iter().map(|other| (*other, end)).chain(ends.iter().map(|other| (header, *other)));
+        for (other, other_end) in others {
+            let refused = decode(&footer(), &other, &other_end).unwrap_err();
+            assert!(matches!(refused, DamageCause::Foreign { field: TRAILER, .. }), "{other:?} {other_end:?}: {refused}");
+        }
+    }
+}

@@ -1,4 +1,5 @@
 //! A segment as its readers hold it. Shared between the writer and any number of readers on other threads.
+#![deny(clippy::indexing_slicing)]
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

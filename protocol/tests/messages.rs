@@ -1,0 +1,201 @@
+//! The messages that other versions, logs and checkpoints hold too: their bytes, pinned. Every field has a value that
+//! no other has, so that one that gets another number, or another type, is found out; a new one does not compile.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fmt::Debug;
+
+use bytes::Bytes;
+use levada_protocol::messages::{
+    metadata::{
+        AllocateProducerIds, AlterTopic, Command, CreateTopic, DeleteTopic, LogStart, Node, Partition,
+        PartitionCommand, PartitionState, Producer, ProducerBatch, RegisterNode, Replica, Roll, SegmentEnd, State,
+        Topic, command::Kind, partition_command::Kind as PartitionKind,
+    },
+    native::{ErrorMessage, HandshakeRequest, HandshakeResponse, NodeAddresses, PeerIdentity},
+    peer::{EntryHead, Leadership, RaftFrame, RaftMessage},
+};
+use prost::Message;
+
+/// Whether a message has these bytes, and they are this message again.
+fn pinned<M: Message + Default + PartialEq + Debug>(message: M, expected: &[&[u8]]) {
+    let expected = Bytes::from(expected.concat());
+    assert_eq!(Bytes::from(message.encode_to_vec()), expected, "{message:?}");
+    assert_eq!(M::decode(expected).unwrap(), message);
+}
+
+#[test]
+fn golden_handshakes_and_errors() {
+    let peer = PeerIdentity { node_id: 5, incarnation: Bytes::from_static(b"life") };
+    let cluster_id = Bytes::from_static(b"cluster");
+    pinned(
+        HandshakeRequest { client_id: "me".into(), cluster_id: cluster_id.clone(), peer: Some(peer) },
+        &[b"\x0a\x02me", b"\x12\x07cluster", b"\x1a\x08", b"\x08\x05", b"\x12\x04life"],
+    );
+    pinned(
+        HandshakeResponse {
+            version: 300,
+            cluster_id,
+            node_id: 3,
+            server_version: "0.1".into(),
+            incarnation: Bytes::from_static(b"life"),
+        },
+        &[b"\x08\xac\x02", b"\x12\x07cluster", b"\x18\x03", b"\x22\x030.1", b"\x2a\x04life"],
+    );
+    let leader = NodeAddresses { node_id: 7, native: "n:1".into(), flight: "f:2".into(), http: "h:3".into() };
+    pinned(
+        ErrorMessage { code: 20, message: "there".into(), leader: Some(leader) },
+        &[
+            b"\x08\x14",
+            b"\x12\x05there",
+            b"\x1a\x11",
+            b"\x08\x07",
+            b"\x12\x03n:1",
+            b"\x1a\x03f:2",
+            b"\x22\x03h:3",
+        ],
+    );
+}
+
+#[test]
+fn golden_raft_frame() {
+    let message = RaftMessage {
+        group: 1,
+        from: 2,
+        to: 3,
+        r#type: 4,
+        term: 5,
+        log_term: 6,
+        index: 7,
+        entries: vec![EntryHead { term: 8, index: 9, kind: 10, payload_bytes: 11 }],
+        commit: 12,
+        commit_term: 13,
+        reject: true,
+        reject_hint: 14,
+        request_snapshot: 15,
+        priority: -16,
+        context: Bytes::from_static(b"why"),
+    };
+    let frame = RaftFrame { messages: vec![message], leaderships: vec![Leadership { group: 17, term: 18 }] };
+    pinned(
+        frame,
+        &[
+            b"\x0a\x29",
+            b"\x08\x01\x10\x02\x18\x03\x20\x04\x28\x05\x30\x06\x38\x07",
+            b"\x42\x08\x08\x08\x10\x09\x18\x0a\x20\x0b",
+            b"\x48\x0c\x50\x0d\x58\x01\x60\x0e\x68\x0f",
+            // The only number that is zigzagged.
+            b"\x70\x1f",
+            b"\x7a\x03why",
+            b"\x12\x04\x08\x11\x10\x12",
+        ],
+    );
+}
+
+fn node() -> Node {
+    Node {
+        node_id: 3,
+        incarnation: Bytes::from_static(b"life"),
+        native: "n:1".into(),
+        flight: "f:2".into(),
+        http: "h:3".into(),
+        rack: "r4".into(),
+    }
+}
+
+const NODE: &[u8] = b"\x08\x03\x12\x04life\x1a\x03n:1\x22\x03f:2\x2a\x03h:3\x32\x02r4";
+
+fn topic() -> Topic {
+    let replicas = vec![Replica { replica_id: 9, node_id: 10 }];
+    Topic {
+        name: "t".into(),
+        topic_id: Bytes::from_static(b"id"),
+        partitions: vec![Partition { partition: 7, group: 8, replicas }],
+        config: [("k".to_owned(), "v".to_owned())].into(),
+        schema_json: "{}".into(),
+        schema_id: 11,
+        created_ms: 12,
+    }
+}
+
+const TOPIC: &[u8] = b"\x0a\x01t\x12\x02id\x1a\x0a\x08\x07\x10\x08\x1a\x04\x08\x09\x10\x0a\
+    \x22\x06\x0a\x01k\x12\x01v\x2a\x02{}\x30\x0b\x38\x0c";
+
+/// Every command there is; a new one has no arm here.
+fn command_bytes(kind: &Kind) -> Vec<u8> {
+    let parts: &[&[u8]] = match kind {
+        Kind::RegisterNode(_) => &[b"\x0a\x1d", b"\x0a\x1b", NODE],
+        Kind::CreateTopic(_) => &[b"\x12\x23", b"\x0a\x21", TOPIC],
+        Kind::DeleteTopic(_) => &[b"\x1a\x04", b"\x0a\x02id"],
+        Kind::AlterTopic(_) => &[b"\x22\x0f", b"\x0a\x02id", b"\x12\x06\x0a\x01k\x12\x01v", b"\x1a\x01u"],
+        Kind::AllocateProducerIds(_) => &[b"\x2a\x04", b"\x08\x03\x10\x04"],
+    };
+    parts.concat()
+}
+
+#[test]
+fn golden_commands() {
+    let topic_id = Bytes::from_static(b"id");
+    let set = [("k".to_owned(), "v".to_owned())].into();
+    for kind in [
+        Kind::RegisterNode(RegisterNode { node: Some(node()) }),
+        Kind::CreateTopic(CreateTopic { topic: Some(topic()) }),
+        Kind::DeleteTopic(DeleteTopic { topic_id: topic_id.clone() }),
+        Kind::AlterTopic(AlterTopic { topic_id, set, unset: vec!["u".into()] }),
+        Kind::AllocateProducerIds(AllocateProducerIds { node_id: 3, count: 4 }),
+    ] {
+        let expected = command_bytes(&kind);
+        pinned(Command { kind: Some(kind) }, &[&expected]);
+    }
+}
+
+#[test]
+fn golden_state() {
+    let state =
+        State { nodes: vec![node()], topics: vec![topic()], next_group: 21, next_replica: 22, next_producer_id: 23 };
+    pinned(state, &[b"\x0a\x1b", NODE, b"\x12\x21", TOPIC, b"\x18\x15\x20\x16\x28\x17"]);
+}
+
+/// Every command to a partition there is; a new one has no arm here.
+fn partition_command_bytes(kind: &PartitionKind) -> &'static [u8] {
+    match kind {
+        PartitionKind::Roll(Roll { time_ms: None }) => b"\x0a\x00",
+        PartitionKind::Roll(Roll { time_ms: Some(0) }) => b"\x0a\x02\x08\x00",
+        PartitionKind::Roll(Roll { time_ms: Some(_) }) => b"\x0a\x03\x08\xac\x02",
+        PartitionKind::LogStart(_) => b"\x12\x02\x08\x05",
+    }
+}
+
+#[test]
+fn golden_commands_to_a_partition() {
+    for kind in [
+        PartitionKind::Roll(Roll { time_ms: None }),
+        PartitionKind::Roll(Roll { time_ms: Some(0) }),
+        PartitionKind::Roll(Roll { time_ms: Some(300) }),
+        PartitionKind::LogStart(LogStart { offset: 5 }),
+    ] {
+        pinned(PartitionCommand { kind: Some(kind) }, &[partition_command_bytes(&kind)]);
+    }
+}
+
+#[test]
+fn golden_state_of_a_partition() {
+    let batches = vec![ProducerBatch { base_sequence: 6, last_sequence: 7, base_offset: 8 }];
+    let producer = Producer { producer_id: 3, producer_epoch: 4, batches, last_timestamp_ms: 5 };
+    let state = PartitionState {
+        next_offset: 1,
+        log_start_offset: 2,
+        producers: vec![producer],
+        segment_ends: vec![SegmentEnd { offset: 9, time_ms: 10 }],
+    };
+    pinned(
+        state,
+        &[
+            b"\x08\x01\x10\x02",
+            b"\x1a\x0e\x08\x03\x10\x04",
+            b"\x1a\x06\x08\x06\x10\x07\x18\x08",
+            b"\x20\x05",
+            b"\x22\x04\x08\x09\x10\x0a",
+        ],
+    );
+}

@@ -6,6 +6,7 @@ mod common;
 use bytes::Bytes;
 use common::{Client, batch, cluster, produce_request, produced, produced_in};
 use levada_protocol::{
+    batch::seal,
     error::ErrorCode,
     frame::Api,
     messages::native::{
@@ -159,6 +160,40 @@ async fn what_is_wrong_is_refused_and_leaves_nothing() {
     let mut client = Client::connect(nodes[0].address()).await.unwrap();
     assert_eq!(client.fetch(&topic, 0, 0, 0).await.unwrap(), (vec![], 0));
     assert_eq!(client.produce(&topic, 0, good).await.unwrap().base_offset, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_contradicts_itself_is_refused_though_its_crc_fits() {
+    let dir = tempfile::tempdir().unwrap();
+    let nodes = cluster(dir.path(), 1).await;
+    let mut client = Client::connect(nodes[0].address()).await.unwrap();
+    let topic = client.create_topic("t", 1, 1).await.unwrap();
+    let good = batch(&["one", "two"]);
+    let sealed = |change: &dyn Fn(&mut [u8])| {
+        let mut bytes = good.to_vec();
+        change(&mut bytes);
+        seal(&mut bytes);
+        Bytes::from(bytes)
+    };
+    assert_eq!(sealed(&|_| {}), good);
+    // Of two records: what the header says of their number, and of the last one's offset.
+    for (record_count, last_offset_delta) in [(1, 1), (2, 5), (3, 1), (1, 0), (3, 2), (0, 0), (u32::MAX, 1)] {
+        let counted = sealed(&|bytes| {
+            bytes[23..27].copy_from_slice(&u32::to_be_bytes(last_offset_delta));
+            bytes[57..61].copy_from_slice(&u32::to_be_bytes(record_count));
+        });
+        let refused = client.produce(&topic, 0, counted).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::CorruptBatch, "{record_count} records, {last_offset_delta}: {refused}");
+    }
+    // The server's clock, a control batch, and what a rows batch does not have.
+    for bit in [3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15] {
+        let marked = sealed(&|bytes| bytes[21..23].copy_from_slice(&u16::to_be_bytes(1 << bit)));
+        let refused = client.produce(&topic, 0, marked).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::CorruptBatch, "bit {bit}: {refused}");
+    }
+    assert_eq!(client.fetch(&topic, 0, 0, 0).await.unwrap(), (vec![], 0), "nothing of them is in the log");
+    assert_eq!(client.produce(&topic, 0, good.clone()).await.unwrap().base_offset, 0, "and the connection goes on");
+    assert_eq!(client.fetch_all(&topic, 0).await.unwrap(), ["one", "two"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -117,7 +117,11 @@ async fn what_does_not_fit_names_the_field() {
             vec![("id", Arc::new(Int64Array::from(vec![Some(1), None])))],
             "field `id`, row 1: null, and the schema says it never is",
         ),
-        ("orders", vec![("id", id()), ("price", Arc::new(price))], "field `price`, row 1: 999.99 has more than 4 digits"),
+        (
+            "orders",
+            vec![("id", id()), ("price", Arc::new(price))],
+            "field `price`, row 1: 999.99 has more than 4 digits",
+        ),
         (
             "orders",
             vec![("id", id()), ("_timestamp", Arc::new(Int64Array::from(vec![0, i64::MAX])))],

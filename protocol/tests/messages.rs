@@ -45,15 +45,7 @@ fn golden_handshakes_and_errors() {
     let leader = NodeAddresses { node_id: 7, native: "n:1".into(), flight: "f:2".into(), http: "h:3".into() };
     pinned(
         ErrorMessage { code: 20, message: "there".into(), leader: Some(leader) },
-        &[
-            b"\x08\x14",
-            b"\x12\x05there",
-            b"\x1a\x11",
-            b"\x08\x07",
-            b"\x12\x03n:1",
-            b"\x1a\x03f:2",
-            b"\x22\x03h:3",
-        ],
+        &[b"\x08\x14", b"\x12\x05there", b"\x1a\x11", b"\x08\x07", b"\x12\x03n:1", b"\x1a\x03f:2", b"\x22\x03h:3"],
     );
 }
 
@@ -125,7 +117,7 @@ const TOPIC: &[u8] = b"\x0a\x01t\x12\x02id\x1a\x0a\x08\x07\x10\x08\x1a\x04\x08\x
 fn command_bytes(kind: &Kind) -> Vec<u8> {
     let parts: &[&[u8]] = match kind {
         Kind::RegisterNode(_) => &[b"\x0a\x1d", b"\x0a\x1b", NODE],
-        Kind::CreateTopic(_) => &[b"\x12\x23", b"\x0a\x21", TOPIC],
+        Kind::CreateTopic(_) => &[b"\x12\x25", b"\x0a\x23", TOPIC],
         Kind::DeleteTopic(_) => &[b"\x1a\x04", b"\x0a\x02id"],
         Kind::AlterTopic(_) => &[b"\x22\x0f", b"\x0a\x02id", b"\x12\x06\x0a\x01k\x12\x01v", b"\x1a\x01u"],
         Kind::AllocateProducerIds(_) => &[b"\x2a\x04", b"\x08\x03\x10\x04"],
@@ -153,7 +145,7 @@ fn golden_commands() {
 fn golden_state() {
     let state =
         State { nodes: vec![node()], topics: vec![topic()], next_group: 21, next_replica: 22, next_producer_id: 23 };
-    pinned(state, &[b"\x0a\x1b", NODE, b"\x12\x21", TOPIC, b"\x18\x15\x20\x16\x28\x17"]);
+    pinned(state, &[b"\x0a\x1b", NODE, b"\x12\x23", TOPIC, b"\x18\x15\x20\x16\x28\x17"]);
 }
 
 /// Every command to a partition there is; a new one has no arm here.

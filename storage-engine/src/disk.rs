@@ -77,7 +77,7 @@ pub enum DiskOp {
         file: FileName,
         /// Where the first byte goes.
         pos: u64,
-        /// What is written, gathered in one call.
+        /// What is written.
         bufs: Vec<Bytes>,
     },
     /// Asks the kernel to start writing this range back; promises nothing.

@@ -57,8 +57,8 @@ pub struct LaneDriver {
 }
 
 impl LaneDriver {
-    /// Starts the thread. `done` is called on it, with the token and the outcome of each job; it should only pass them
-    /// on. At most `queue_max` jobs wait.
+    /// Starts the thread. `done` is called on it, with the token and the outcome of each job; it must
+    /// not wait for anything. At most `queue_max` jobs wait.
     ///
     /// # Errors
     /// When the system gives no thread.

@@ -98,8 +98,15 @@ pub fn python_environment() -> Result<PathBuf> {
     if works(&python) {
         return Ok(python);
     }
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&dir))?;
-    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PACKAGES))?;
+    // Made beside and renamed: another test run may be making it, too.
+    let made = dir.with_extension(std::process::id().to_string());
+    run(Command::new("python3").args(["-m", "venv"]).arg(&made))?;
+    let mut pip = Command::new(made.join("bin/python"));
+    run(pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PACKAGES))?;
+    if !works(&python) {
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::rename(&made, &dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
     if works(&python) { Ok(python) } else { bail!("pyarrow does not import") }
 }
 

@@ -2,7 +2,7 @@
 //! cluster ends with Ctrl-C.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _},
     os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
@@ -171,16 +171,25 @@ impl Terminal {
     fn start(directory: &Path, arguments: &[&str]) -> Result<(Self, ClusterFile)> {
         let mut command = Command::new(tools::levada());
         command.args(["--output", "json", "dev", "--port-base", "0", "--data-dir"]).arg(directory).args(arguments);
-        let mut terminal = Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0).spawn()?);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut terminal = Self(command.process_group(0).spawn()?);
         let mut line = String::new();
         BufReader::new(terminal.0.stdout.take().context("no output")?).read_line(&mut line)?;
-        let cluster = serde_json::from_str(&line).with_context(|| format!("not cluster.json: {line:?}"))?;
+        ensure!(!line.is_empty(), "no node is ready: {}", terminal.words()?);
+        let cluster = serde_json::from_str(&line).with_context(|| format!("not cluster.json: {line}"))?;
         Ok((terminal, cluster))
     }
 
     fn ctrl_c(&mut self) -> Result<ExitStatus> {
         kill_process_group(pid(self.0.id())?, Signal::INT)?;
         eventually("levada dev ends", || Ok(self.0.try_wait()?))
+    }
+
+    /// All that it said on standard error, once it has ended.
+    fn words(&mut self) -> Result<String> {
+        let mut words = String::new();
+        self.0.stderr.take().context("no error stream")?.read_to_string(&mut words)?;
+        Ok(words)
     }
 }
 
@@ -230,5 +239,9 @@ fn ctrl_c_ends_all_nodes_also_those_that_were_started_again() -> Result<()> {
         assert!(!is_running(node.pid), "{node:?}");
     }
     assert!(!path.exists());
+    let words = terminal.words()?;
+    let [old, new] = [&before, &after].map(|cluster| cluster.nodes[1].pid);
+    assert!(words.contains(&format!("node 2 (process {old}) was killed by signal 9")), "{words}");
+    assert!(words.contains(&format!("node 2 started again as process {new}")), "{words}");
     Ok(())
 }

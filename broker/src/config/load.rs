@@ -124,7 +124,7 @@ impl ServerConfig {
             ("journal.files_keep", journal.files_keep, 2, 10_000),
             ("journal.gather_bytes", journal.gather_bytes, 64 << 10, 48 * MIB),
             ("journal.checkpoint_bytes", journal.checkpoint_bytes, MIB, 65_536 * MIB),
-            ("segment.write_bytes_min", self.segment.write_bytes_min, 0, self.segment.write_bytes_max),
+            ("segment.write_bytes_min", self.segment.write_bytes_min, 0, 64 * MIB),
             ("segment.write_bytes_max", self.segment.write_bytes_max, 64 << 10, 64 * MIB),
             ("segment.writeback_bytes", self.segment.writeback_bytes, 4 << 10, 64 * MIB),
             ("tail.bytes_max", self.tail.bytes_max, 32 * MIB, 65_536 * MIB),

@@ -1,6 +1,6 @@
 //! The door check: what a batch must be before it goes to a leader.
 //!
-//! Everything that can be judged without the partition's state is judged here, off the worker's thread: size, checksum,
+//! Everything that can be judged without the partition's state is judged here, outside of the core's rounds: size, checksum,
 //! records, and for typed topics the schema. Rows for a typed topic become columns here, once. What passes is
 //! readable by every reader.
 

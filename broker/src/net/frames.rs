@@ -83,7 +83,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub(crate) async fn head(&mut self, frame: Duration) -> Result<Head, ReadError> {
         timeout(frame, self.fill(HEAD_BYTES)).await.map_err(|_| silent(frame))??;
         let bytes = self.decoder.frame_bytes(&self.buffer)?.unwrap_or(HEAD_BYTES);
-        let mut fields = &self.buffer[4..HEAD_BYTES];
+        let mut fields = self.buffer.get(4..HEAD_BYTES).unwrap_or_default();
         let api = fields.get_u16_le();
         fields.advance(2 + 8);
         let header_bytes = fields.get_u32_le() as usize;

@@ -151,14 +151,17 @@ impl Flush for Outbox {
     }
 }
 
-/// However the task ends, nobody else keeps its socket open.
+/// However the task ends, nobody else keeps its socket open, or memory for answers that nobody gets.
 struct TakeBack<'o>(&'o Outbox);
 
 impl Drop for TakeBack<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.idle = None;
-        state.closed = true;
+        let left = {
+            let mut state = self.0.lock();
+            state.closed = true;
+            (state.idle.take(), std::mem::take(&mut state.waiting), std::mem::take(&mut state.current))
+        };
+        drop(left);
     }
 }
 
@@ -220,6 +223,8 @@ mod tests {
         assert_eq!(read, [vec![1; 10], vec![2; 10], vec![3; DIRECT_BYTES_MAX + 1], vec![4; 10]].concat());
         task.await.unwrap().unwrap();
         assert!(outbox.lock().idle.is_none(), "the socket is closed though the outbox lives");
+        outbox.push(outgoing(10, 5));
+        assert!(outbox.lock().waiting.is_empty(), "nobody would write it");
     }
 
     #[tokio::test]

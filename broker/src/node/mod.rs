@@ -2,7 +2,7 @@
 //!
 //! Events go in ([`Node::handle`]), effects come out; [`Node::flush`] ends a round of events, so that batches which
 //! arrive together share raft entries, and entries of many groups share a journal block. The core owns no thread,
-//! clock or socket: in production a driver thread feeds it ([`crate::runtime`]), in the simulator the world does.
+//! clock or socket: in production a driver feeds it ([`crate::runtime`]), in the simulator the world does.
 //!
 //! What is shown to readers goes through [`crate::cluster::view::ClusterView`], which the core alone writes.
 //!

@@ -5,7 +5,7 @@
 //! where they lie. Messages may be lost, raft sends again: what finds the queue full or the node out of reach is
 //! dropped, and the core is told.
 //!
-//! A small frame is written by the core's own thread, if the connection is free and takes it at once: an acknowledgement
+//! A small frame is written by whoever does the core's round, if the connection is free and takes it at once: an acknowledgement
 //! need not wait for a task to wake up. The task writes what is large, or what the socket did not take.
 
 use std::{

@@ -12,8 +12,9 @@
 //! does everything, in large rounds (`docs/adr/0005`).
 //!
 //! **Queues.** Requests wait for a place in the queue ([`Worker::submit`]), so it stays short; messages of peers carry
-//! the charge of their connection, and disk completions are as many as there are jobs. A round never waits for anything:
-//! it hands jobs to lanes, messages to peers and answers to closures, all of which return at once.
+//! the charge of their connection, and disk completions are as many as there are jobs. A round waits for
+//! nobody: it hands jobs to lanes, messages to peers and answers to closures, all of which return at once. (It still reads
+//! from segments for a follower that is far behind, and when a segment is written to for the first time after a restart.)
 //!
 //! **Answers.** Every request is answered exactly once, by the core, or with `Timeout` when its deadline passes. The
 //! bytes of a request that timed out stay charged until the core lets go of it: a hung disk must not make room for more.
@@ -24,12 +25,9 @@
 mod rounds;
 
 use std::{
-    io,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError, TryLockError,
-        atomic::{AtomicIsize, Ordering, fence},
-        mpsc,
-    },
+    collections::VecDeque,
+    fmt, io,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError},
     thread::{self, Thread},
     time::Instant,
 };
@@ -94,6 +92,17 @@ struct Asked {
     _place: OwnedSemaphorePermit,
 }
 
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Event(_) => "Event",
+            Self::Messages { .. } => "Messages",
+            Self::Request(_) => "Request",
+            Self::Stop => "Stop",
+        })
+    }
+}
+
 /// The way to the worker. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Worker {
@@ -104,18 +113,24 @@ pub struct Worker {
 
 /// What everybody who brings events shares.
 ///
-/// * What is in the queue is counted in `queued` after it is there, so that nobody spins for what is still to come; it is
-///   below zero for a moment when it is taken sooner.
-/// * Nobody leaves `rounds` unlocked with something queued and the thread asleep: who unlocks looks at `queued`
-///   afterwards, who queues tries the lock afterwards, and a fence on either side lets one of them see the other.
+/// * Nobody leaves `rounds` unlocked with something queued and the thread asleep: who unlocks looks into the queue
+///   afterwards, who queues tries the lock afterwards. As the queue has a lock of its own, one of them sees the other.
+/// * The queue's lock is held for moments only, and nothing else is locked meanwhile.
 #[derive(Debug)]
 struct Shared {
-    queue: mpsc::Sender<Input>,
-    queued: AtomicIsize,
+    queue: Mutex<Queue>,
     /// `None` before the beginning and after the end.
     rounds: Mutex<Option<Rounds>>,
     /// The core's own thread.
     thread: OnceLock<Thread>,
+}
+
+/// Events in the order in which they came.
+#[derive(Debug, Default)]
+struct Queue {
+    inputs: VecDeque<Input>,
+    /// After the end nobody takes anything.
+    closed: bool,
 }
 
 impl Worker {
@@ -125,17 +140,15 @@ impl Worker {
     /// When the system gives no threads.
     #[allow(clippy::disallowed_methods, reason = "a driver: it spawns its thread")]
     pub fn start(node: Node, disk: &Arc<dyn Disk>, clock: Clock, peers: Arc<Peers>) -> io::Result<Self> {
-        let (queue, inputs) = mpsc::channel();
         let (state, states) = watch::channel(WorkerState::Running);
-        let shared =
-            Arc::new(Shared { queue, queued: AtomicIsize::new(0), rounds: Mutex::new(None), thread: OnceLock::new() });
+        let shared = Arc::new(Shared { queue: Mutex::default(), rounds: Mutex::new(None), thread: OnceLock::new() });
         let reporter = Arc::clone(&shared);
         let lanes =
             Lanes::start(disk, move |token, result| reporter.send(Input::Event(Event::Disk { token, result })))?;
-        *shared.rounds.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Rounds::new(node, clock, lanes, peers, inputs, state.clone()));
+        *shared.rounds() = Some(Rounds::new(node, clock, lanes, peers, state.clone()));
         let own = Arc::clone(&shared);
-        let thread = thread::Builder::new().name("node".to_owned()).spawn(move || own.run(state))?;
+        let thread = thread::Builder::new().name("node".to_owned()).spawn(move || own.run(state));
+        let thread = thread.inspect_err(|_| drop(shared.rounds().take()))?;
         let _ = shared.thread.set(thread.thread().clone());
         Ok(Self { shared, places: Arc::new(Semaphore::new(REQUESTS_QUEUED_MAX)), state: states })
     }
@@ -197,10 +210,15 @@ impl Worker {
 impl Shared {
     /// Queues something, and sees to it that somebody takes it.
     fn send(&self, input: Input) {
-        // After the end nobody takes it: dropping it is the answer.
-        drop(self.queue.send(input));
-        self.queued.fetch_add(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        {
+            let mut queue = self.queue();
+            if queue.closed {
+                // Dropping it is the answer, but not under the lock.
+                drop(queue);
+                return drop(input);
+            }
+            queue.inputs.push_back(input);
+        }
         self.help();
     }
 
@@ -210,7 +228,7 @@ impl Shared {
             match self.rounds.try_lock() {
                 Ok(mut rounds) => {
                     let Some(rounds) = &mut *rounds else { return };
-                    if !rounds.may_be_helped() || rounds.round(&self.queued) == Next::End {
+                    if !rounds.may_be_helped() || rounds.round(&self.queue) == Next::End {
                         break;
                     }
                 }
@@ -219,14 +237,21 @@ impl Shared {
                 // The core has panicked; its thread sees to that.
                 Err(TryLockError::Poisoned(_)) => break,
             }
-            fence(Ordering::SeqCst);
-            if self.queued.load(Ordering::Relaxed) <= 0 {
+            if self.queue().inputs.is_empty() {
                 return;
             }
         }
         if let Some(thread) = self.thread.get() {
             thread.unpark();
         }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        lock(&self.queue)
+    }
+
+    fn rounds(&self) -> MutexGuard<'_, Option<Rounds>> {
+        self.rounds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The core's thread.
@@ -236,17 +261,20 @@ impl Shared {
             let wait = {
                 let Ok(mut rounds) = self.rounds.lock() else { return };
                 let Some(rounds) = &mut *rounds else { return };
-                if rounds.round(&self.queued) == Next::End {
+                if rounds.round(&self.queue) == Next::End {
                     return;
                 }
                 rounds.wait()
             };
-            fence(Ordering::SeqCst);
-            if self.queued.load(Ordering::Relaxed) <= 0 {
+            if self.queue().inputs.is_empty() {
                 thread::park_timeout(wait);
             }
         }
     }
+}
+
+fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn ended() -> Error {
@@ -265,9 +293,15 @@ struct End<'s> {
 impl Drop for End<'_> {
     fn drop(&mut self) {
         let panicked = self.shared.rounds.is_poisoned();
-        let rounds = self.shared.rounds.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let rounds = self.shared.rounds().take();
         // Not under the lock: a lane that still has something to report tries it.
         drop(rounds);
+        let left = {
+            let mut queue = self.shared.queue();
+            queue.closed = true;
+            std::mem::take(&mut queue.inputs)
+        };
+        drop(left);
         self.state.send_if_modified(|state| {
             *state = match state {
                 WorkerState::Failed(_) => return false,

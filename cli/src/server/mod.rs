@@ -19,6 +19,7 @@ use levada_compute::{
     flight::{FlightConfig, FlightDeps, FlightServer},
 };
 use levada_protocol::context::{AllowAll, Authorizer};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +49,7 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
         return print::line(&config.lines().join("\n"));
     }
     logging::init(&config.log)?;
+    raise_file_limit();
     let shutdown = CancellationToken::new();
     stop_on_signals(&shutdown)?;
     if args.until_stdin_closes {
@@ -78,6 +80,16 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
     let flight_ended = flight.await.context("the Flight service failed")?;
     node_ended?;
     Ok(flight_ended?)
+}
+
+/// A node has a descriptor for each connection and two for many of its files; the usual soft limit is for small programs.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
+    {
+        tracing::warn!(%error, limit = limit.current, "server.limits: the number of open files cannot be raised");
+    }
 }
 
 /// The environment that configures a server; what tests pass on to each other is none of its business.

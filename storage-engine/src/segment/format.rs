@@ -115,6 +115,12 @@ impl SegmentHeader {
         bytes
     }
 
+    /// The CRC that it carries. (The CRC of all its bytes, this one among them, is the same number for every header.)
+    pub(crate) fn crc(&self) -> u32 {
+        let bytes = self.encode();
+        bytes.last_chunk().map_or(0, |crc| u32::from_le_bytes(*crc))
+    }
+
     /// Checks that `bytes` are this header.
     pub(crate) fn check(&self, bytes: &[u8]) -> Result<(), DamageCause> {
         let found = Self::decode(bytes)?;

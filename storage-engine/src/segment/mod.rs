@@ -64,7 +64,7 @@ impl Mark {
             index: header.first_index,
             offset: header.base_offset,
             previous_crc: header.previous_crc,
-            checksum: crc32fast::hash(&header.encode()),
+            checksum: header.crc(),
             index_frame: 0,
             max_timestamp_ms: i64::MIN,
         }

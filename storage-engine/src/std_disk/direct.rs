@@ -3,7 +3,8 @@
 //! Journal and segments are written once, in order, and what is fresh is served from memory. Through the page cache such
 //! writes cost twice: pages must be found and filled, and the kernel decides when they go to the disk, in bursts that
 //! the journal's next sync waits behind. Written directly, a lane has one write with the disk at a time, which paces
-//! it, and nothing is left to do for a sync but to flush the disk's own cache. `docs/adr/0004` has the figures.
+//! it, and little is left to do for a sync: to flush the disk's own cache, and of a segment its last page and its length.
+//! `docs/adr/0004` has the figures.
 //!
 //! The disk takes whole pages from buffers that begin at one. So of a write the whole pages go directly, copied into
 //! such a buffer piece by piece; what lies before and after them goes through the cache. Reads and maps go through the
@@ -68,7 +69,7 @@ impl Direct {
     pub(super) fn write(&self, handle: &Handle, path: &Path, pos: u64, bufs: &[Bytes]) -> io::Result<()> {
         let len: usize = bufs.iter().map(Bytes::len).sum();
         let (head, whole) = whole_pages(pos, len);
-        let direct = if whole > 0 { self.open(handle, path)? } else { None };
+        let direct = if whole > 0 { self.open(handle, path) } else { None };
         let Some(direct) = direct else { return write_all_vectored(&handle.file, pos, bufs) };
         let mut source = Source { bufs, taken: 0 };
         let mut buffer = self.buffer();
@@ -98,7 +99,7 @@ impl Direct {
         if !len.is_multiple_of(PAGE_BYTES as u64) {
             return Ok(false);
         }
-        let Some(direct) = self.open(handle, path)? else { return Ok(false) };
+        let Some(direct) = self.open(handle, path) else { return Ok(false) };
         let mut buffer = self.buffer();
         buffer.piece(PIECE_BYTES).fill(0);
         let mut at = 0;
@@ -122,18 +123,19 @@ impl Direct {
     }
 
     /// The file, for direct writes; `None` where there are none.
-    fn open<'h>(&self, handle: &'h Handle, path: &Path) -> io::Result<Option<&'h File>> {
+    fn open<'h>(&self, handle: &'h Handle, path: &Path) -> Option<&'h File> {
         if self.is_refused() {
-            return Ok(None);
+            return None;
         }
         if handle.direct.get().is_none() {
             match OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path) {
                 Ok(file) => drop(handle.direct.set(file)),
                 Err(error) if is_refusal(&error) => self.refuse(),
-                Err(error) => return Err(error),
+                // No descriptor left, say: the other one is there.
+                Err(error) => tracing::warn!(file = %path.display(), %error, "disk.buffered: not written directly"),
             }
         }
-        Ok(handle.direct.get())
+        handle.direct.get()
     }
 
     fn is_refused(&self) -> bool {
@@ -231,7 +233,10 @@ mod tests {
             pos += len as u64;
         }
         assert_eq!(handle.file.metadata().unwrap().len(), pos);
-        assert!(direct.is_refused() || handle.direct.get().is_some());
+        assert_ne!(direct.is_refused(), handle.direct.get().is_some());
+        if direct.is_refused() {
+            eprintln!("SKIPPED: this file system takes no direct writes");
+        }
         assert_eq!(direct.lock().len(), 1, "the buffer is used again");
     }
 

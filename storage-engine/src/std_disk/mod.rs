@@ -4,8 +4,9 @@
 //! Nothing here retries a failed sync: the kernel marks the pages clean when it reports the error, so a second try
 //! would succeed without the data. A failure of space (`StorageFull`) leaves the file as it was, as far as lengths go.
 //!
-//! What fills whole pages is written around the page cache (`direct`). One process owns a data directory, by a lock (`dir_lock`). Descriptors (`descriptors`) and maps
-//! (`mmap`) are cached within one bound, however many partitions there are.
+//! What fills whole pages is written around the page cache (`direct`). One process owns a data directory, by a lock
+//! (`dir_lock`). Descriptors (`descriptors`) and maps (`mmap`) are cached within one bound, however many partitions
+//! there are.
 
 mod descriptors;
 mod dir_lock;
@@ -69,7 +70,7 @@ impl StdDisk {
     pub fn open(root: impl Into<PathBuf>, config: StdDiskConfig) -> Result<Self, LockError> {
         let root = root.into();
         let lock = DirLock::acquire(&root)?;
-        let descriptors = Descriptors::open(&root, config.open_files_max)
+        let descriptors = Descriptors::open(&root, open_files_max(config.open_files_max))
             .map_err(|error| LockError::Io { path: root.clone(), error })?;
         Ok(Self { root, descriptors, direct: Direct::new(config.direct), _lock: lock })
     }
@@ -223,6 +224,12 @@ impl Disk for StdDisk {
             other => other.map_err(|error| DiskError::new("map", name, &error)),
         }
     }
+}
+
+/// How many files may be open: each may have two descriptors, and half of the process's are for sockets.
+fn open_files_max(wanted: usize) -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(wanted, |limit| wanted.min(usize::try_from(limit / 4).unwrap_or(usize::MAX)))
 }
 
 const fn is_lack_of_space(kind: io::ErrorKind) -> bool {

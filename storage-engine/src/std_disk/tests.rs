@@ -98,10 +98,14 @@ fn zero_filled_files_have_their_blocks_and_reserved_ones_keep_their_length() -> 
     let (_dir, disk) = disk(8);
     create(&disk, "j");
     write(&disk, "j", 5_000_000, &[b"old"]);
-    disk.perform(&DiskOp::ZeroFill { file: name("j"), len: 3_000_000 })?;
-    assert_eq!(disk.len(&name("j"))?, Some(3_000_000));
-    assert!(disk.read(&name("j"), 0, 3_000_000)?.iter().all(|byte| *byte == 0));
-    assert!(fs::metadata(disk.path(&name("j")))?.blocks() * 512 >= 3_000_000);
+    // Whole pages, which go around the cache, and not.
+    for len in [3 << 20, 3_000_000] {
+        write(&disk, "j", 0, &[&[7; 100_000]]);
+        disk.perform(&DiskOp::ZeroFill { file: name("j"), len })?;
+        assert_eq!(disk.len(&name("j"))?, Some(len));
+        assert!(disk.read(&name("j"), 0, 5_000_000)?.iter().all(|byte| *byte == 0));
+        assert!(fs::metadata(disk.path(&name("j")))?.blocks() * 512 >= len);
+    }
 
     create(&disk, "s");
     disk.perform(&DiskOp::Preallocate { file: name("s"), len: 1_000_000 })?;
@@ -138,9 +142,11 @@ fn a_reader_keeps_what_it_mapped_while_the_file_grows_and_goes() -> TestResult {
     write(&disk, "s", 0, &[b"first"]);
     let first = disk.map(&name("s"), 0, 5)?;
     std::thread::scope(|scope| {
-        scope.spawn(|| (0..200).for_each(|i| write(&disk, "s", 5 + i * 4096, &[&[1; 4096]])));
+        // Each with whole pages, which go around the cache, and parts of pages before and after them.
+        const LEN: usize = 3 * 4096;
+        scope.spawn(|| (0..200).for_each(|i| write(&disk, "s", 5 + i * LEN as u64, &[&[1; LEN]])));
         for i in 0..200 {
-            match disk.map(&name("s"), 5 + i * 4096, 4096) {
+            match disk.map(&name("s"), 5 + i * LEN as u64, LEN) {
                 Ok(bytes) => assert!(bytes.iter().all(|byte| *byte == 1)),
                 Err(error) => assert_eq!(error.kind, io::ErrorKind::UnexpectedEof),
             }

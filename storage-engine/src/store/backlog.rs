@@ -17,14 +17,15 @@ use crate::config::StoreConfig;
 ///
 /// * `led_bytes`, `followed_bytes` and `writing_bytes` are sums over the groups: a group changes within
 ///   [`Backlog::follow`].
-/// * A group stands in `queue` at most once, and then its `queued` is set (or it is gone).
+/// * A group that waits stands in `queue`, with the tick since which it does. What stands there otherwise is void: the
+///   group was written, or is gone.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     led_bytes: u64,
     followed_bytes: u64,
     /// How much of both is on its way to a segment.
     writing_bytes: u64,
-    /// Groups that have too little for a write of its own, and since which tick.
+    /// Groups that had too little for a write of their own, and since which tick.
     queue: VecDeque<(GroupId, u64)>,
     ticks: u64,
 }
@@ -56,17 +57,17 @@ impl Backlog {
 
     /// A group waits for more, unless it has nothing.
     pub(super) fn queue(&mut self, group: &mut Group) {
-        if !group.queued && group.log.backlog_bytes() > group.log.writing_bytes() {
-            group.queued = true;
+        if group.waits_since.is_none() && group.log.backlog_bytes() > group.log.writing_bytes() {
+            group.waits_since = Some(self.ticks);
             self.queue.push_back((group.id(), self.ticks));
         }
     }
 
-    /// The next group that must be written though it has little; it does not wait any more.
-    pub(super) fn next_urgent(&mut self, config: &StoreConfig) -> Option<GroupId> {
+    /// The next of the queue, if it must be written though it has little.
+    pub(super) fn next_urgent(&mut self, config: &StoreConfig) -> Option<(GroupId, u64)> {
         let too_much = self.led_bytes + self.followed_bytes > self.writing_bytes + config.unwritten_bytes_max();
         let is_urgent = |(_, since): &mut (GroupId, u64)| too_much || self.ticks - *since >= config.unwritten_ticks_max;
-        self.queue.pop_front_if(is_urgent).map(|(group, _)| group)
+        self.queue.pop_front_if(is_urgent)
     }
 
     pub(super) fn tick(&mut self) {

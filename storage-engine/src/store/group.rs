@@ -51,8 +51,8 @@ pub(super) struct Group {
     pub(super) log: LogWriter,
     /// Whether this node is its leader.
     pub(super) led: bool,
-    /// Whether it stands in the queue of those that wait to be written.
-    pub(super) queued: bool,
+    /// Since which tick it waits for more to be written with it, if it does.
+    pub(super) waits_since: Option<u64>,
     /// The last hard state that is durable.
     pub(super) hard_state: HardState,
     /// What the next checkpoint says of it.
@@ -73,7 +73,7 @@ impl Group {
         Self {
             log,
             led: false,
-            queued: false,
+            waits_since: None,
             hard_state: HardState { term: Term(0), vote: 0, commit: LogIndex(0) },
             captured,
             runs: VecDeque::new(),

@@ -3,8 +3,8 @@
 //! **The way of an entry.** [`Store::append`] puts it into the group's tail, where raft can read it at once, and hands it to
 //! the journal. When the journal's block is durable, [`StoreEvent::Persisted`] says so. When raft has committed it too, and
 //! the group has applied it ([`Store::commit`]), it is written to the group's segment, together with what else the group
-//! has (`backlog.rs`), behind the journal and without anyone waiting. When a checkpoint (`checkpointing.rs`) has made the segments durable up to there, the journal's file is
-//! used again.
+//! has (`backlog.rs`), behind the journal and without anyone waiting. When a checkpoint (`checkpointing.rs`) has made the
+//! segments durable up to there, the journal's file is used again.
 //!
 //! **What is promised.** What was reported persisted is there after any crash, and so is the hard state that came with it.
 //! Nothing reaches a segment that raft could take back. Where the disk breaks its promise, recovery (`recovery.rs`) says
@@ -217,7 +217,7 @@ impl Store {
     }
 
     /// Entries of a group up to `index` are committed and applied, and [`Store::roll`] was called for every roll among
-    /// them before. They go into the segment as soon as they are in the journal.
+    /// them before. They may go into the segment once they are in the journal.
     ///
     /// # Panics
     /// If there is no such group or entry.
@@ -353,9 +353,10 @@ impl Store {
                 }
             }
         }
-        while let Some(id) = self.backlog.next_urgent(&self.config) {
-            if let Some(group) = self.groups.get_mut(&id) {
-                group.queued = false;
+        while let Some((id, since)) = self.backlog.next_urgent(&self.config) {
+            if let Some(group) = self.groups.get_mut(&id)
+                && group.waits_since.take_if(|at| *at == since).is_some()
+            {
                 self.write_segment(id, true, effects);
             }
         }
@@ -413,6 +414,7 @@ impl Store {
     fn write_segment(&mut self, id: GroupId, urgent: bool, effects: &mut Vec<StoreEffect>) -> bool {
         let Some(group) = self.groups.get_mut(&id) else { return false };
         let Some(ops) = self.backlog.follow(group, |group| group.log.next_write(urgent)) else { return false };
+        group.waits_since = None;
         self.note_dirty(&ops);
         effects.push(self.effect(Lane::Segments, Job::Segment(id), ops));
         true

@@ -1,13 +1,9 @@
 //! Rounds of the node core: events in, effects performed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicIsize, Ordering},
-        mpsc,
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -18,7 +14,7 @@ use levada_protocol::{
 use metrics::{Gauge, Histogram, counter, gauge, histogram};
 use tokio::sync::watch;
 
-use super::{Flush, Input, Reply, WorkerState, timed_out};
+use super::{Flush, Input, Queue, Reply, WorkerState, lock, timed_out};
 use crate::{
     metrics as names,
     node::{
@@ -63,7 +59,8 @@ pub(super) struct Rounds {
     ticks: Ticks,
     lanes: Lanes,
     peers: Arc<Peers>,
-    inputs: mpsc::Receiver<Input>,
+    /// What this round takes, empty between rounds.
+    inputs: VecDeque<Input>,
     /// After the last round.
     ended: bool,
     /// How many rounds others may do in this millisecond.
@@ -94,7 +91,6 @@ impl Rounds {
         clock: Clock,
         lanes: Lanes,
         peers: Arc<Peers>,
-        inputs: mpsc::Receiver<Input>,
         state: watch::Sender<WorkerState>,
     ) -> Self {
         Self {
@@ -103,7 +99,7 @@ impl Rounds {
             ticks: Ticks::new(clock.mono_ms()),
             lanes,
             peers,
-            inputs,
+            inputs: VecDeque::new(),
             ended: false,
             help: (0, 0),
             pending: BTreeMap::new(),
@@ -133,19 +129,17 @@ impl Rounds {
     }
 
     /// One round.
-    pub(super) fn round(&mut self, queued: &AtomicIsize) -> Next {
+    pub(super) fn round(&mut self, queue: &Mutex<Queue>) -> Next {
         if self.ended {
             return Next::End;
         }
         let begun = clock::instant();
         let mut next = Next::GoOn;
-        for _ in 0..ROUND_EVENTS_MAX {
-            let Ok(input) = self.inputs.try_recv() else { break };
-            queued.fetch_sub(1, Ordering::Relaxed);
+        let left = self.fetch(queue);
+        while next == Next::GoOn
+            && let Some(input) = self.inputs.pop_front()
+        {
             next = self.take(input);
-            if next == Next::End {
-                break;
-            }
         }
         let now = self.clock.now();
         for node in std::mem::take(&mut self.unreachable) {
@@ -163,14 +157,25 @@ impl Rounds {
             next = Next::End;
         }
         self.round_seconds.record(begun.elapsed());
-        self.show(queued);
+        self.show(left);
         self.ended = next == Next::End;
         next
     }
 
+    /// Takes what this round does out of the queue; how much is left there.
+    fn fetch(&mut self, queue: &Mutex<Queue>) -> usize {
+        let inputs = &mut lock(queue).inputs;
+        if inputs.len() <= ROUND_EVENTS_MAX {
+            std::mem::swap(inputs, &mut self.inputs);
+        } else {
+            self.inputs.extend(inputs.drain(..ROUND_EVENTS_MAX));
+        }
+        inputs.len()
+    }
+
     #[allow(clippy::cast_precision_loss, reason = "what is in memory is far below 2^52")]
-    fn show(&self, queued: &AtomicIsize) {
-        self.queue_length.set(queued.load(Ordering::Relaxed).max(0) as f64);
+    fn show(&self, queued: usize) {
+        self.queue_length.set(queued as f64);
         self.tail_bytes.set(self.node.store().tail_bytes() as f64);
         self.backlog_bytes.set(self.node.store().backlog_bytes() as f64);
     }

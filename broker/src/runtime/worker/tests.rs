@@ -172,7 +172,6 @@ async fn a_shutdown_of_one_node_is_ready_at_once_and_refuses_new_work() {
     state.wait_for(|state| *state == WorkerState::Stopped).await.unwrap();
 }
 
-/// Rounds are done by whoever brings events: here a task, and the lane behind it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_panic_in_a_round_ends_the_worker_whoever_does_it() {
     let Fixture { worker, place, .. } = fixture().await;
@@ -222,4 +221,16 @@ async fn what_is_brought_while_somebody_else_is_at_it_is_done() {
     worker.stop();
     let mut state = worker.state();
     state.wait_for(|state| *state == WorkerState::Stopped).await.unwrap();
+}
+
+/// Past some rounds in a millisecond the core's thread has to be woken up. Asleep, it would do them with its next tick, so
+/// that this took many seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_waits_for_a_tick() {
+    let Fixture { worker, place, .. } = fixture().await;
+    let begun = clock::instant();
+    for _ in 0..3_000 {
+        surely(&worker, Request::Bounds { partition: place }).await;
+    }
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 }

@@ -52,14 +52,17 @@ fn when_all_wait_too_much_who_waits_longest_is_written() {
     let mut world = World::new(52);
     let groups = 400;
     (1..=groups).for_each(|group| world.create(GroupId(group)));
+    // What is led and what is followed is too much together.
+    (1..=groups).for_each(|group| world.store.set_led(GroupId(group), group % 2 == 0));
     world.settle();
     let mut group = 0;
     while (1..=groups).all(|group| segment_bytes(&world, group) == 0) {
         group += 1;
-        assert!(group <= groups, "all of them wait, with {} bytes", world.store.backlog_bytes());
+        assert!(group <= groups, "all of them wait");
         add(&mut world, group, 503);
     }
-    assert!(world.store.backlog_bytes() <= CONFIG.unwritten_bytes_max());
+    let followed = world.store.backlog_bytes();
+    assert!((CONFIG.unwritten_bytes_max() / 3..CONFIG.unwritten_bytes_max() * 2 / 3).contains(&followed), "{followed}");
     let written: Vec<u64> = (1..=groups).filter(|group| segment_bytes(&world, *group) > 0).collect();
     assert_eq!(written, [1]);
 }

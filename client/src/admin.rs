@@ -225,7 +225,12 @@ impl Admin {
         let described = self.cluster.topic(topic).await?;
         let known = described.topic_partition(partition)?;
         let group = described.partition(partition).map(|partition| partition.group).unwrap_or_default();
-        self.transfer(Target::Leader(topic, known), group, to).await
+        self.transfer(Target::Leader(topic, known), group, to).await?;
+        let leads = async || {
+            let leader = self.describe_topic(topic).await.ok()?.partition(partition)?.leader?;
+            (leader == to).then_some(())
+        };
+        taken_over(to, leads).await
     }
 
     /// Moves the controller to another node.
@@ -233,7 +238,12 @@ impl Admin {
     /// # Errors
     /// The node does not vote on metadata, or does not take over in time.
     pub async fn transfer_controller(&self, to: NodeId) -> Result<()> {
-        self.transfer(Target::Controller, GroupId::METADATA, to).await
+        self.transfer(Target::Controller, GroupId::METADATA, to).await?;
+        let controls = async || {
+            let controller = self.cluster_status(false).await.ok()?.controller?;
+            (controller == to.get()).then_some(())
+        };
+        taken_over(to, controls).await
     }
 
     async fn transfer(&self, target: Target<'_>, group: GroupId, to: NodeId) -> Result<()> {
@@ -241,6 +251,26 @@ impl Admin {
         let frame = self.cluster.call(target, Api::TransferLeader, &request, Duration::ZERO).await?;
         frame.message::<TransferLeaderResponse>().map(drop)
     }
+}
+
+/// How long a node may take to take over, and how often it is looked for.
+const TAKEOVER_MAX: Duration = Duration::from_secs(5);
+const TAKEOVER_PAUSE: Duration = Duration::from_millis(50);
+
+/// Waits until a node leads: it was asked to, and may be down or behind.
+async fn taken_over(node: NodeId, leads: impl AsyncFn() -> Option<()>) -> Result<()> {
+    let waiting = async {
+        while leads().await.is_none() {
+            tokio::time::sleep(TAKEOVER_PAUSE).await;
+        }
+    };
+    tokio::time::timeout(TAKEOVER_MAX, waiting).await.map_err(|_| {
+        let why = format!(
+            "node {node} did not take over within {TAKEOVER_MAX:?}: it is down, or behind; leadership stays where it was \
+             (`levada cluster status` shows where)"
+        );
+        Error::new(ErrorCode::Timeout, why)
+    })
 }
 
 impl Cluster {

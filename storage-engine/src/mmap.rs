@@ -8,7 +8,8 @@
 //!   gave, and a file never becomes shorter than what is asked for: readers ask for nothing beyond the published `end` of
 //!   a segment, and what cuts its file (a seal, after leftovers of a crash) cuts behind that.
 //! * *A sector that cannot be read* would be a SIGBUS too. Every range is populated with `MADV_POPULATE_READ` first,
-//!   which reports the failure as an error. (A page that is evicted and then fails is left to the signal handler.)
+//!   which reports the failure as an error. A page that is evicted and then fails ends the process; [`report_faults`] has
+//!   it say first which file it was, and where.
 //! * *Bytes that change* under a slice. Only ranges that are written once are mapped; what is appended lies behind them.
 //!
 //! A map is longer than its file, up to the next window (`window_bytes`), so that a growing segment is mapped anew
@@ -19,10 +20,10 @@
 use std::{
     fs::File,
     io,
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -48,6 +49,104 @@ struct Mapping {
     map: Mmap,
     /// The file's length when last asked. Nothing beyond it is touched.
     file_len: AtomicU64,
+    place: Option<&'static Place>,
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            place.len.store(0, Ordering::Relaxed);
+            place.start.store(0, Ordering::Release);
+        }
+    }
+}
+
+/// Where a map lies, for the signal handler, which may neither lock nor allocate. Free while `start` is 0.
+#[derive(Debug)]
+struct Place {
+    start: AtomicUsize,
+    len: AtomicUsize,
+    inode: AtomicU64,
+}
+
+/// More maps than this at once are not named when they fault.
+const PLACES: usize = 4096;
+static MAPS: [Place; PLACES] =
+    [const { Place { start: AtomicUsize::new(0), len: AtomicUsize::new(0), inode: AtomicU64::new(0) } }; PLACES];
+
+/// Notes where a map lies.
+fn note(map: &Mmap, inode: u64) -> Option<&'static Place> {
+    let start = map.as_ptr() as usize;
+    let is_ours = |place: &&Place| place.start.compare_exchange(0, start, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    let place = MAPS.iter().find(is_ours)?;
+    place.inode.store(inode, Ordering::Relaxed);
+    place.len.store(map.len(), Ordering::Release);
+    Some(place)
+}
+
+/// From now on, before a page of a map that cannot be read ends the process (SIGBUS), it says on standard error which file
+/// it was, by inode, and where. To be called once, when a process starts.
+pub fn report_faults() {
+    // SAFETY: `action` is all zeros but for what is set; the handler only does what is allowed in one.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_fault as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO;
+        libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut());
+    }
+}
+
+/// Only atomics, memory on the stack, and system calls that are allowed in a signal handler.
+extern "C" fn on_fault(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: the kernel gives a sound `info` to a handler that was installed with SA_SIGINFO.
+    let address = unsafe { (*info).si_addr() } as usize;
+    let mut text = Line { bytes: [0; 320], len: 0 };
+    text.push(b"segment.fault: SIGBUS at a mapped file");
+    for place in &MAPS {
+        let (start, len) = (place.start.load(Ordering::Acquire), place.len.load(Ordering::Acquire));
+        if start != 0 && (start..start + len).contains(&address) {
+            text.push(b", inode ");
+            text.push_number(place.inode.load(Ordering::Relaxed));
+            text.push(b", byte ");
+            text.push_number((address - start) as u64);
+        }
+    }
+    text.push(b": the disk does not give it back, or somebody cut the file (find DATA_DIR -inum INODE). ");
+    text.push(b"The process ends; start it again once the disk is sound\n");
+    // SAFETY: `bytes` is `len` bytes at least. With the default action restored, the same access ends the process.
+    unsafe {
+        libc::write(libc::STDERR_FILENO, text.bytes.as_ptr().cast(), text.len);
+        libc::signal(libc::SIGBUS, libc::SIG_DFL);
+    }
+}
+
+/// A line that is put together without allocating; what does not fit is left out.
+struct Line {
+    bytes: [u8; 320],
+    len: usize,
+}
+
+impl Line {
+    fn push(&mut self, text: &[u8]) {
+        for (to, from) in self.bytes.iter_mut().skip(self.len).zip(text) {
+            *to = *from;
+            self.len += 1;
+        }
+    }
+
+    fn push_number(&mut self, number: u64) {
+        let mut digits = [0; 20];
+        let (mut rest, mut at) = (number, digits.len());
+        loop {
+            at -= 1;
+            digits[at] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        self.push(&digits[at..]);
+    }
 }
 
 /// A range of a map that lies within its file.
@@ -108,7 +207,8 @@ impl FileMap {
         {
             return Ok(Arc::clone(mapping));
         }
-        let file_len = file.metadata()?.len();
+        let metadata = file.metadata()?;
+        let file_len = metadata.len();
         if end > file_len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -122,7 +222,8 @@ impl FileMap {
         // SAFETY: the map is read-only, and the module's essay says why its bytes neither vanish nor change below
         // `file_len`; no reference beyond `file_len` is ever handed out.
         let map = unsafe { MmapOptions::new().len(window).map(file)? };
-        let mapping = Arc::new(Mapping { map, file_len: AtomicU64::new(file_len) });
+        let place = note(&map, metadata.ino());
+        let mapping = Arc::new(Mapping { map, file_len: AtomicU64::new(file_len), place });
         *self.lock() = Some(Arc::clone(&mapping));
         Ok(mapping)
     }
@@ -164,9 +265,54 @@ fn sync_range(file: &File, pos: u64, len: u64, flags: libc::c_uint) -> io::Resul
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::{
+        io::Write,
+        os::unix::process::ExitStatusExt,
+        process::{Command, Stdio},
+    };
 
     use super::*;
+
+    #[test]
+    fn numbers_are_written_without_allocating() {
+        let mut line = Line { bytes: [0; 320], len: 0 };
+        for number in [0, 7, 4096, u64::MAX] {
+            line.push_number(number);
+            line.push(b" ");
+        }
+        line.push(&[b'x'; 400]);
+        assert!(line.bytes.starts_with(b"0 7 4096 18446744073709551615 xxx"));
+        assert_eq!(line.len, 320);
+    }
+
+    /// Not a test of its own: what the next one runs in a process that may end.
+    #[test]
+    #[ignore = "it ends the process"]
+    fn touch_what_is_gone() {
+        report_faults();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 20_000]).unwrap();
+        let bytes = FileMap::default().slice(&file, 0, 20_000).unwrap();
+        eprintln!("the inode is {}", file.metadata().unwrap().ino());
+        file.set_len(0).unwrap();
+        assert_eq!(bytes[12_345], 7);
+    }
+
+    #[test]
+    fn a_fault_says_which_file_and_where_before_the_process_ends() {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "mmap::tests::touch_what_is_gone", "--nocapture"])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert_eq!(child.status.signal(), Some(libc::SIGBUS), "{child:?}");
+        let said = String::from_utf8_lossy(&child.stderr);
+        let inode = said.lines().find_map(|line| line.split("the inode is ").nth(1)).unwrap();
+        assert!(
+            said.contains(&format!("segment.fault: SIGBUS at a mapped file, inode {inode}, byte 12345:")),
+            "{said}"
+        );
+    }
 
     #[test]
     fn a_map_follows_its_growing_file_and_never_passes_its_end() {

@@ -57,8 +57,8 @@ impl PowerDisk {
     }
 
     /// Cuts the power of several at once: what is not synced is lost, every later operation fails. Processes go on until
-    /// they notice. One helper has all disks open before it cuts the first, and cuts each from a thread of its own, so
-    /// that none has time to sync what another one lost.
+    /// they notice. One helper has all disks open and a thread for each before it cuts the first: a process for each, one
+    /// after the other, would leave some the time to sync what others lost.
     ///
     /// # Errors
     /// When the system refuses.
@@ -66,10 +66,12 @@ impl PowerDisk {
         let script = format!(
             "import fcntl, os, struct, sys\n\
              from concurrent.futures import ThreadPoolExecutor\n\
+             from threading import Barrier\n\
              how = struct.pack('I', {SHUTDOWN_NOLOGFLUSH})\n\
              disks = [os.open(path, os.O_RDONLY) for path in sys.argv[1:]]\n\
-             with ThreadPoolExecutor(len(disks)) as pool:\n    \
-                 list(pool.map(lambda disk: fcntl.ioctl(disk, {EXT4_IOC_SHUTDOWN}, how), disks))\n"
+             together = Barrier(len(disks))\n\
+             cut = lambda disk: (together.wait(), fcntl.ioctl(disk, {EXT4_IOC_SHUTDOWN}, how))\n\
+             with ThreadPoolExecutor(len(disks)) as pool: list(pool.map(cut, disks))\n"
         );
         run(Command::new("python3").args(["-c", &script]).args(disks.into_iter().map(|disk| &disk.mount)))
     }

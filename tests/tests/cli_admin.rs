@@ -49,7 +49,8 @@ fn topics_leaders_and_partitions_are_looked_after() -> Result<()> {
     settings(&dev)?;
     deletion(&dev)?;
     leadership(&dev)?;
-    partitions(&dev)
+    partitions(&dev)?;
+    a_dead_node_takes_nothing_over(&dev)
 }
 
 fn settings(dev: &Dev) -> Result<()> {
@@ -73,6 +74,11 @@ fn settings(dev: &Dev) -> Result<()> {
 
     let (code, error) = refused(dev, &["topic", "alter", "settings", "--set", "colour=red"])?;
     assert_eq!(code, Some(3), "{error}");
+    let (code, error) = refused(dev, &["topic", "alter", "settings", "--unset", "colour"])?;
+    assert_eq!((code, &error["code"]), (Some(3), &json!("INVALID_CONFIG")), "{error}");
+    let both = ["topic", "alter", "settings", "--set", "segment.bytes=1048576", "--unset", "segment.bytes"];
+    let (code, error) = refused(dev, &both)?;
+    assert_eq!((code, &error["code"]), (Some(3), &json!("INVALID_CONFIG")), "{error}");
     let (code, error) = refused(dev, &["topic", "alter", "nothing", "--set", "retention.ms=1"])?;
     assert_eq!((code, &error["code"]), (Some(3), &json!("UNKNOWN_TOPIC")), "{error}");
     let (code, error) = refused(dev, &["topic", "alter", "settings"])?;
@@ -114,15 +120,18 @@ fn deletion(dev: &Dev) -> Result<()> {
     Ok(())
 }
 
+/// Who leads partition 1 of the topic "led".
+fn leader_of_led(dev: &Dev) -> Result<Option<u64>> {
+    let status = json_of(dev, &["cluster", "status"])?;
+    let mut partitions = status["partitions"].as_array().into_iter().flatten();
+    let partition = partitions.find(|partition| partition["topic"] == "led" && partition["partition"] == 1);
+    Ok(partition.and_then(|partition| partition["leader"].as_u64()))
+}
+
 fn leadership(dev: &Dev) -> Result<()> {
     dev.ok(&["topic", "create", "led", "--partitions", "2"], b"")?;
     dev.ok(&["produce", "led", "--partition", "1"], b"before\n")?;
-    let leader = || -> Result<Option<u64>> {
-        let status = json_of(dev, &["cluster", "status"])?;
-        let mut partitions = status["partitions"].as_array().into_iter().flatten();
-        let partition = partitions.find(|partition| partition["topic"] == "led" && partition["partition"] == 1);
-        Ok(partition.and_then(|partition| partition["leader"].as_u64()))
-    };
+    let leader = || leader_of_led(dev);
     let before = eventually("the partition has a leader", leader)?;
     let after = before % 3 + 1;
     let moved = json_of(dev, &["cluster", "move-leader", "led", "1", &after.to_string()])?;
@@ -134,6 +143,19 @@ fn leadership(dev: &Dev) -> Result<()> {
     let (code, error) = refused(dev, &["cluster", "move-leader", "led", "1", "9"])?;
     assert_eq!(code, Some(3), "{error}");
     assert_eq!(leader()?, Some(after));
+    Ok(())
+}
+
+fn a_dead_node_takes_nothing_over(dev: &Dev) -> Result<()> {
+    let leader = || leader_of_led(dev);
+    let leads = eventually("the partition has a leader", leader)?;
+    let victim = dev.nodes.iter().find(|node| node.id != leads).context("there are three")?;
+    kill_process(Pid::from_raw(i32::try_from(victim.pid)?).context("a process")?, Signal::KILL)?;
+    let (code, error) = refused(dev, &["cluster", "move-leader", "led", "1", &victim.id.to_string()])?;
+    assert_ne!(code, Some(0), "{error}");
+    let why = error["message"].as_str().unwrap_or_default();
+    assert!(why.contains(&format!("node {} did not take over", victim.id)), "{error}");
+    assert_eq!(leader()?, Some(leads));
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use levada_protocol::{
     limits::{REPLICAS_MAX, TOPIC_PARTITIONS_MAX},
     messages::metadata as wire,
     source::NewTopic,
-    topic::{TopicConfig, check_topic_name},
+    topic::{TOPIC_CONFIG_KEYS, TopicConfig, check_topic_name},
 };
 use levada_storage_engine::{
     entry::{EntryKind, HardState},
@@ -322,6 +322,7 @@ impl Node {
             }
             Request::AlterTopic { name, set, unset } => {
                 let topic = self.controller.known_topic(&name)?;
+                check_unset(&set, &unset)?;
                 TopicConfig::from_map(&altered(&topic.settings, &set, &unset))?;
                 let topic_id = Bytes::copy_from_slice(&topic.id.to_bytes());
                 Kind::AlterTopic(wire::AlterTopic { topic_id, set, unset })
@@ -405,4 +406,19 @@ impl Node {
             Applied::NodeRegistered(_) | Applied::ProducerIds(_) => {}
         }
     }
+}
+
+/// What is taken back must be a setting, and not be set in the same breath.
+fn check_unset(set: &BTreeMap<String, String>, unset: &[String]) -> Result<()> {
+    let wrong = |why: String| Err(Error::new(ErrorCode::InvalidConfig, why));
+    for key in unset {
+        if set.contains_key(key) {
+            return wrong(format!("topic setting {key:?} is both set and taken back; say one of them"));
+        }
+        if !TOPIC_CONFIG_KEYS.iter().any(|(known, _)| known == key) {
+            let known: Vec<&str> = TOPIC_CONFIG_KEYS.iter().map(|(key, _)| *key).collect();
+            return wrong(format!("unknown topic setting {key:?}; known are {}", known.join(", ")));
+        }
+    }
+    Ok(())
 }

@@ -35,6 +35,7 @@ use levada_protocol::{
     source::{Catalog, LogSink, LogSource},
 };
 use levada_storage_engine::std_disk::LockError;
+pub use levada_storage_engine::std_disk::report_faults;
 use tokio::{net::TcpListener, sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 

@@ -12,7 +12,7 @@ use clap::Args;
 use levada_broker::{
     config::ServerConfig,
     logging,
-    server::{Hooks, Listeners, Running},
+    server::{Hooks, Listeners, Running, report_faults},
 };
 use levada_compute::{
     codec::ArrowCodec,
@@ -50,6 +50,7 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
     }
     logging::init(&config.log)?;
     raise_file_limit();
+    report_faults();
     let shutdown = CancellationToken::new();
     stop_on_signals(&shutdown)?;
     if args.until_stdin_closes {

@@ -1,7 +1,7 @@
 //! Tickets: what there is of a topic, one endpoint for each partition.
 //!
-//! Where the log of a partition begins and ends only its leader knows. For a partition that is led elsewhere the ticket
-//! says so in words that the leader resolves when it is used: the first record, the end as it is then.
+//! Where the log of a partition begins and ends its leader is asked, wherever it is. If it does not answer, the ticket says
+//! so in words that are resolved when it is used: the first record, the end as it is then.
 
 use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, Ticket as FlightTicket};
 use bytes::Bytes;

@@ -28,6 +28,7 @@ use self::{
     dir_lock::DirLock,
     direct::Direct,
 };
+pub use crate::mmap::report_faults;
 use crate::{
     disk::{Disk, DiskError, DiskOp, FileName},
     mmap,

@@ -174,7 +174,7 @@ fn first_too_long(field: &str, column: &ArrayRef) -> Option<(String, usize, Stri
                 decimals.is_valid(*row) && !fits()
             };
             let row = (0..decimals.len()).find(is_too_long)?;
-            let why = format!("{} has more than {precision} digits", decimals.value_as_string(row));
+            let why = format!("a decimal of more than {precision} digits");
             Some((field.to_owned(), row, why))
         }
         DataType::List(item) => {

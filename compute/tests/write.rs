@@ -120,7 +120,7 @@ async fn what_does_not_fit_names_the_field() {
         (
             "orders",
             vec![("id", id()), ("price", Arc::new(price))],
-            "field `price`, row 1: 999.99 has more than 4 digits",
+            "field `price`, row 1: a decimal of more than 4 digits",
         ),
         (
             "orders",

@@ -199,7 +199,7 @@ fn columns_that_lie_are_refused_by_name() {
     says(
         refused(|m, b| b[m.buffers[15].start..m.buffers[15].start + 16].fill(0x7F)),
         ErrorCode::SchemaMismatch,
-        "field `m`:",
+        "field `m`, row 0: a decimal of more than 20 digits",
     );
     says(refused(|m, _| m.codec = Some(Codec::Lz4)), ErrorCode::CorruptBatch, "field `b`:");
 

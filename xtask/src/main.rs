@@ -4,6 +4,7 @@
 //! needs beyond Rust, and says exactly what is missing when it cannot.
 #![allow(clippy::print_stdout, reason = "these programs talk to a person")]
 
+mod deny;
 mod process;
 mod test;
 mod tidy;
@@ -22,7 +23,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Format check, tidy check, clippy, all tests, documentation: what CI runs.
+    /// Format check, tidy check, dependencies' licences, clippy, all tests, documentation: what CI runs.
     Test,
     /// Looks for what the compiler does not: leftovers, dead files, long files and functions.
     Tidy,

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{process, tidy};
+use crate::{deny, process, tidy};
 
 /// How a step ended.
 #[derive(Clone, Copy, Default)]
@@ -42,9 +42,10 @@ impl Tally {
 
 type Step = (&'static str, fn() -> Result<Tally>);
 
-const STEPS: [Step; 6] = [
+const STEPS: [Step; 7] = [
     ("format", || plain(process::cargo(&["fmt", "--all", "--check"]), "run `cargo fmt --all`")),
     ("tidy", || Ok(Tally::of(tidy::run()?))),
+    ("deny", deny),
     ("clippy", || {
         let clippy = process::cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]);
         let remedy = "mend what it names; an exception needs #[expect(.., reason = \"..\")]";
@@ -98,6 +99,15 @@ fn plain(mut command: Command, remedy: &str) -> Result<Tally> {
         println!("{} failed: {remedy}", process::shown(&command));
     }
     Ok(Tally::of(succeeded))
+}
+
+/// Without the network the tool may be missing: that is told, and is no failure of the change.
+fn deny() -> Result<Tally> {
+    let verdict = deny::run()?;
+    if verdict.is_none() {
+        println!("SKIPPED: cargo-deny is missing and cannot be installed (cargo install cargo-deny)");
+    }
+    Ok(Tally::of(verdict != Some(false)))
 }
 
 /// All tests of the workspace, their output passed on as it comes.

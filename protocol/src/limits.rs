@@ -1,5 +1,6 @@
-//! Every bound in one place: sizes of frames, batches, names, queues. A decoder checks a length against these, and
-//! against the bytes that are there, before it allocates.
+//! What the protocol and the core are bounded by: sizes of frames, batches, names, queues. (Doors and Flight have bounds of
+//! their own beside their code.) A decoder checks a length against these, and against the bytes that are there, before it
+//! allocates.
 
 /// One kibibyte.
 pub const KIB: usize = 1024;

@@ -240,6 +240,19 @@ mod tests {
         assert_eq!(direct.lock().len(), 1, "the buffer is used again");
     }
 
+    /// As when the process has no descriptor left.
+    #[test]
+    fn a_file_that_cannot_be_opened_once_more_is_written_to_all_the_same() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let path = dir.path().join("file");
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
+        let handle = Handle::new(file);
+        let direct = Direct::new(true);
+        direct.write(&handle, &dir.path().join("nothing"), 1, &[Bytes::from(vec![7; 10_000])]).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), [vec![0], vec![7; 10_000]].concat());
+        assert!(handle.direct.get().is_none() && !direct.is_refused(), "the next file is tried");
+    }
+
     #[test]
     fn a_file_system_that_refuses_is_written_to_all_the_same() {
         let dir = tempfile::tempdir_in(".").unwrap();

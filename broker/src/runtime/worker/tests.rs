@@ -232,5 +232,5 @@ async fn nothing_waits_for_a_tick() {
     for _ in 0..3_000 {
         surely(&worker, Request::Bounds { partition: place }).await;
     }
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }

@@ -4,10 +4,11 @@
 //! from journal blocks below `replay_from`. What the segments hold beyond counts as not written.
 //!
 //! ```text
-//! file    0 magic "LVDACKP\x01" | 8 body length u64 | 16 body | crc u32 of all before; twice, see atomic_file.rs
+//! file    0 magic "LVDACKP\x02" | 8 body length u64 | 16 body | crc u32 of all before; twice, see atomic_file.rs
 //! body    directory (16) | lsn u64 | replay from u64 | doubt u8 (0 none, 1 groups, 2 all) | doubted u32
 //!         doubted group u64 * doubted | groups u32 | group * groups
-//! group   group u64 | topic (16) | partition u32 | term u64 | vote u64 | commit u64 | applied u64 | log start u64
+//! group   group u64 | topic (16) | partition u32 | term u64 | vote u64 | commit u64 | applied u64 | born u64
+//!         log start u64
 //!         first segment continues: index u64, offset u64, crc u32, generation u32 | term before u64
 //!         terms u32 | (first index u64, term u64) * terms | segments u32 | segment * segments
 //!         conf state: length u32, bytes | application state: length u32, bytes
@@ -35,12 +36,12 @@ use crate::{
 
 const FILE: &str = "checkpoint";
 
-const MAGIC: [u8; 8] = *b"LVDACKP\x01";
+const MAGIC: [u8; 8] = *b"LVDACKP\x02";
 const WHAT: &str = "the checkpoint";
 const PREFIX_BYTES: usize = 16;
 const CRC_BYTES: usize = 4;
 /// The least that a group, a run of a term and a segment take.
-const GROUP_BYTES_MIN: usize = 100;
+const GROUP_BYTES_MIN: usize = 108;
 const TERM_BYTES: usize = 16;
 const SEGMENT_BYTES: usize = 49;
 
@@ -67,6 +68,8 @@ pub(crate) struct GroupRecord {
     pub(crate) hard_state: HardState,
     /// The segments end with this entry; the states are as of it.
     pub(crate) applied: LogIndex,
+    /// What journal blocks up to this one have of a group of this number is an earlier replica's.
+    pub(crate) born: Lsn,
     pub(crate) log: LogRecord,
     pub(crate) conf_state: Bytes,
     pub(crate) app_state: Bytes,
@@ -142,7 +145,7 @@ impl Checkpoint {
 }
 
 impl GroupRecord {
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64_le(self.group.get());
         out.put_slice(&self.topic_partition.topic.to_bytes());
         out.put_u32_le(self.topic_partition.partition.get());
@@ -150,6 +153,7 @@ impl GroupRecord {
         out.put_u64_le(self.hard_state.vote);
         out.put_u64_le(self.hard_state.commit.get());
         out.put_u64_le(self.applied.get());
+        out.put_u64_le(self.born.get());
         encode_log(&self.log, out);
         for state in [&self.conf_state, &self.app_state] {
             put_len(out, state.len());
@@ -157,7 +161,7 @@ impl GroupRecord {
         }
     }
 
-    fn decode(fields: &mut Decoder<'_>) -> Option<Self> {
+    pub(crate) fn decode(fields: &mut Decoder<'_>) -> Option<Self> {
         Some(Self {
             group: GroupId(fields.u64()?),
             topic_partition: TopicPartition {
@@ -166,6 +170,7 @@ impl GroupRecord {
             },
             hard_state: HardState { term: Term(fields.u64()?), vote: fields.u64()?, commit: LogIndex(fields.u64()?) },
             applied: LogIndex(fields.u64()?),
+            born: Lsn(fields.u64()?),
             log: decode_log(fields)?,
             conf_state: Bytes::copy_from_slice(fields.bytes()?),
             app_state: Bytes::copy_from_slice(fields.bytes()?),
@@ -295,6 +300,7 @@ mod tests {
             topic_partition: TOPIC_PARTITION,
             hard_state: HardState { term: Term(5), vote: 3, commit: LogIndex(15) },
             applied: LogIndex(15),
+            born: Lsn(77),
             log,
             conf_state: Bytes::from_static(b"conf"),
             app_state: Bytes::from_static(b"application"),
@@ -318,11 +324,12 @@ mod tests {
     fn golden_bytes() {
         let bytes = sample().encode();
         let expected = concat!(
-            "4c564441434b5001 2601000000000000",
+            "4c564441434b5002 2e01000000000000",
             "07070707070707070707070707070707 6400000000000000 5a00000000000000",
             "01 01000000 0900000000000000 01000000",
             "0900000000000000 000102030405060708090a0b0c0d0e0f 04000000",
-            "0500000000000000 0300000000000000 0f00000000000000 0f00000000000000 1500000000000000",
+            "0500000000000000 0300000000000000 0f00000000000000 0f00000000000000 4d00000000000000",
+            "1500000000000000",
             "0b00000000000000 1400000000000000 ddccbbaa 02000000 0400000000000000",
             "01000000 0b00000000000000 0500000000000000",
             "02000000",

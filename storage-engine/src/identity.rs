@@ -55,11 +55,21 @@ impl DirIdentity {
     /// # Errors
     /// If it is not empty, or the disk refuses.
     pub fn format(&self, disk: &dyn Disk, journal: JournalId) -> Result<(), OpenError> {
+        self.format_with(disk, journal, &Checkpoint::empty(self.incarnation))
+    }
+
+    /// The same with a checkpoint that has something already.
+    pub(crate) fn format_with(
+        &self,
+        disk: &dyn Disk,
+        journal: JournalId,
+        checkpoint: &Checkpoint,
+    ) -> Result<(), OpenError> {
         if disk.len(&FileName::new(FILE))?.is_some() || !disk.list(segment::DIRECTORY)?.is_empty() {
             return Err(OpenError::NotEmpty);
         }
         let dirs = [JOURNAL_DIR, segment::DIRECTORY].map(|dir| DiskOp::CreateDir { dir: dir.to_owned() });
-        let checkpoint = Checkpoint::empty(self.incarnation).write();
+        let checkpoint = checkpoint.write();
         let identity = atomic_file::replace(&FileName::new(FILE), self.encode(journal));
         Ok(dirs.iter().chain(&checkpoint).chain(&identity).try_for_each(|op| disk.perform(op))?)
     }

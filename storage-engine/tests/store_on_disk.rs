@@ -181,7 +181,8 @@ fn what_is_acknowledged_is_read_along_and_after_a_restart() {
                 running.store.append(GroupId(group), vec![entry], Some(hard_state)).unwrap();
             }
         }
-        for StoreEvent::Persisted { group, index, .. } in running.turn() {
+        for event in running.turn() {
+            let StoreEvent::Persisted { group, index, .. } = event else { continue };
             let at = usize::try_from(group.get()).unwrap();
             for index in applied[at] + 1..=index.get() {
                 running.store.commit(group, LogIndex(index));

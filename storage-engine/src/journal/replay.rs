@@ -172,6 +172,13 @@ impl<'a> Replay<'a> {
         Ok(Self { disk, journal, found: survey.found, plan, next: 0, tail, files, doubted, doubted_all })
     }
 
+    /// Damage in blocks up to `born` does not concern this group: it was begun behind them.
+    pub fn absolve(&mut self, group: GroupId, born: Lsn) {
+        if self.doubted.get(&group).is_some_and(|damaged| *damaged <= born) {
+            self.doubted.remove(&group);
+        }
+    }
+
     /// Whether what is handed out is all that was acknowledged; known before the first block is read.
     #[must_use]
     pub fn doubt(&self) -> Doubt {

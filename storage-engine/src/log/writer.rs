@@ -34,6 +34,18 @@ impl Seam {
     /// Where a log begins.
     pub(crate) const START: Self = Self { index: LogIndex(1), offset: Offset(0), previous_crc: 0, generation: 0 };
 
+    /// The header of the segment that starts here.
+    pub(crate) const fn header(&self, group: GroupId, topic_partition: TopicPartition) -> SegmentHeader {
+        SegmentHeader {
+            topic_partition,
+            generation: self.generation + 1,
+            group,
+            first_index: self.index,
+            base_offset: self.offset,
+            previous_crc: self.previous_crc,
+        }
+    }
+
     const fn behind(header: &SegmentHeader, end: &Mark) -> Self {
         Self { index: end.index, offset: end.offset, previous_crc: end.previous_crc, generation: header.generation }
     }
@@ -135,7 +147,7 @@ impl LogWriter {
         tail_bytes: Arc<AtomicU64>,
     ) -> Self {
         let segments = record.segments.iter().map(|segment| {
-            let header = header(group, topic_partition, &segment.start);
+            let header = segment.start.header(group, topic_partition);
             Arc::new(Segment::recovered(header, segment.end, segment.sealed, config.index_interval_bytes))
         });
         let end = record.end();
@@ -400,7 +412,7 @@ impl LogWriter {
             if let Some(segment) = last {
                 return SegmentWriter::resume(segment, &*log.shared.disk, config);
             }
-            let writer = SegmentWriter::create(header(log.group(), log.topic_partition(), &end), config);
+            let writer = SegmentWriter::create(end.header(log.group(), log.topic_partition()), config);
             log.state().segments.push_back(Arc::clone(writer.segment()));
             writer
         })
@@ -425,17 +437,5 @@ impl LogWriter {
             state.tail.release(before);
         }
         removed
-    }
-}
-
-/// The header of the segment that starts at a seam.
-const fn header(group: GroupId, topic_partition: TopicPartition, start: &Seam) -> SegmentHeader {
-    SegmentHeader {
-        topic_partition,
-        generation: start.generation + 1,
-        group,
-        first_index: start.index,
-        base_offset: start.offset,
-        previous_crc: start.previous_crc,
     }
 }

@@ -57,6 +57,14 @@ pub(crate) const fn frame_bytes(payload_bytes: u64) -> u64 {
     HEADER_BYTES as u64 + payload_bytes.next_multiple_of(ALIGN)
 }
 
+/// Group and first index from the stem of a segment's name.
+pub(crate) fn parse_stem(stem: &str) -> Option<(GroupId, LogIndex)> {
+    let (group, first_index) = stem.split_once('-')?;
+    let key = (GroupId(group.parse().ok()?), LogIndex(first_index.parse().ok()?));
+    // A name of another form is not one of ours.
+    (file_name(key.0, key.1).as_str() == format!("{DIRECTORY}/{stem}.seg")).then_some(key)
+}
+
 /// The name of the segment of `group` that starts at `first_index`.
 pub(crate) fn file_name(group: GroupId, first_index: LogIndex) -> FileName {
     FileName::new(format!("{DIRECTORY}/{:020}-{:020}.seg", group.get(), first_index.get()))

@@ -33,7 +33,7 @@ pub(crate) mod index;
 pub(crate) mod reader;
 pub(crate) mod writer;
 
-pub(crate) use format::{DIRECTORY, file_name};
+pub(crate) use format::{DIRECTORY, file_name, parse_stem};
 use format::{FIRST_FRAME, SegmentHeader};
 use levada_protocol::ids::{LogIndex, Offset};
 

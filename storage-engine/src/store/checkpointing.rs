@@ -17,7 +17,7 @@ use bytes::Bytes;
 use levada_protocol::ids::{GroupId, LogIndex, Lsn};
 
 use super::{
-    GroupCheckpoint, Job, Lane, Store, StoreEffect,
+    GroupCheckpoint, Job, Lane, Store, StoreEffect, StoreEvent,
     group::{Captured, Group},
 };
 use crate::{
@@ -127,6 +127,7 @@ impl Store {
         let needed = self.groups.values_mut().filter_map(Group::needed_lsn).min();
         let replay_from = needed.map_or(Lsn(lsn.get() + 1), |needed| needed.min(Lsn(lsn.get() + 1)));
         let groups = self.groups.values().map(record).collect();
+        self.checkpoints += 1;
         let checkpoint =
             Checkpoint { directory: self.identity.incarnation, lsn, replay_from, doubt: self.doubt.clone(), groups };
         let mut ops = self.sync_segments();
@@ -137,14 +138,17 @@ impl Store {
     }
 
     /// The checkpoint under way is durable.
-    pub(super) fn checkpoint_durable(&mut self) {
+    pub(super) fn checkpoint_durable(&mut self) -> StoreEvent {
         let Stage::Writing { lsn, replay_from, unnamed } = std::mem::take(&mut self.checkpointing.stage) else {
             unreachable!("a checkpoint that is durable was written");
         };
+        let number = self.checkpoints;
+        self.leaving.retain(|_, leaving| leaving.until > number || leaving.submitted > 0);
         self.journal.recycle(replay_from);
         self.to_remove.extend(unnamed);
         let before = std::mem::replace(&mut self.checkpointing.lsn, lsn);
         self.unstick(before);
+        StoreEvent::Checkpointed { number }
     }
 
     /// Of the files that no log has any more, those that the checkpoint does not name either. It still does where it has
@@ -195,13 +199,14 @@ impl Store {
 }
 
 /// A group for the checkpoint.
-fn record(group: &Group) -> GroupRecord {
+pub(super) fn record(group: &Group) -> GroupRecord {
     let Captured { applied, log, conf_state, app_state } = group.captured.clone();
     GroupRecord {
         group: group.id(),
         topic_partition: group.log.log().topic_partition(),
         hard_state: group.hard_state,
         applied,
+        born: group.born,
         log,
         conf_state,
         app_state,

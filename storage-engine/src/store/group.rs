@@ -55,6 +55,8 @@ pub(super) struct Group {
     pub(super) waits_since: Option<u64>,
     /// The last hard state that is durable.
     pub(super) hard_state: HardState,
+    /// What blocks up to this one have of a group of its number is an earlier replica's.
+    pub(super) born: Lsn,
     /// What the next checkpoint says of it.
     pub(super) captured: Captured,
     /// The blocks that hold what no checkpoint has.
@@ -75,6 +77,7 @@ impl Group {
             led: false,
             waits_since: None,
             hard_state: HardState { term: Term(0), vote: 0, commit: LogIndex(0) },
+            born: Lsn(0),
             captured,
             runs: VecDeque::new(),
             submitted: VecDeque::new(),
@@ -176,6 +179,11 @@ impl Group {
         journal.submit(Append { group: self.id(), entries, hard_state: None });
         self.submitted.push_back(Submitted::Again(run));
         true
+    }
+
+    /// How many appends the journal has not made durable.
+    pub(super) fn submitted(&self) -> usize {
+        self.submitted.len()
     }
 
     /// Whether entries are on their way into the journal once more.

@@ -24,7 +24,9 @@
 mod backlog;
 mod checkpointing;
 mod group;
+mod incoming;
 mod recovery;
+mod snapshot;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -38,9 +40,13 @@ use backlog::Backlog;
 use bytes::Bytes;
 use checkpointing::Checkpointing;
 use group::Group;
+use incoming::Incoming;
 use levada_protocol::ids::{GroupId, LogIndex, Offset, PartitionId, Term, TopicId, TopicPartition};
 
-pub use self::recovery::{Recovered, RecoveredGroup};
+pub use self::{
+    recovery::{Recovered, RecoveredGroup},
+    snapshot::{GroupState, Snapshot, SnapshotSegment, segment_file},
+};
 pub use crate::{config::StoreConfig, disk::Lane, identity::DirIdentity};
 use crate::{
     disk::{Disk, DiskError, DiskOp, FileName},
@@ -108,6 +114,16 @@ pub enum StoreEvent {
         /// hard state.
         appends: u64,
     },
+    /// One more piece of a file that arrives is written, or the file synced.
+    Incoming {
+        /// The group.
+        group: GroupId,
+    },
+    /// A checkpoint is durable.
+    Checkpointed {
+        /// Which one since the store was opened, from 1.
+        number: u64,
+    },
 }
 
 /// What an operation under way was for.
@@ -117,6 +133,7 @@ enum Job {
     JournalUpkeep(u64),
     Segment(GroupId),
     Checkpoint,
+    Incoming(GroupId),
     Remove,
 }
 
@@ -126,6 +143,15 @@ struct Kept {
     group: GroupId,
     last_index: LogIndex,
     bytes: u64,
+}
+
+/// What is left of a group that was removed.
+#[derive(Clone, Copy, Debug)]
+struct Leaving {
+    /// Appends that the journal has not made durable.
+    submitted: usize,
+    /// A crash before this checkpoint is durable brings the group back.
+    until: u64,
 }
 
 /// What tails take in memory: of groups that are led here, and of all others.
@@ -163,6 +189,12 @@ pub struct Store {
     /// Files that nothing names any more.
     to_remove: Vec<FileName>,
     checkpointing: Checkpointing,
+    /// How many checkpoints were begun to be written.
+    checkpoints: u64,
+    /// Groups that were removed, as long as something of them may be left.
+    leaving: BTreeMap<GroupId, Leaving>,
+    /// Files that arrive from other nodes.
+    incoming: Incoming,
     /// Groups that may have lost something that was acknowledged.
     doubt: Doubt,
     poisoned: Option<Poisoned>,
@@ -264,6 +296,8 @@ impl Store {
     pub fn remove_group(&mut self, group: GroupId) {
         if let Some(state) = self.groups.remove(&group) {
             self.backlog.forget(&state);
+            let leaving = Leaving { submitted: state.submitted(), until: self.checkpoints + 1 };
+            self.leaving.insert(group, leaving);
             let files = state.log.close();
             self.dirty.retain(|file| !files.contains(file));
             self.removed.extend(files.into_iter().map(|file| (group, file)));
@@ -335,6 +369,7 @@ impl Store {
         }
         // Before anything that is written: what recovery found left over may be about to be written again.
         self.poll_removal(effects);
+        self.poll_incoming(effects);
         if let Some(io) = self.journal.poll() {
             effects.push(self.effect(Lane::Journal, Job::Journal(io.token), io.ops));
         }
@@ -392,7 +427,11 @@ impl Store {
             }
             Job::Checkpoint => {
                 result.map_err(Poisoned::new)?;
-                self.checkpoint_durable();
+                return Ok(vec![self.checkpoint_durable()]);
+            }
+            Job::Incoming(group) => {
+                result.map_err(Poisoned::new)?;
+                return Ok(vec![StoreEvent::Incoming { group }]);
             }
             Job::Remove => result.map_err(Poisoned::new)?,
         }
@@ -402,7 +441,9 @@ impl Store {
     fn block_durable(&mut self, completed: &Completed) -> Vec<StoreEvent> {
         let mut events = Vec::new();
         for durable in &completed.durable {
-            if let Some(group) = self.groups.get_mut(&durable.group) {
+            if let Some(leaving) = self.leaving.get_mut(&durable.group) {
+                leaving.submitted = leaving.submitted.saturating_sub(durable.appends);
+            } else if let Some(group) = self.groups.get_mut(&durable.group) {
                 events.extend(group.durable(completed.lsn, durable));
                 self.ready.insert(durable.group);
             }

@@ -21,6 +21,7 @@ use super::{
     backlog::Backlog,
     checkpointing::Checkpointing,
     group::{Captured, Group, created},
+    incoming::Incoming,
 };
 use crate::{
     checkpoint::{Checkpoint, GroupRecord},
@@ -85,6 +86,9 @@ impl Store {
         let mut recovery = Recovery::new(Arc::clone(&disk), config, &checkpoint);
         let start = ReplayStart { lsn: checkpoint.replay_from, synced: checkpoint.lsn };
         let mut replay = Replay::open(&*disk, journal_id, start)?;
+        for group in &checkpoint.groups {
+            replay.absolve(group.group, group.born);
+        }
         recovery.doubt(replay.doubt());
         while let Some(block) = replay.next_block()? {
             recovery.play(block);
@@ -94,6 +98,7 @@ impl Store {
         let Recovery { groups, tail_bytes, doubt, .. } = recovery.finish();
         // With the journal in doubt, they may be the last copy of something.
         let leftovers = if doubt == Doubt::None { leftovers(&*disk, &checkpoint)? } else { Vec::new() };
+        let incoming = Incoming::found(&*disk)?;
         let recovered = groups.values().map(|group| recovered_group(group, &doubt)).collect();
         let store = Store {
             disk,
@@ -113,6 +118,9 @@ impl Store {
             removed: Vec::new(),
             to_remove: leftovers,
             checkpointing: Checkpointing::default(),
+            checkpoints: 0,
+            leaving: BTreeMap::new(),
+            incoming,
             doubt: doubt.clone(),
             poisoned: None,
         };
@@ -169,6 +177,7 @@ impl Recovery {
     fn restore(&mut self, record: &GroupRecord) {
         let mut group = self.make(record.group, record.topic_partition, &record.log);
         group.hard_state = record.hard_state;
+        group.born = record.born;
         group.captured = Captured {
             applied: record.applied,
             log: record.log.clone(),
@@ -202,8 +211,8 @@ impl Recovery {
                     let group = self.make(id, topic_partition, &LogRecord::EMPTY);
                     self.groups.insert(id, group);
                 }
-            } else if self.groups.contains_key(&id) {
-                let applied = self.groups.get(&id).map_or(LogIndex(0), |group| group.captured.applied);
+            } else if let Some(group) = self.groups.get(&id).filter(|group| block.lsn > group.born) {
+                let applied = group.captured.applied;
                 self.played.entry(id).or_default().play(block.lsn, entry, applied);
             }
         }

@@ -1,5 +1,6 @@
 //! The whole store on a simulated disk: its power is cut at every operation, its bits flip, it fills up and breaks.
 
+mod arrival;
 mod backlog;
 mod crash;
 mod damage;

@@ -62,6 +62,10 @@ pub(super) struct World {
     answers: VecDeque<u64>,
     pub(super) rng: Rng,
     pub(super) checkpoints: u64,
+    /// The last checkpoint that is durable, by the store's own count.
+    pub(super) checkpointed: u64,
+    /// Pieces of arriving files that were answered.
+    pub(super) arrived: u64,
     /// The journal's lane does nothing.
     pub(super) journal_pauses: bool,
 }
@@ -90,6 +94,8 @@ impl World {
             answers,
             rng: Rng::new(seed),
             checkpoints: 0,
+            checkpointed: 0,
+            arrived: 0,
             journal_pauses: false,
         }
     }
@@ -194,7 +200,17 @@ impl World {
 
     fn answer(&mut self, token: u64, result: Result<(), crate::disk::DiskError>) -> Result<(), Poisoned> {
         for event in self.store.on_disk(token, result)? {
-            let StoreEvent::Persisted { group, index, term, appends } = event;
+            let (group, index, term, appends) = match event {
+                StoreEvent::Persisted { group, index, term, appends } => (group, index, term, appends),
+                StoreEvent::Checkpointed { number } => {
+                    self.checkpointed = number;
+                    continue;
+                }
+                StoreEvent::Incoming { .. } => {
+                    self.arrived += 1;
+                    continue;
+                }
+            };
             let Some(model) = self.groups.get_mut(&group) else { continue };
             let appends = usize::try_from(appends).unwrap();
             model.durable = model.durable.max(appends + model.taken_before);

@@ -1,0 +1,283 @@
+//! Where a group stands, to be told to another node: what the last checkpoint says of it.
+//!
+//! It holds the state machine and the membership as of an entry, and names the segments that hold the entries before it.
+//! Segments are equal on all replicas, byte for byte, so they are not part of it: whoever wants to become a replica copies
+//! their files from any node that has them (`incoming.rs`), and checks them against what is said here.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use levada_protocol::ids::{GroupId, LogIndex, Offset, Term, TopicPartition};
+
+use super::Store;
+use crate::{
+    checkpoint::{Checkpoint, GroupRecord},
+    codec::{Decoder, to_usize},
+    disk::{Disk, FileName},
+    entry::HardState,
+    error::{DamageCause, OpenError},
+    identity::DirIdentity,
+    journal::JournalId,
+    log::writer::{LogRecord, Seam, SegmentRecord},
+    segment::{
+        self, footer,
+        format::{HEADER_BYTES, SegmentHeader},
+    },
+};
+
+const WHAT: &str = "a group's snapshot";
+const SIZE: &str = "the length of a segment that arrives";
+/// No footer is larger: a directory has a point for each index frame, which stands for about a megabyte.
+const FOOTER_BYTES_MAX: usize = 16 << 20;
+
+/// Where a group stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    pub(super) record: GroupRecord,
+}
+
+/// A segment that a snapshot names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotSegment {
+    header: SegmentHeader,
+    record: SegmentRecord,
+}
+
+/// A state machine of which no entries are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupState {
+    /// The group.
+    pub group: GroupId,
+    /// Whose log it is.
+    pub topic_partition: TopicPartition,
+    /// The last entry applied.
+    pub applied: LogIndex,
+    /// Its term.
+    pub term: Term,
+    /// The membership as of that entry.
+    pub conf_state: Bytes,
+    /// The state machine as of that entry.
+    pub app_state: Bytes,
+}
+
+impl Snapshot {
+    pub(super) const fn new(record: GroupRecord) -> Self {
+        Self { record }
+    }
+
+    /// The group.
+    #[must_use]
+    pub const fn group(&self) -> GroupId {
+        self.record.group
+    }
+
+    /// Whose log it is.
+    #[must_use]
+    pub const fn topic_partition(&self) -> TopicPartition {
+        self.record.topic_partition
+    }
+
+    /// The last entry that its states are as of, and its segments end with.
+    #[must_use]
+    pub const fn applied(&self) -> LogIndex {
+        self.record.applied
+    }
+
+    /// The membership as of that entry.
+    #[must_use]
+    pub const fn conf_state(&self) -> &Bytes {
+        &self.record.conf_state
+    }
+
+    /// The same with another membership.
+    #[must_use]
+    pub fn with_conf_state(mut self, conf_state: Bytes) -> Self {
+        self.record.conf_state = conf_state;
+        self
+    }
+
+    /// The state machine as of that entry.
+    #[must_use]
+    pub const fn app_state(&self) -> &Bytes {
+        &self.record.app_state
+    }
+
+    /// Its segments, from the oldest.
+    #[must_use]
+    pub fn segments(&self) -> Vec<SnapshotSegment> {
+        let record = &self.record;
+        let segment = |segment: &SegmentRecord| {
+            let header = segment.start.header(record.group, record.topic_partition);
+            SnapshotSegment { header, record: *segment }
+        };
+        record.log.segments.iter().map(segment).collect()
+    }
+
+    /// As bytes.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = Vec::new();
+        self.record.encode(&mut out);
+        out.into()
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// They are none, or contradict themselves.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DamageCause> {
+        let mut fields = Decoder::new(bytes);
+        let record = GroupRecord::decode(&mut fields).filter(|_| fields.remaining() == 0);
+        let record = record.ok_or(DamageCause::Short(WHAT))?;
+        if record.log.end().index != record.applied.next() {
+            return Err(DamageCause::Field { field: "a snapshot's last entry", value: record.applied.get() });
+        }
+        Ok(Self { record })
+    }
+
+    /// The hard state of a replica that knows nothing beyond it, and has voted for nobody.
+    pub(super) fn first_hard_state(&self) -> HardState {
+        let log = &self.record.log;
+        let term = log.terms.last().map_or(log.term_before, |(_, term)| *term);
+        HardState { term, vote: 0, commit: self.record.applied }
+    }
+}
+
+impl SnapshotSegment {
+    /// Its first entry.
+    #[must_use]
+    pub const fn first_index(&self) -> LogIndex {
+        self.record.start.index
+    }
+
+    /// How many bytes of its file are spoken for. A sealed segment's footer follows, up to the end of the file.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.record.end.position
+    }
+
+    /// Whether it is complete.
+    #[must_use]
+    pub const fn is_sealed(&self) -> bool {
+        self.record.sealed
+    }
+
+    /// Checks its file, piece by piece.
+    #[must_use]
+    pub fn check(&self) -> SegmentCheck {
+        SegmentCheck {
+            segment: self.clone(),
+            position: 0,
+            header: Vec::with_capacity(HEADER_BYTES),
+            checksum: crc32fast::Hasher::new_with_initial(self.header.crc()),
+            footer: Vec::new(),
+        }
+    }
+}
+
+/// Looks at a segment's file from its first byte to its last.
+#[derive(Clone, Debug)]
+pub struct SegmentCheck {
+    segment: SnapshotSegment,
+    position: u64,
+    header: Vec<u8>,
+    checksum: crc32fast::Hasher,
+    footer: Vec<u8>,
+}
+
+impl SegmentCheck {
+    /// How far it has looked.
+    #[must_use]
+    pub const fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Whether there may be more to look at: of a sealed segment nobody knows before the end of the file.
+    #[must_use]
+    pub const fn wants_more(&self) -> bool {
+        self.segment.record.sealed || self.position < self.segment.bytes()
+    }
+
+    /// Looks at the next bytes.
+    ///
+    /// # Errors
+    /// There are more than there can be.
+    pub fn update(&mut self, mut bytes: &[u8]) -> Result<(), DamageCause> {
+        let frames_end = self.segment.bytes();
+        self.position += bytes.len() as u64;
+        let head = bytes.len().min(HEADER_BYTES.saturating_sub(self.header.len()));
+        self.header.extend(bytes.split_off(..head).unwrap_or_default());
+        let before = self.position - bytes.len() as u64;
+        let frames = bytes.len().min(to_usize(frames_end.saturating_sub(before)));
+        self.checksum.update(bytes.split_off(..frames).unwrap_or_default());
+        self.footer.extend(bytes);
+        let is_too_long = if self.segment.record.sealed {
+            self.footer.len() > FOOTER_BYTES_MAX
+        } else {
+            self.position > frames_end
+        };
+        if is_too_long { Err(DamageCause::Field { field: SIZE, value: self.position }) } else { Ok(()) }
+    }
+
+    /// At the end of the file: whether it is this segment.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn finish(&self) -> Result<(), DamageCause> {
+        let SegmentRecord { end, sealed, .. } = &self.segment.record;
+        if self.position < end.position {
+            return Err(DamageCause::Short("a segment that arrives"));
+        }
+        let expected = self.segment.header.encode();
+        if self.header != expected {
+            let (stored, computed) = (crc32fast::hash(&self.header), crc32fast::hash(&expected));
+            return Err(DamageCause::Checksum { what: "the header of a segment that arrives", stored, computed });
+        }
+        let computed = self.checksum.clone().finalize();
+        if computed != end.checksum {
+            return Err(DamageCause::Checksum { what: "a segment that arrives", stored: end.checksum, computed });
+        }
+        if *sealed { footer::decode(&self.footer, &self.segment.header, end).map(drop) } else { Ok(()) }
+    }
+}
+
+/// The name of a group's segment.
+#[must_use]
+pub fn segment_file(group: GroupId, first_index: LogIndex) -> FileName {
+    segment::file_name(group, first_index)
+}
+
+impl Store {
+    /// Where a group stood when the last checkpoint captured it.
+    #[must_use]
+    pub fn snapshot(&self, group: GroupId) -> Option<Snapshot> {
+        self.groups.get(&group).map(|group| Snapshot::new(super::checkpointing::record(group)))
+    }
+
+    /// Formats an empty directory as that of a node that joins: one group stands where somebody else says, without its
+    /// entries.
+    ///
+    /// # Errors
+    /// It is not empty, or the disk refuses.
+    pub fn format_joining(
+        disk: &Arc<dyn Disk>,
+        identity: &DirIdentity,
+        journal: JournalId,
+        state: GroupState,
+    ) -> Result<(), OpenError> {
+        let start = Seam { index: state.applied.next(), offset: Offset(0), previous_crc: 0, generation: 0 };
+        let log = LogRecord { log_start: Offset(0), start, term_before: state.term, ..LogRecord::EMPTY };
+        let record = GroupRecord {
+            group: state.group,
+            topic_partition: state.topic_partition,
+            hard_state: HardState { term: state.term, vote: 0, commit: state.applied },
+            applied: state.applied,
+            born: levada_protocol::ids::Lsn(0),
+            log,
+            conf_state: state.conf_state,
+            app_state: state.app_state,
+        };
+        let checkpoint = Checkpoint { groups: vec![record], ..Checkpoint::empty(identity.incarnation) };
+        identity.format_with(&**disk, journal, &checkpoint)
+    }
+}

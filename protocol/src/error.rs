@@ -120,6 +120,10 @@ codes! {
     NotEnoughNodes = 54, FixRequest, "NOT_ENOUGH_NODES";
     /// The server does not know this request.
     UnknownApi = 55, FixRequest, "UNKNOWN_API";
+    /// There is no such node.
+    UnknownNode = 56, FixRequest, "UNKNOWN_NODE";
+    /// The cluster is not at the feature level that the request needs: some node runs an older build.
+    FeatureLevel = 57, FixRequest, "FEATURE_LEVEL";
     /// The data directory failed; the node must be looked at.
     StorageFailed = 60, Stop, "STORAGE_FAILED";
     /// Stored bytes are damaged here; another replica may have them.
@@ -128,6 +132,10 @@ codes! {
     WrongCluster = 62, Stop, "WRONG_CLUSTER";
     /// The node id is known with another data directory: a wiped node must not come back under its old id.
     WrongIncarnation = 63, Stop, "WRONG_INCARNATION";
+    /// The node is not of the cluster, and nobody has let it join.
+    NotAdmitted = 64, Stop, "NOT_ADMITTED";
+    /// The node was decommissioned.
+    NodeRemoved = 65, Stop, "NODE_REMOVED";
 }
 
 impl fmt::Display for ErrorCode {

@@ -61,12 +61,22 @@ pub enum Api {
     RegisterNode = 10,
     /// Leadership of a group goes to another node.
     TransferLeader = 11,
+    /// A node may join.
+    AdmitNode = 12,
+    /// A node is to give up its replicas and leave.
+    DrainNode = 13,
+    /// Replicas and leaders are to be spread evenly.
+    Balance = 14,
+    /// More partitions, or another number of replicas, for a topic.
+    ResizeTopic = 15,
     /// Between seed nodes: state before there is a cluster.
     SeedState = 20,
     /// Between seed nodes: the founder's decision.
     FoundCluster = 21,
     /// Between nodes: raft messages of many groups. Not answered.
     Raft = 22,
+    /// From a node that is none of the cluster's: it wants to join.
+    JoinCluster = 23,
 }
 
 impl Api {
@@ -86,9 +96,14 @@ impl Api {
             9 => Self::ClusterStatus,
             10 => Self::RegisterNode,
             11 => Self::TransferLeader,
+            12 => Self::AdmitNode,
+            13 => Self::DrainNode,
+            14 => Self::Balance,
+            15 => Self::ResizeTopic,
             20 => Self::SeedState,
             21 => Self::FoundCluster,
             22 => Self::Raft,
+            23 => Self::JoinCluster,
             _ => return None,
         })
     }

@@ -85,7 +85,10 @@ impl SeedDesk {
             let why = format!("node {} belongs to cluster {} already", record.node, known.cluster);
             return Err(Error::new(ErrorCode::WrongCluster, why));
         }
-        match decision.members.get(&record.node) {
+        let founder = decision.members.get(&record.node).filter(|_| decision.joined.is_none());
+        match founder {
+            // The controller has judged it.
+            None if decision.joined.is_some() => {}
             None => {
                 let why = format!("node {} is not among the members", record.node);
                 return Err(Error::new(ErrorCode::InvalidRequest, why));
@@ -126,7 +129,7 @@ mod tests {
     fn decision(cluster: u8, incarnation: u8) -> Decision {
         let member = Member { incarnation: IncarnationId::from_bytes([incarnation; 16]), native: "a:1".into() };
         let members = BTreeMap::from([(NodeId(2), member)]);
-        Decision { cluster: ClusterId::from_bytes([cluster; 16]), members }
+        Decision { cluster: ClusterId::from_bytes([cluster; 16]), members, joined: None }
     }
 
     #[tokio::test]

@@ -10,11 +10,13 @@ use levada_protocol::{
     ids::{ClusterId, NodeId},
     messages::peer::{FoundClusterRequest, FoundClusterResponse, SeedStateRequest, SeedStateResponse},
 };
+use levada_storage_engine::store::GroupState;
 use tokio::time::{sleep, timeout};
 
 use super::{
     BootstrapError, Identity,
     desk::SeedDesk,
+    joining::{self, Applicant, Knocked},
     record::{Decision, Record, members_to_wire},
 };
 use crate::{
@@ -40,8 +42,10 @@ enum Verdict {
     Wait(String),
     /// All are empty, and this node is the lowest.
     Found(BTreeMap<NodeId, Member>),
-    /// One of them belongs to a cluster that counts this node as a member.
-    Join(Decision),
+    /// One of them belongs to a cluster that counts this node as a founder.
+    Belong(Decision),
+    /// One of them belongs to a cluster that this node is not of, or not with this directory.
+    Knock(Decision),
 }
 
 /// Judges what the other seeds have said; `None` for those that have not.
@@ -55,17 +59,9 @@ fn judge(
         if let Some(other) = decisions.find(|other| other.cluster != decision.cluster) {
             return Err(BootstrapError::TwoClusters { one: decision.cluster, other: other.cluster });
         }
-        let (cluster, node) = (decision.cluster, own.node);
-        return match decision.members.get(&node) {
-            None => Err(BootstrapError::NotMember { cluster, node }),
-            Some(member) if member.incarnation != own.incarnation => Err(BootstrapError::WrongIncarnation {
-                cluster,
-                node,
-                theirs: member.incarnation,
-                ours: own.incarnation,
-            }),
-            Some(_) => Ok(Verdict::Join(decision.clone())),
-        };
+        let founder = decision.members.get(&own.node).is_some_and(|member| member.incarnation == own.incarnation);
+        let decision = Decision { joined: None, ..decision.clone() };
+        return Ok(if founder { Verdict::Belong(decision) } else { Verdict::Knock(decision) });
     }
     let silent: Vec<String> = seeds
         .keys()
@@ -86,18 +82,38 @@ fn judge(
     Ok(Verdict::Found(members.collect()))
 }
 
-/// Finds out to which cluster this node belongs, founding it if that is this node's part. `seeds` holds all founders, this
-/// node included; `progress` is told what is waited for.
+/// Who a node is, and how a new data directory begins.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    pub(crate) identity: Identity,
+    /// The metadata that a node begins with that has just joined.
+    pub(crate) begins_with: Option<GroupState>,
+}
+
+/// Finds out to which cluster this node belongs, founding it if that is this node's part, or joining it. `seeds` holds the
+/// nodes to ask; `progress` is told what is waited for; `is_formatted` says whether the directory has begun.
 pub(crate) async fn settle(
     desk: &Arc<SeedDesk>,
+    applicant: &Applicant,
     seeds: &BTreeMap<NodeId, String>,
-    fresh: impl Fn() -> ClusterId,
+    (fresh, is_formatted): (impl Fn() -> ClusterId, bool),
     progress: impl Fn(&str),
-) -> std::result::Result<Identity, BootstrapError> {
+) -> std::result::Result<Settled, BootstrapError> {
     let mut told = String::new();
+    let mut wait = async |why: String| {
+        progress(&why);
+        if told != why {
+            tracing::info!(why, "bootstrap.waiting");
+            told = why;
+        }
+        // Who is told meanwhile need not ask again.
+        drop(timeout(PAUSE, desk.decided()).await);
+    };
     loop {
-        if let Some(identity) = desk.identity() {
-            return Ok(identity);
+        if let Some(identity) = desk.identity()
+            && (identity.joined.is_none() || is_formatted)
+        {
+            return Ok(Settled { identity, begins_with: None });
         }
         let own = desk.record();
         let others = seeds.iter().filter(|(node, _)| **node != own.node);
@@ -107,17 +123,23 @@ pub(crate) async fn settle(
             Verdict::Found(members) => {
                 let cluster = fresh();
                 tracing::info!(%cluster, members = members.len(), "cluster.founded");
-                Decision { cluster, members }
+                Decision { cluster, members, joined: None }
             }
-            Verdict::Join(decision) => decision,
-            Verdict::Wait(why) => {
-                progress(&why);
-                if told != why {
-                    tracing::info!(why, "bootstrap.waiting");
-                    told = why;
+            Verdict::Belong(decision) => decision,
+            Verdict::Knock(decision) => match joining::knock(&own, &decision, applicant, seeds).await? {
+                Knocked::Joined(decision, state) => {
+                    desk.accept(decision).await.map_err(BootstrapError::NotAccepted)?;
+                    let identity = desk.identity().ok_or(BootstrapError::NotAccepted(lost("the record", &"it is gone")))?;
+                    return Ok(Settled { identity, begins_with: Some(state) });
                 }
-                // Who is told meanwhile need not ask again.
-                drop(timeout(PAUSE, desk.decided()).await);
+                Knocked::Wait(why) => {
+                    wait(why).await;
+                    sleep(PAUSE).await;
+                    continue;
+                }
+            },
+            Verdict::Wait(why) => {
+                wait(why).await;
                 continue;
             }
         };
@@ -148,7 +170,7 @@ async fn ask(node: NodeId, address: &str, own: &Record) -> (NodeId, Option<Recor
 /// Tells the other members of the decision, until each has accepted or refused it.
 pub(crate) async fn tell(desk: Arc<SeedDesk>, seeds: BTreeMap<NodeId, String>) {
     let record = desk.record();
-    let Some(decision) = record.decision.clone() else { return };
+    let Some(decision) = record.decision.clone().filter(|decision| decision.joined.is_none()) else { return };
     let request = FoundClusterRequest {
         cluster_id: Bytes::copy_from_slice(&decision.cluster.to_bytes()),
         members: members_to_wire(&decision.members),
@@ -182,7 +204,7 @@ pub(crate) async fn tell(desk: Arc<SeedDesk>, seeds: BTreeMap<NodeId, String>) {
 }
 
 /// One request on a connection of its own.
-async fn call<M: prost::Message + Default>(
+pub(super) async fn call<M: prost::Message + Default>(
     node: NodeId,
     address: &str,
     own: &Record,
@@ -235,7 +257,7 @@ mod tests {
             let native = format!("node{node}:1");
             (NodeId(node), Member { incarnation: IncarnationId::from_bytes([incarnation; 16]), native })
         });
-        Decision { cluster: ClusterId::from_bytes([cluster; 16]), members: members.collect() }
+        Decision { cluster: ClusterId::from_bytes([cluster; 16]), members: members.collect(), joined: None }
     }
 
     #[test]
@@ -276,11 +298,11 @@ mod tests {
         let founded = decision(9, &[(1, 11), (2, 22), (3, 33)]);
         let member = |decision: &Decision| Record { decision: Some(decision.clone()), ..record(3, 33) };
         // One member with the decision is enough, whoever else is silent or empty.
-        assert_eq!(judge(&record(1, 11), &seeds, &said(&[member(&founded)])).unwrap(), Verdict::Join(founded.clone()));
-        let wiped = judge(&record(1, 99), &seeds, &said(&[record(2, 22), member(&founded)])).unwrap_err();
-        assert!(matches!(wiped, BootstrapError::WrongIncarnation { node: NodeId(1), .. }), "{wiped}");
-        let stranger = judge(&record(4, 44), &seeds, &said(&[member(&founded)])).unwrap_err();
-        assert!(matches!(stranger, BootstrapError::NotMember { node: NodeId(4), .. }), "{stranger}");
+        assert_eq!(judge(&record(1, 11), &seeds, &said(&[member(&founded)])).unwrap(), Verdict::Belong(founded.clone()));
+        let wiped = judge(&record(1, 99), &seeds, &said(&[record(2, 22), member(&founded)])).unwrap();
+        assert_eq!(wiped, Verdict::Knock(founded.clone()));
+        let stranger = judge(&record(4, 44), &seeds, &said(&[member(&founded)])).unwrap();
+        assert_eq!(stranger, Verdict::Knock(founded.clone()));
         let other = Record { decision: Some(decision(8, &[(2, 22)])), ..record(2, 22) };
         let two = judge(&record(1, 11), &seeds, &said(&[member(&founded), other])).unwrap_err();
         assert!(matches!(two, BootstrapError::TwoClusters { .. }), "{two}");

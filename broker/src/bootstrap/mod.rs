@@ -23,20 +23,29 @@
 //!   and the cluster is one member short from the beginning. It needs a majority of the others.
 //! - *A wiped founder* founds again only if all seeds are empty. If its first decision had reached a majority, at least one
 //!   of them is not; and without a majority nothing was ever acknowledged.
-//! - *A wiped member* finds its id in the decision of the others, with another incarnation: it refuses to start, as it has
-//!   forgotten votes and entries that others count on. The cluster goes on without it
-//!   (replacing a node is not offered yet). While the others cannot be
-//!   reached it waits: silence is not emptiness.
+//! - *A wiped member* finds its id in the decision of the others, with another incarnation: it has forgotten votes and
+//!   entries that others count on, so it never takes part as who it was. Let in by an operator (`levada cluster replace`)
+//!   it joins as somebody new; otherwise it refuses to start. While the others cannot be reached it waits: silence is not
+//!   emptiness.
+//!
+//! # Joining
+//!
+//! A node that is not among the founders, or not with this directory, **asks to join** (`joining`). The controller lets it
+//! if an operator has said so before, and gives it a new replica of group 0 and the metadata as of some entry. The node
+//! writes down first its decision (the cluster, its founders, the replica), then formats its directory with the metadata in
+//! it. A crash between the two: it asks again, and is given the same replica and newer metadata. From the moment that the
+//! directory is formatted it starts without asking anybody, and raft brings it what came since.
 
 pub(crate) mod desk;
 pub(crate) mod founding;
+pub(crate) mod joining;
 pub(crate) mod record;
 
 use std::collections::BTreeMap;
 
 use levada_protocol::{
     error::Error,
-    ids::{ClusterId, IncarnationId, NodeId},
+    ids::{ClusterId, IncarnationId, NodeId, ReplicaId},
 };
 use levada_storage_engine::{disk::DiskError, error::OpenError};
 
@@ -53,6 +62,8 @@ pub struct Identity {
     pub incarnation: IncarnationId,
     /// The founding members.
     pub members: BTreeMap<NodeId, Member>,
+    /// For a node that joined later: its replica of group 0.
+    pub joined: Option<ReplicaId>,
 }
 
 /// Why a node could not take its place in a cluster.
@@ -76,8 +87,7 @@ pub enum BootstrapError {
     #[error(
         "cluster {cluster} knows node {node} with another data directory ({theirs}, this one is {ours}): an emptied \
          directory has forgotten what others count on. Bring the old one back if there is a copy of its last state; \
-         otherwise leave the node out, the cluster works with a majority of the others (replacing a node is not \
-         offered yet)"
+         otherwise let this one take its place: `levada cluster replace {node}`, then start it again"
     )]
     WrongIncarnation {
         /// The cluster.
@@ -89,16 +99,9 @@ pub enum BootstrapError {
         /// This directory.
         ours: IncarnationId,
     },
-    /// The cluster was founded without this node.
-    #[error(
-        "cluster {cluster} was founded without node {node}; check seed_nodes (adding nodes later is not offered yet)"
-    )]
-    NotMember {
-        /// The cluster.
-        cluster: ClusterId,
-        /// This node.
-        node: NodeId,
-    },
+    /// The cluster does not let this node in, and will not.
+    #[error("the cluster does not let this node join: {0}")]
+    NotJoined(Error),
     /// The decision could not be taken in.
     #[error("the founding of the cluster could not be written down: {0}")]
     NotAccepted(Error),

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use bytes::{Buf, BufMut, Bytes};
 use levada_protocol::{
-    ids::{ClusterId, IncarnationId, NodeId},
+    ids::{ClusterId, IncarnationId, NodeId, ReplicaId},
     messages::peer::{SeedMember, SeedStateResponse},
 };
 use levada_storage_engine::{
@@ -36,11 +36,13 @@ pub(crate) struct Record {
     pub(crate) decision: Option<Decision>,
 }
 
-/// The founder's decision.
+/// The founder's decision, and for a node that joined later its own place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Decision {
     pub(crate) cluster: ClusterId,
     pub(crate) members: BTreeMap<NodeId, Member>,
+    /// For a node that joined later: its replica of group 0.
+    pub(crate) joined: Option<ReplicaId>,
 }
 
 impl Record {
@@ -69,8 +71,8 @@ impl Record {
 
     /// Who this is, once there is a decision.
     pub(crate) fn identity(&self) -> Option<Identity> {
-        let Decision { cluster, members } = self.decision.clone()?;
-        Some(Identity { cluster, node: self.node, incarnation: self.incarnation, members })
+        let Decision { cluster, members, joined } = self.decision.clone()?;
+        Some(Identity { cluster, node: self.node, incarnation: self.incarnation, members, joined })
     }
 
     /// As other seeds see it.
@@ -84,14 +86,19 @@ impl Record {
                 .map(|decision| Bytes::copy_from_slice(&decision.cluster.to_bytes()))
                 .unwrap_or_default(),
             members: self.decision.as_ref().map(|decision| members_to_wire(&decision.members)).unwrap_or_default(),
+            member_id: self.decision.as_ref().and_then(|decision| decision.joined).map_or(0, ReplicaId::get),
         }
     }
 
     /// From what another seed says of itself.
     pub(crate) fn from_wire(wire: SeedStateResponse) -> Result<Self, String> {
         let incarnation = IncarnationId::from_slice(&wire.incarnation).ok_or("its incarnation is not 16 bytes")?;
-        let decision =
-            if wire.cluster_id.is_empty() { None } else { Some(Decision::from_wire(&wire.cluster_id, wire.members)?) };
+        let decision = if wire.cluster_id.is_empty() {
+            None
+        } else {
+            let joined = (wire.member_id != 0).then_some(ReplicaId(wire.member_id));
+            Some(Decision { joined, ..Decision::from_wire(&wire.cluster_id, wire.members)? })
+        };
         Ok(Self { node: NodeId(wire.node_id), incarnation, decision })
     }
 
@@ -140,7 +147,7 @@ impl Decision {
         if members.is_empty() {
             return Err("it names no members".to_owned());
         }
-        Ok(Self { cluster, members })
+        Ok(Self { cluster, members, joined: None })
     }
 }
 
@@ -167,6 +174,7 @@ mod tests {
             decision: Some(Decision {
                 cluster: ClusterId::from_bytes([9; 16]),
                 members: (1..4).map(|n| (NodeId(n.into()), member(n))).collect(),
+                joined: Some(ReplicaId(1 << 48)),
             }),
         }
     }

@@ -64,7 +64,11 @@ impl AddressBook {
     /// The data directory that the cluster knows a node by.
     #[must_use]
     pub fn incarnation(&self, node: NodeId) -> Option<IncarnationId> {
-        let registered = self.view.metadata.borrow().nodes().get(&node).map(|node| node.incarnation);
+        let metadata = self.view.metadata.borrow();
+        if metadata.removed().contains(&node) {
+            return None;
+        }
+        let registered = metadata.nodes().get(&node).map(|node| node.incarnation);
         registered.or_else(|| self.members.get(&node).map(|member| member.incarnation))
     }
 }

@@ -1,6 +1,8 @@
 //! What the cluster agrees on about itself: group 0's state machine, and where replicas go.
 
 pub mod addresses;
+pub mod balance;
+pub mod feature;
 pub mod metadata;
 pub mod placement;
 pub mod view;

@@ -18,15 +18,16 @@ use super::metadata::Metadata;
 /// [`ErrorCode::NotEnoughNodes`].
 pub fn place(metadata: &Metadata, partitions: u32, replicas: usize) -> Result<Vec<Vec<NodeId>>> {
     let nodes = metadata.nodes();
-    if nodes.len() < replicas {
+    let stays = nodes.iter().filter(|(_, node)| !node.draining);
+    let mut load: BTreeMap<NodeId, Load> = stays.map(|(&node, _)| (node, Load::default())).collect();
+    if load.len() < replicas {
         return Err(Error::new(
             ErrorCode::NotEnoughNodes,
-            format!("{replicas} replicas need as many nodes, the cluster has {}; ask for fewer replicas", nodes.len()),
+            format!("{replicas} replicas need as many nodes, the cluster has {}; ask for fewer replicas", load.len()),
         ));
     }
-    let mut load: BTreeMap<NodeId, Load> = nodes.keys().map(|&node| (node, Load::default())).collect();
     for partition in metadata.topics().flat_map(|topic| &topic.partitions) {
-        for (place, replica) in partition.replicas.iter().enumerate() {
+        for (place, replica) in partition.wanted().iter().enumerate() {
             if let Some(load) = load.get_mut(&replica.node) {
                 load.add(place == 0);
             }
@@ -82,11 +83,8 @@ mod tests {
     fn cluster(racks: &[&str]) -> Metadata {
         let mut metadata = Metadata::default();
         for (id, rack) in (1..).zip(racks) {
-            let node = Node {
-                addresses: NodeAddresses { node: NodeId(id), ..NodeAddresses::default() },
-                incarnation: IncarnationId::default(),
-                rack: (*rack).to_owned(),
-            };
+            let addresses = NodeAddresses { node: NodeId(id), ..NodeAddresses::default() };
+            let node = Node::new(addresses, IncarnationId::default(), (*rack).to_owned());
             metadata.apply(register_command(&node)).unwrap();
         }
         metadata

@@ -2,8 +2,11 @@
 //! watermark. The core writes, everybody reads; nobody outside waits for the core to read a record.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
 };
 
 use levada_protocol::ids::{ClusterId, GroupId, IncarnationId, NodeId, Offset, Term, TopicPartition};
@@ -66,6 +69,11 @@ pub struct ClusterView {
     partitions: RwLock<BTreeMap<TopicPartition, Arc<PartitionView>>>,
     /// Leaders of all groups that this node has heard of.
     leaders: RwLock<BTreeMap<GroupId, Leadership>>,
+    /// Who votes on metadata.
+    metadata_voters: RwLock<BTreeSet<NodeId>>,
+    /// Replicas that are being copied to this node, and bytes copied since the process began.
+    copying: AtomicU32,
+    copied_bytes: AtomicU64,
     /// When each other node was last heard from, in milliseconds since the process began.
     heard_ms: RwLock<BTreeMap<NodeId, u64>>,
 }
@@ -89,6 +97,9 @@ impl ClusterView {
             metadata: watch::Sender::new(Arc::default()),
             partitions: RwLock::default(),
             leaders: RwLock::default(),
+            metadata_voters: RwLock::default(),
+            copying: AtomicU32::new(0),
+            copied_bytes: AtomicU64::new(0),
             heard_ms: RwLock::default(),
         }
     }
@@ -115,6 +126,33 @@ impl ClusterView {
     #[must_use]
     pub fn heard_ms(&self, node: NodeId) -> Option<u64> {
         read(&self.heard_ms).get(&node).copied()
+    }
+
+    /// The nodes that vote on metadata.
+    #[must_use]
+    pub fn metadata_voters(&self) -> BTreeSet<NodeId> {
+        read(&self.metadata_voters).clone()
+    }
+
+    /// How many replicas are being copied to this node.
+    #[must_use]
+    pub fn copying(&self) -> u32 {
+        self.copying.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes of replicas were copied to this node since the process began.
+    #[must_use]
+    pub fn copied_bytes(&self) -> u64 {
+        self.copied_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_copies(&self, copying: usize, copied_bytes: u64) {
+        self.copying.store(u32::try_from(copying).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.copied_bytes.store(copied_bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_metadata_voters(&self, voters: BTreeSet<NodeId>) {
+        *write(&self.metadata_voters) = voters;
     }
 
     pub(crate) fn insert(&self, view: Arc<PartitionView>) {

@@ -72,6 +72,11 @@ pub const KEYS: &[Key] = &[
         "how long a frame may take from its first byte to its last, and a write may stand still",
     ),
     key("limits.idle_ms", "600000", "a connection without requests is closed after this"),
+    key(
+        "limits.copy_bytes_per_s",
+        "52428800",
+        "what new replicas on this node copy from other nodes in a second, together",
+    ),
     key("limits.produce_ms", "30000", "how long a produce may take at most, whatever its client says"),
     key("journal.file_bytes", "67108864", "length of a journal file"),
     key("journal.files_keep", "8", "journal files that are kept for use again"),

@@ -80,6 +80,7 @@ pub struct LimitsConfig {
     pub frame_ms: u64,
     pub idle_ms: u64,
     pub produce_ms: u64,
+    pub copy_bytes_per_s: u64,
 }
 
 /// The journal.

@@ -1,4 +1,4 @@
-//! Requests that change the cluster: topics, nodes, leadership. The controller (for leadership: the leader) carries them
+//! Requests that change the cluster: topics, leadership. The controller (for leadership: the leader) carries them
 //! out; other nodes redirect.
 
 use std::{
@@ -10,12 +10,12 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 
 use levada_protocol::{
     context::{Action, RequestContext, Resource},
-    error::{Error, ErrorCode, NodeAddresses, Result},
-    ids::{GroupId, IncarnationId, NodeId, TopicPartition},
+    error::{Error, ErrorCode, Result},
+    ids::{GroupId, NodeId, TopicPartition},
     limits::SCHEMA_BYTES_MAX,
     messages::native::{
-        AlterTopicRequest, CreateTopicRequest, DeleteTopicRequest, RegisterNodeRequest, RegisterNodeResponse,
-        TopicResponse, TransferLeaderRequest, TransferLeaderResponse,
+        AlterTopicRequest, CreateTopicRequest, DeleteTopicRequest, ResizeTopicRequest, TopicResponse,
+        TransferLeaderRequest, TransferLeaderResponse,
     },
     source::{LogSource as _, NewTopic},
 };
@@ -24,7 +24,7 @@ use tokio::{task::spawn_blocking, time::sleep};
 use super::{connection::Session, door::needed, produce::unexpected, responder::Responder};
 use crate::{
     broker::{Broker, DEFAULT_WAIT},
-    cluster::metadata::Topic,
+    cluster::metadata::{Topic, unknown_topic},
     node::event::{Answer, Request},
     runtime::{budget::Charge, clock},
 };
@@ -105,20 +105,6 @@ impl Broker {
         Ok(topic)
     }
 
-    /// Registers a node, if this node is the controller.
-    pub(crate) async fn register_here(
-        &self,
-        ctx: &RequestContext,
-        addresses: NodeAddresses,
-        incarnation: IncarnationId,
-        rack: String,
-    ) -> Result<()> {
-        self.authorize(ctx, Action::Alter, Resource::Cluster)?;
-        let deadline = clock::deadline(ctx, DEFAULT_WAIT);
-        let request = Request::RegisterNode { addresses, incarnation, rack };
-        self.worker.ask(request, deadline, Charge::default()).await.map(drop)
-    }
-
     fn topic_response(&self, topic: &Topic) -> TopicResponse {
         TopicResponse { topic: Some(self.topic_info(topic)) }
     }
@@ -175,25 +161,30 @@ pub(crate) async fn delete_topic(
     responder.answer(topic.map(|topic| broker.topic_response(&topic)));
 }
 
-/// A node's addresses, from that node.
-pub(crate) async fn register_node(
+/// Another size of a topic, on the native door.
+pub(crate) async fn resize_topic(
     broker: Arc<Broker>,
     session: Arc<Session>,
-    request: RegisterNodeRequest,
+    request: ResizeTopicRequest,
     responder: Responder,
 ) {
-    let register = async {
-        let addresses: NodeAddresses =
-            request.addresses.ok_or_else(|| Error::new(ErrorCode::InvalidRequest, "no addresses"))?.into();
-        let incarnation = IncarnationId::from_slice(&request.incarnation)
-            .ok_or_else(|| Error::new(ErrorCode::InvalidRequest, "incarnation is not 16 bytes"))?;
-        if session.peer != Some(addresses.node) {
-            let why = format!("only node {} itself registers its addresses", addresses.node);
-            return Err(Error::new(ErrorCode::Unauthorized, why));
+    let ctx = session.context();
+    let resize = async {
+        broker.authorize(&ctx, Action::Alter, Resource::Topic(&request.name))?;
+        let deadline = clock::deadline(&ctx, DEFAULT_WAIT);
+        if let Some(replicas) = request.replicas {
+            let name = request.name.clone();
+            broker.worker.ask(Request::SetReplicas { name, replicas }, deadline, Charge::default()).await?;
         }
-        broker.register_here(&session.context(), addresses, incarnation, request.rack).await
+        if let Some(partitions) = request.partitions {
+            let name = request.name.clone();
+            let topic = broker.ask_for_topic(Request::SetPartitions { name, partitions }, deadline).await?;
+            broker.await_leaders(&topic, deadline.min(clock::instant() + LEADERS_WAIT)).await;
+        }
+        let topic = broker.metadata().topic(&request.name).cloned();
+        topic.ok_or_else(|| unknown_topic(&request.name))
     };
-    responder.answer(register.await.map(|()| RegisterNodeResponse {}));
+    responder.answer(resize.await.map(|topic| broker.topic_response(&topic)));
 }
 
 /// Leadership of a group to another node.

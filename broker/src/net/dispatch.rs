@@ -17,13 +17,14 @@ use levada_protocol::{
 use super::{
     admin,
     connection::{Handler, Session, Work},
-    fetch, metadata, produce,
+    fetch, metadata, nodes, produce,
     responder::Responder,
     status,
 };
 use crate::{
     bootstrap::{Identity, desk::SeedDesk},
     broker::Broker,
+    cluster::metadata::removed,
     raft::wire,
 };
 
@@ -51,22 +52,25 @@ impl Dispatch {
     fn check_member(&self, identity: &Identity, node: NodeId, incarnation: &[u8]) -> Result<()> {
         let incarnation = IncarnationId::from_slice(incarnation)
             .ok_or_else(|| Error::new(ErrorCode::InvalidRequest, "a node's incarnation is 16 bytes"))?;
-        let registered = self.broker.get().and_then(|broker| broker.book.incarnation(node));
-        let known = registered.or_else(|| identity.members.get(&node).map(|member| member.incarnation));
+        let known = match self.broker.get() {
+            Some(broker) if broker.metadata().removed().contains(&node) => return Err(removed(node)),
+            Some(broker) => broker.book.incarnation(node),
+            None => identity.members.get(&node).map(|member| member.incarnation),
+        };
         match known {
             Some(known) if known == incarnation => Ok(()),
             Some(_) => {
                 let why = format!(
-                    "node {node} is known with another data directory; bring that one back, or leave the node out: \
-                     replacing a node is not offered yet"
+                    "node {node} is known with another data directory; bring that one back, or, if it is lost, let this \
+                     one take its place: `levada cluster replace {node}`"
                 );
                 Err(Error::new(ErrorCode::WrongIncarnation, why))
             }
             None => {
                 let cluster = identity.cluster;
                 let why = format!(
-                    "node {node} is not of cluster {cluster}: it has not founded it, and adding nodes later is not \
-                     offered yet; check node_id and seed_nodes"
+                    "node {node} is not of cluster {cluster}; check node_id and seed_nodes, or let it join: \
+                     `levada cluster add {node}`"
                 );
                 Err(Error::new(ErrorCode::Unauthorized, why))
             }
@@ -179,7 +183,12 @@ impl Handler for Dispatch {
             Api::AlterTopic => beside(&frame, responder, |m, r| admin::alter_topic(broker, session, m, r)),
             Api::DeleteTopic => beside(&frame, responder, |m, r| admin::delete_topic(broker, session, m, r)),
             Api::ClusterStatus => beside(&frame, responder, |m, r| status::cluster_status(broker, session, m, r)),
-            Api::RegisterNode => beside(&frame, responder, |m, r| admin::register_node(broker, session, m, r)),
+            Api::ResizeTopic => beside(&frame, responder, |m, r| admin::resize_topic(broker, session, m, r)),
+            Api::RegisterNode => beside(&frame, responder, |m, r| nodes::register_node(broker, session, m, r)),
+            Api::JoinCluster => beside(&frame, responder, |m, r| nodes::join_cluster(broker, session, m, r)),
+            Api::AdmitNode => beside(&frame, responder, |m, r| nodes::admit_node(broker, session, m, r)),
+            Api::DrainNode => beside(&frame, responder, |m, r| nodes::drain_node(broker, session, m, r)),
+            Api::Balance => beside(&frame, responder, |m, r| nodes::balance(broker, session, m, r)),
             Api::TransferLeader => beside(&frame, responder, |m, r| admin::transfer_leader(broker, session, m, r)),
             Api::Handshake | Api::SeedState | Api::FoundCluster | Api::Raft => {
                 Work::Refuse(responder, Error::new(ErrorCode::BadFrame, "the handshake is over"))
@@ -248,7 +257,7 @@ mod tests {
 
         let member = |n: u8| Member { incarnation: IncarnationId::from_bytes([n; 16]), native: "a:1".into() };
         let members = BTreeMap::from([(NodeId(1), member(1)), (NodeId(2), member(2))]);
-        desk.accept(Decision { cluster: ClusterId::from_bytes(CLUSTER), members }).await.unwrap();
+        desk.accept(Decision { cluster: ClusterId::from_bytes(CLUSTER), members, joined: None }).await.unwrap();
         let (_, session) = dispatch.welcome(&hello(2, 2)).unwrap();
         assert_eq!((session.peer, session.founding), (Some(NodeId(2)), false));
         let refused = |node, incarnation| dispatch.welcome(&hello(node, incarnation)).unwrap_err();

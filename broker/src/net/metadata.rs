@@ -221,6 +221,8 @@ fn topic_of_info(info: TopicInfo) -> Result<Topic> {
             .into_iter()
             .map(|replica| Replica { id: ReplicaId(replica.replica_id), node: NodeId(replica.node_id) })
             .collect(),
+        target: Vec::new(),
+        first: Vec::new(),
     });
     let schema = Some(info.schema_json).filter(|json| !json.is_empty());
     Ok(Topic {

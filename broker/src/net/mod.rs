@@ -21,6 +21,7 @@ pub(crate) mod fetch;
 pub(crate) mod frames;
 pub(crate) mod listener;
 pub(crate) mod metadata;
+pub(crate) mod nodes;
 pub(crate) mod outbox;
 pub(crate) mod produce;
 pub(crate) mod responder;

@@ -50,6 +50,8 @@ impl Broker {
         let counts = count(&metadata, |group| self.leader(group));
         let mut nodes: BTreeMap<NodeId, NodeStatus> = BTreeMap::new();
         let members = self.identity.members.keys().chain(metadata.nodes().keys()).copied();
+        let members = members.filter(|node| !metadata.removed().contains(node));
+        let voters = self.view.metadata_voters();
         for node in members {
             nodes.entry(node).or_insert_with(|| {
                 let known = metadata.nodes().get(&node);
@@ -67,6 +69,11 @@ impl Broker {
                         .incarnation(node)
                         .map(|id| Bytes::copy_from_slice(&id.to_bytes()))
                         .unwrap_or_default(),
+                    draining: known.is_some_and(|known| known.draining),
+                    feature_level_max: known.map_or(0, |known| known.feature_level_max),
+                    copying: if node == self.node() { self.view.copying() } else { 0 },
+                    copied_bytes: if node == self.node() { self.view.copied_bytes() } else { 0 },
+                    metadata_voter: voters.contains(&node),
                 }
             });
         }
@@ -77,6 +84,8 @@ impl Broker {
             controller: self.leader(GroupId::METADATA).map(NodeId::get),
             nodes: nodes.into_values().collect(),
             partitions: partitions.collect(),
+            feature_level: metadata.feature_level(),
+            admitted: metadata.admitted().keys().map(|node| node.get()).collect(),
         }
     }
 
@@ -110,6 +119,7 @@ impl Broker {
                     entries_behind: behind.get(&replica.node).copied(),
                 })
                 .collect(),
+            moving_to: partition.target.iter().map(|replica| replica.node.get()).collect(),
         }
     }
 }
@@ -140,6 +150,11 @@ fn merge(own: ClusterStatusResponse, others: Vec<(NodeId, Option<ClusterStatusRe
         for status in &mut merged.nodes {
             if status.addresses.as_ref().is_some_and(|addresses| addresses.node_id == node.get()) {
                 status.alive = answer.is_some();
+                let own = answer.iter().flat_map(|answer| &answer.nodes);
+                let mut own = own.filter(|own| own.addresses.as_ref().is_some_and(|a| a.node_id == node.get()));
+                if let Some(own) = own.next() {
+                    (status.copying, status.copied_bytes) = (own.copying, own.copied_bytes);
+                }
             }
         }
         for theirs in answer.into_iter().flat_map(|answer| answer.partitions) {

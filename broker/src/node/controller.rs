@@ -1,4 +1,4 @@
-//! Group 0 on this node: the metadata, and on its leader the requests that change it.
+//! Group 0 on this node: the metadata, and on its leader who waits for a change of it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,31 +9,29 @@ use bytes::Bytes;
 use levada_protocol::{
     error::{Error, ErrorCode, NodeAddresses, Result},
     ids::{GroupId, LogIndex, NodeId, PartitionId, ReplicaId, Term, TopicId},
-    limits::{REPLICAS_MAX, TOPIC_PARTITIONS_MAX},
     messages::metadata as wire,
-    source::NewTopic,
-    topic::{TOPIC_CONFIG_KEYS, TopicConfig, check_topic_name},
 };
 use levada_storage_engine::{
-    entry::{EntryKind, HardState},
-    store::{GroupCheckpoint, GroupInit, RecoveredGroup, Store},
+    entry::EntryKind,
+    store::{GroupCheckpoint, GroupInit, GroupState, RecoveredGroup, Store},
 };
 use prost::Message as _;
 
 use super::{
     Node, NodeConfig, NodeOpenError,
-    event::{Answer, Effect, Request, RequestId},
-    reads::Read,
+    event::{Answer, Effect, RequestId},
+    placing::Duty,
     recovered_applied,
 };
 use crate::{
     cluster::{
-        metadata::{self, Applied, Metadata, altered, command, topic_exists, unknown_topic},
-        placement,
+        feature::LEVEL_MAX,
+        metadata::{self, Applied, Metadata, command, unknown_topic},
         view::Leadership,
     },
     raft::{
         group::{Group, GroupStart},
+        membership::{Conf, Membership},
         wire::kind_of,
     },
 };
@@ -57,12 +55,15 @@ pub(super) struct Controller {
     producer_ids: std::ops::Range<i64>,
     wants_producer_id: Vec<RequestId>,
     founders: BTreeSet<NodeId>,
+    /// What the controller does by itself and has proposed.
+    duties: BTreeSet<Duty>,
 }
 
 #[derive(Debug)]
-enum Waiter {
+pub(super) enum Waiter {
     Request(RequestId),
     ProducerIds,
+    Duty(Duty),
 }
 
 impl Controller {
@@ -79,13 +80,22 @@ impl Controller {
         }
         let applied = recovered_applied(recovered.as_ref());
         let log = store.create_group(GroupInit { group, topic: TopicId::default(), partition: PartitionId(0) });
-        let (hard_state, state) =
-            recovered.map_or((HardState::default(), Bytes::new()), |r| (r.hard_state, r.app_state));
-        let metadata = Metadata::decode(state).map_err(|e| NodeOpenError::State { group, why: e.to_string() })?;
+        let (hard_state, conf_state, state) =
+            recovered.map_or_else(Default::default, |found| (found.hard_state, found.conf_state, found.app_state));
+        let unsound = |why: String| NodeOpenError::State { group, why };
+        let metadata = Metadata::decode(state).map_err(|error| unsound(error.to_string()))?;
+        if metadata.feature_level() > LEVEL_MAX {
+            return Err(NodeOpenError::TooOld { cluster: metadata.feature_level(), build: LEVEL_MAX });
+        }
+        let membership = Membership::decode(&conf_state).map_err(|error| unsound(error.to_string()))?;
+        let first = config.founders.iter().map(|node| ReplicaId(node.get()));
+        let membership =
+            membership.unwrap_or_else(|| Membership { replica: ReplicaId(config.node.get()), conf: Conf::of(first) });
         let start = GroupStart {
             group,
-            replica: ReplicaId(config.node.get()),
-            replicas: config.founders.iter().map(|node| (ReplicaId(node.get()), *node)).collect(),
+            replica: membership.replica,
+            conf: membership.conf,
+            replicas: metadata.members(config.founders.iter().copied()),
             log,
             hard_state,
             applied,
@@ -104,6 +114,7 @@ impl Controller {
             producer_ids: 0..0,
             wants_producer_id: Vec::new(),
             founders: config.founders.clone(),
+            duties: BTreeSet::new(),
         })
     }
 
@@ -127,9 +138,31 @@ impl Controller {
         self.metadata.nodes().get(&node).map(|node| node.addresses.clone())
     }
 
+    /// The metadata as it is at this moment.
+    pub(super) const fn current(&self) -> &Metadata {
+        &self.metadata
+    }
+
     /// All nodes there are.
-    pub(super) fn nodes(&self) -> impl Iterator<Item = &NodeId> {
-        self.founders.iter().chain(self.metadata.nodes().keys().filter(|node| !self.founders.contains(node)))
+    pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        let registered = self.metadata.nodes().keys();
+        let all: BTreeSet<NodeId> = self.founders.iter().chain(registered).copied().collect();
+        all.into_iter().filter(|node| !self.metadata.removed().contains(node))
+    }
+
+    /// Which replicas of group 0 there are, and where.
+    pub(super) fn members(&self) -> BTreeMap<ReplicaId, NodeId> {
+        self.metadata.members(self.founders.iter().copied())
+    }
+
+    /// Proposes what the controller does by itself, unless it has and that is not applied yet.
+    pub(super) fn do_duty(&mut self, duty: Duty, command: &wire::Command) -> bool {
+        let is_new = self.duties.insert(duty);
+        if is_new && self.propose(command, Waiter::Duty(duty)).is_err() {
+            self.duties.remove(&duty);
+            return false;
+        }
+        is_new
     }
 
     /// What a checkpoint keeps of group 0.
@@ -137,13 +170,13 @@ impl Controller {
         GroupCheckpoint {
             group: GroupId::METADATA,
             applied: self.applied,
-            conf_state: Bytes::new(),
+            conf_state: self.group.membership().encode(),
             app_state: self.metadata.encode(),
         }
     }
 
     /// The error of a node that is not the controller.
-    fn not_controller(&self) -> Error {
+    pub(super) fn not_controller(&self) -> Error {
         if self.group.is_leader() {
             return Error::new(ErrorCode::NotReady, "the new controller is not ready yet; try again");
         }
@@ -151,63 +184,18 @@ impl Controller {
         Error::new(ErrorCode::NotController, format!("node {} is not the controller", self.node)).redirect(leader)
     }
 
-    fn propose(&mut self, command: &wire::Command, waiter: Waiter) -> Result<()> {
+    pub(super) fn propose(&mut self, command: &wire::Command, waiter: Waiter) -> Result<()> {
         let index = self.group.propose(EntryKind::Command, command.encode_to_vec().into());
         let index = index.ok_or_else(|| Error::new(ErrorCode::NotReady, "leadership is moving; try again"))?;
         self.waiters.insert(index, waiter);
         Ok(())
     }
 
-    /// Checks a wish for a topic and says which command fulfils it.
-    fn plan_topic(&self, new: NewTopic, id: TopicId, created_ms: i64, replicas: u32) -> Result<wire::Topic> {
-        check_topic_name(&new.name)?;
-        TopicConfig::from_map(&new.config)?;
-        if self.metadata.topic(&new.name).is_some() {
-            return Err(topic_exists(&new.name));
-        }
-        if !(1..=TOPIC_PARTITIONS_MAX).contains(&new.partitions) {
-            let why = format!("a topic has 1 to {TOPIC_PARTITIONS_MAX} partitions, not {}", new.partitions);
-            return Err(Error::new(ErrorCode::InvalidRequest, why));
-        }
-        let replicas = replicas as usize;
-        if !(1..=REPLICAS_MAX).contains(&replicas) {
-            let why = format!("a partition has 1 to {REPLICAS_MAX} replicas, not {replicas}");
-            return Err(Error::new(ErrorCode::InvalidRequest, why));
-        }
-        // Founders register when they start: a topic that cannot wait for the others asks for fewer replicas.
-        let (registered, nodes) = (self.metadata.nodes().len(), self.nodes().count());
-        if registered < replicas && replicas <= nodes {
-            let why =
-                format!("of {nodes} nodes only {registered} have started so far; try again, or ask for fewer replicas");
-            return Err(Error::new(ErrorCode::NotReady, why));
-        }
-        let places = placement::place(&self.metadata, new.partitions, replicas)?;
-        Ok(wire::Topic {
-            name: new.name,
-            topic_id: Bytes::copy_from_slice(&id.to_bytes()),
-            partitions: (0..)
-                .zip(places)
-                .map(|(partition, nodes)| wire::Partition {
-                    partition,
-                    group: 0,
-                    replicas: nodes
-                        .into_iter()
-                        .map(|node| wire::Replica { replica_id: 0, node_id: node.get() })
-                        .collect(),
-                })
-                .collect(),
-            config: new.config,
-            schema_id: u32::from(new.schema_json.is_some()),
-            schema_json: new.schema_json.unwrap_or_default(),
-            created_ms,
-        })
-    }
-
-    fn known_topic(&self, name: &str) -> Result<&Arc<metadata::Topic>> {
+    pub(super) fn known_topic(&self, name: &str) -> Result<&Arc<metadata::Topic>> {
         self.metadata.topic(name).ok_or_else(|| unknown_topic(&format!("{name:?}")))
     }
 
-    fn give_producer_ids(&mut self, out: &mut Vec<Effect>) {
+    pub(super) fn give_producer_ids(&mut self, out: &mut Vec<Effect>) {
         while let Some(&id) = self.wants_producer_id.first() {
             let Some(producer) = self.producer_ids.next() else { break };
             self.wants_producer_id.remove(0);
@@ -223,6 +211,12 @@ impl Controller {
         }
     }
 
+    /// Gives a producer id, as soon as there is one.
+    pub(super) fn give_producer_id(&mut self, id: RequestId, out: &mut Vec<Effect>) {
+        self.wants_producer_id.push(id);
+        self.give_producer_ids(out);
+    }
+
     fn fail_producer_ids(&mut self, error: &Error, out: &mut Vec<Effect>) {
         for id in std::mem::take(&mut self.wants_producer_id) {
             out.push(Effect::Reply { id, result: Err(error.clone()) });
@@ -233,16 +227,29 @@ impl Controller {
     fn apply(&mut self, index: LogIndex, kind: EntryKind, payload: Bytes, out: &mut Vec<Effect>) -> Option<Applied> {
         assert_eq!(index, self.applied.next(), "entries are applied in order");
         self.applied = index;
-        if kind != EntryKind::Command {
-            assert_eq!(kind, EntryKind::Empty, "group 0 holds commands only");
-            return None;
+        match kind {
+            EntryKind::Command => {}
+            EntryKind::ConfChange => {
+                self.group.apply_change(&payload);
+                return None;
+            }
+            EntryKind::Empty | EntryKind::Batches => {
+                assert_eq!(kind, EntryKind::Empty, "group 0 holds commands only");
+                return None;
+            }
         }
         let command = wire::Command::decode(payload).expect("the controller made this command");
         let result = self.metadata.apply(command);
         match (self.waiters.remove(&index), &result) {
             (Some(Waiter::Request(id)), result) => {
-                let result = result.as_ref().map_err(Clone::clone).map(answer);
+                let result = result.as_ref().map_err(Clone::clone).map(|applied| self.answer(applied));
                 out.push(Effect::Reply { id, result });
+            }
+            (Some(Waiter::Duty(duty)), result) => {
+                self.duties.remove(&duty);
+                if let Err(error) = result {
+                    tracing::info!(?duty, %error, "controller.duty.void");
+                }
             }
             (Some(Waiter::ProducerIds), Ok(Applied::ProducerIds(ids))) => self.producer_ids = ids.clone(),
             _ => {}
@@ -250,9 +257,35 @@ impl Controller {
         result.ok()
     }
 
+    /// What a request is told that led to this.
+    fn answer(&self, applied: &Applied) -> Answer {
+        match applied {
+            Applied::Topic(topic) | Applied::TopicDeleted(topic) => Answer::Topic(Arc::clone(topic)),
+            Applied::NodeJoined { node, .. } => match self.metadata.nodes().get(node).and_then(|node| node.member) {
+                Some(replica) => Answer::Joined(Box::new(self.state_for(replica))),
+                None => Answer::Done,
+            },
+            Applied::NodesChanged | Applied::Topics(_) | Applied::ProducerIds(_) => Answer::Done,
+        }
+    }
+
+    /// Group 0 as a new replica begins with it.
+    fn state_for(&self, replica: ReplicaId) -> GroupState {
+        let log = self.group.log();
+        GroupState {
+            group: GroupId::METADATA,
+            topic_partition: log.topic_partition(),
+            applied: self.applied,
+            term: log.term(self.applied).unwrap_or_default(),
+            conf_state: Membership { replica, conf: self.group.conf().clone() }.encode(),
+            app_state: self.metadata.encode(),
+        }
+    }
+
     fn step_down(&mut self, out: &mut Vec<Effect>) {
         self.leading = None;
         self.producer_ids = 0..0;
+        self.duties.clear();
         let leader = self.group.leader().and_then(|node| self.addresses(node));
         for waiter in std::mem::take(&mut self.waiters).into_values() {
             if let Waiter::Request(id) = waiter {
@@ -271,78 +304,7 @@ impl Controller {
     }
 }
 
-fn answer(applied: &Applied) -> Answer {
-    match applied {
-        Applied::Topic(topic) | Applied::TopicDeleted(topic) => Answer::Topic(Arc::clone(topic)),
-        Applied::NodeRegistered(_) | Applied::ProducerIds(_) => Answer::Done,
-    }
-}
-
 impl Node {
-    /// A request that only the controller answers.
-    pub(super) fn on_controller_request(&mut self, id: RequestId, request: Request, out: &mut Vec<Effect>) {
-        let result = if self.controller.is_leading() {
-            self.plan_controller_request(id, request, out)
-        } else {
-            Err(self.controller.not_controller())
-        };
-        if let Err(error) = result {
-            out.push(Effect::Reply { id, result: Err(error) });
-        }
-        self.dirty.insert(GroupId::METADATA);
-    }
-
-    fn plan_controller_request(&mut self, id: RequestId, request: Request, out: &mut Vec<Effect>) -> Result<()> {
-        use wire::command::Kind;
-        let kind = match request {
-            Request::InitProducer => {
-                self.controller.wants_producer_id.push(id);
-                self.controller.give_producer_ids(out);
-                return Ok(());
-            }
-            Request::MetadataBarrier => {
-                let read = Read { id, group: GroupId::METADATA, refusal: None };
-                let context = self.reads.begin(read);
-                self.controller.group.read_index(context);
-                return Ok(());
-            }
-            Request::CreateTopic { new, dry_run } => {
-                let nodes = u32::try_from(self.controller.nodes().count()).unwrap_or(u32::MAX);
-                let default = self.config.default_replicas.min(nodes.max(1));
-                let replicas = if new.replicas == 0 { default } else { new.replicas };
-                let topic_id = TopicId(self.random.uuid());
-                let topic = self.controller.plan_topic(new, topic_id, self.now.wall_ms, replicas)?;
-                let create = Kind::CreateTopic(wire::CreateTopic { topic: Some(topic) });
-                if dry_run {
-                    let applied = self.controller.metadata.clone().apply(command(create))?;
-                    out.push(Effect::Reply { id, result: Ok(answer(&applied)) });
-                    return Ok(());
-                }
-                create
-            }
-            Request::AlterTopic { name, set, unset } => {
-                let topic = self.controller.known_topic(&name)?;
-                check_unset(&set, &unset)?;
-                TopicConfig::from_map(&altered(&topic.settings, &set, &unset))?;
-                let topic_id = Bytes::copy_from_slice(&topic.id.to_bytes());
-                Kind::AlterTopic(wire::AlterTopic { topic_id, set, unset })
-            }
-            Request::DeleteTopic { name } => {
-                let topic_id = Bytes::copy_from_slice(&self.controller.known_topic(&name)?.id.to_bytes());
-                Kind::DeleteTopic(wire::DeleteTopic { topic_id })
-            }
-            Request::RegisterNode { addresses, incarnation, rack } => {
-                let node = metadata::Node { addresses, incarnation, rack };
-                self.controller.propose(&metadata::register_command(&node), Waiter::Request(id))?;
-                return Ok(());
-            }
-            Request::Produce { .. } | Request::Bounds { .. } | Request::TransferLeader { .. } => {
-                return Err(Error::new(ErrorCode::Internal, "not a request to the controller"));
-            }
-        };
-        self.controller.propose(&command(kind), Waiter::Request(id))
-    }
-
     /// Lets group 0 work, applies what is committed, and follows what that changes on this node.
     pub(super) fn drive_controller(&mut self, out: &mut Vec<Effect>) {
         let driven = self.controller.group.drive(&mut self.store, out);
@@ -357,6 +319,8 @@ impl Node {
             self.controller.group.applied(last);
         }
         if !changes.is_empty() {
+            let members = self.controller.members();
+            self.controller.group.set_replicas(members);
             self.controller.shown = Arc::new(self.controller.metadata.clone());
             self.view.metadata.send_replace(self.controller.metadata());
         }
@@ -397,28 +361,19 @@ impl Node {
     /// Makes a change of the metadata true on this node.
     fn follow(&mut self, change: Applied, out: &mut Vec<Effect>) {
         match change {
-            Applied::Topic(topic) => {
-                if let Err(error) = self.open_topic(&topic) {
-                    out.push(Effect::Fatal { message: error.to_string() });
-                }
-            }
+            Applied::Topic(topic) => self.follow_topics(vec![topic], out),
+            Applied::Topics(topics) | Applied::NodeJoined { topics, .. } => self.follow_topics(topics, out),
             Applied::TopicDeleted(topic) => self.remove_topic(&topic, out),
-            Applied::NodeRegistered(_) | Applied::ProducerIds(_) => {}
+            Applied::NodesChanged | Applied::ProducerIds(_) => {}
         }
     }
-}
 
-/// What is taken back must be a setting, and not be set in the same breath.
-fn check_unset(set: &BTreeMap<String, String>, unset: &[String]) -> Result<()> {
-    let wrong = |why: String| Err(Error::new(ErrorCode::InvalidConfig, why));
-    for key in unset {
-        if set.contains_key(key) {
-            return wrong(format!("topic setting {key:?} is both set and taken back; say one of them"));
-        }
-        if !TOPIC_CONFIG_KEYS.iter().any(|(known, _)| known == key) {
-            let known: Vec<&str> = TOPIC_CONFIG_KEYS.iter().map(|(key, _)| *key).collect();
-            return wrong(format!("unknown topic setting {key:?}; known are {}", known.join(", ")));
+    fn follow_topics(&mut self, topics: Vec<Arc<metadata::Topic>>, out: &mut Vec<Effect>) {
+        for topic in topics {
+            // It may be another by now, or gone: then another change says so.
+            if let Err(error) = self.open_topic(&topic, out) {
+                out.push(Effect::Fatal { message: error.to_string() });
+            }
         }
     }
-    Ok(())
 }

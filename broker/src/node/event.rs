@@ -2,13 +2,22 @@
 
 use bytes::Bytes;
 use levada_protocol::{
-    error::{Error, NodeAddresses},
-    ids::{GroupId, IncarnationId, NodeId, TopicPartition},
+    error::Error,
+    ids::{GroupId, NodeId, TopicPartition},
     source::{Appended, LogBounds, NewTopic},
 };
-use levada_storage_engine::disk::{DiskError, DiskOp, Lane};
+use levada_storage_engine::{
+    disk::{DiskError, DiskOp, FileName, Lane},
+    store::GroupState,
+};
 
-use crate::{cluster::metadata::Topic, raft::wire::PeerMessage};
+use crate::{
+    cluster::{
+        balance::Move,
+        metadata::{Node, Topic},
+    },
+    raft::wire::PeerMessage,
+};
 
 /// The time, as the driver tells it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +43,13 @@ pub enum Event {
         token: u64,
         /// How it went.
         result: Result<(), DiskError>,
+    },
+    /// A read was done, or failed.
+    Read {
+        /// The effect's token.
+        token: u64,
+        /// The bytes; fewer than asked for at the end of the file.
+        result: Result<Bytes, DiskError>,
     },
     /// A message from another node.
     Peer {
@@ -98,12 +114,48 @@ pub enum Request {
     },
     /// A node's addresses. Controller only.
     RegisterNode {
-        /// Where it listens.
-        addresses: NodeAddresses,
-        /// Its data directory.
-        incarnation: IncarnationId,
-        /// Where it stands.
-        rack: String,
+        /// It, as it says of itself.
+        node: Box<Node>,
+    },
+    /// A node may join, or come back with an empty data directory. Controller only.
+    AdmitNode {
+        /// The node.
+        node: NodeId,
+        /// It is known with another data directory.
+        replace: bool,
+    },
+    /// An admitted node joins. Controller only.
+    JoinNode {
+        /// It, with the data directory that it has now.
+        node: Box<Node>,
+    },
+    /// A node is to give up all its replicas, or not any more. Controller only.
+    DrainNode {
+        /// The node.
+        node: NodeId,
+        /// Whether it is.
+        drain: bool,
+        /// Only check, and say what would move.
+        dry_run: bool,
+    },
+    /// Replicas and preferred leaders are to be spread evenly. Controller only.
+    Balance {
+        /// Only say what would move.
+        dry_run: bool,
+    },
+    /// A topic is to have so many replicas of each partition. Controller only.
+    SetReplicas {
+        /// The topic's name.
+        name: String,
+        /// How many.
+        replicas: u32,
+    },
+    /// A topic is to have more partitions. Controller only.
+    SetPartitions {
+        /// The topic's name.
+        name: String,
+        /// How many.
+        partitions: u32,
     },
     /// Waits until this node's metadata is as new as the call. Controller only.
     MetadataBarrier,
@@ -125,6 +177,10 @@ pub enum Answer {
     Bounds(LogBounds),
     /// To [`Request::InitProducer`]: the id; the epoch is 0.
     ProducerId(i64),
+    /// To [`Request::JoinNode`]: the metadata that the node begins with.
+    Joined(Box<GroupState>),
+    /// To [`Request::DrainNode`] and [`Request::Balance`]: what moves, or would.
+    Moves(Vec<Move>),
     /// To the requests about topics: as it is now (as it was, for a deletion).
     Topic(std::sync::Arc<Topic>),
     /// To the others.
@@ -149,6 +205,17 @@ pub enum Effect {
         token: u64,
         /// What to do.
         ops: Vec<DiskOp>,
+    },
+    /// Read up to `len` bytes of a file, in no particular order, and answer with [`Event::Read`].
+    Read {
+        /// For the answer.
+        token: u64,
+        /// The file.
+        file: FileName,
+        /// Where.
+        pos: u64,
+        /// How many bytes at most.
+        len: usize,
     },
     /// The answer to a request. Every request gets exactly one.
     Reply {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use levada_protocol::{
-    ids::{GroupId, NodeId},
+    ids::{GroupId, LogIndex, NodeId, ReplicaId},
     messages::metadata as wire,
 };
 use levada_storage_engine::{
@@ -16,15 +16,17 @@ use super::{Node, event::Effect, going_down};
 use crate::{
     cluster::view::Leadership,
     partition::{leading::Leading, machine::Partition},
-    raft::TICK_MS,
+    raft::{TICK_MS, group::Group},
 };
 
 /// How often leaders look whether a segment is full and how far replicas are behind.
-const SEGMENT_TICKS: u64 = 500 / TICK_MS;
+pub(super) const SEGMENT_TICKS: u64 = 500 / TICK_MS;
 /// How often leaders look for segments that may go.
 const RETENTION_TICKS: u64 = 10_000 / TICK_MS;
 /// How often leadership goes back to preferred leaders, and all leaderships are told to who holds no replica that answers.
 const BALANCE_TICKS: u64 = 5_000 / TICK_MS;
+/// A replica that has not answered for so long does not hold back retention any more.
+const ABSENT_TICKS: u64 = 600_000 / TICK_MS;
 /// How long a shutdown waits for others to take over.
 const SHUTDOWN_TICKS: u64 = 3_000 / TICK_MS;
 
@@ -42,9 +44,13 @@ impl Node {
             }
         }
         self.campaign();
+        self.copies.tick(&mut self.store, out);
+        self.approach_all(out);
+        self.do_duties();
         if self.ticks.is_multiple_of(SEGMENT_TICKS) {
             self.roll_segments();
             self.show_replicas();
+            self.show_nodes();
             self.leave_damage();
         }
         if self.ticks.is_multiple_of(RETENTION_TICKS) {
@@ -83,7 +89,8 @@ impl Node {
     }
 
     /// As leader: proposes the end of an active segment that is old, or else a new log start where old segments may go.
-    /// Nothing goes that a replica does not have yet.
+    /// Nothing goes that a replica does not have yet, unless it has not answered for long: then it is to get a copy when
+    /// it comes back.
     fn retain(&mut self) {
         for (&id, partition) in &mut self.partitions {
             if active_is_old(partition, self.now.wall_ms) && roll(partition, self.now.wall_ms) {
@@ -92,7 +99,11 @@ impl Node {
             if partition.leading.is_none() || partition.log_start_pending {
                 continue;
             }
-            let Some(floor) = partition.group.matched().into_values().min() else { continue };
+            let is_awaited = |replica: &ReplicaId| {
+                partition.absent.get(replica).is_none_or(|since| self.ticks < since + ABSENT_TICKS)
+            };
+            let matched = partition.group.matched().into_iter().filter(|(replica, _)| is_awaited(replica));
+            let Some(floor) = matched.map(|(_, matched)| matched).min() else { continue };
             let config = &partition.topic.config;
             let policy = RetentionPolicy { retention_ms: config.retention_ms, retention_bytes: config.retention_bytes };
             let segments = partition.view.log.segments();
@@ -107,8 +118,8 @@ impl Node {
     }
 
     /// Shows how far each replica is behind its leader.
-    fn show_replicas(&self) {
-        for partition in self.partitions.values() {
+    fn show_replicas(&mut self) {
+        for partition in self.partitions.values_mut() {
             let mut behind = BTreeMap::new();
             if partition.group.is_leader() {
                 let last = partition.group.last_index();
@@ -116,10 +127,23 @@ impl Node {
                     if let Some(&node) = partition.group.replicas().get(&replica) {
                         behind.insert(node, last.get().saturating_sub(matched.get()));
                     }
+                    if partition.group.is_active(replica) || partition.group.is_self(replica) {
+                        partition.absent.remove(&replica);
+                    } else {
+                        partition.absent.entry(replica).or_insert(self.ticks);
+                    }
                 }
             }
             partition.view.set_behind(behind);
         }
+    }
+
+    /// Shows who votes on metadata, and what is copied to this node.
+    fn show_nodes(&self) {
+        let members = self.controller.members();
+        let voters = self.controller.group.conf().voters.iter();
+        self.view.set_metadata_voters(voters.filter_map(|voter| members.get(voter).copied()).collect());
+        self.view.set_copies(self.copies.len(), self.copies.copied_bytes());
     }
 
     /// Gives leadership back to preferred leaders that are well and have everything, but not from where it was
@@ -132,7 +156,7 @@ impl Node {
                 continue;
             }
             if let Some(to) = preferred
-                && caught_up(partition).contains(&to)
+                && caught_up(&partition.group).contains(&to)
             {
                 partition.group.transfer_leader(to, false);
                 self.dirty.insert(id);
@@ -143,7 +167,7 @@ impl Node {
     /// Where a follower needs what cannot be read here, somebody else leads who has it: once, as their disks may be no better.
     fn leave_damage(&mut self) {
         for (&id, partition) in &mut self.partitions {
-            if let Some(&to) = caught_up(partition).first()
+            if let Some(&to) = caught_up(&partition.group).first()
                 && let Some(index) = partition.group.take_damage()
             {
                 tracing::warn!(group = id.get(), %index, %to, "partition.damaged: another replica is to lead");
@@ -174,9 +198,9 @@ impl Node {
         for (&id, partition) in &mut self.partitions {
             if partition.leading.as_ref().is_some_and(Leading::owes_answers) {
                 led += 1;
-            } else if partition.group.is_leader() && partition.group.replicas().len() > 1 {
+            } else if partition.group.is_leader() && partition.group.conf().voters.len() > 1 {
                 led += 1;
-                if let Some(&to) = caught_up(partition).first() {
+                if let Some(&to) = caught_up(&partition.group).first() {
                     partition.group.transfer_leader(to, false);
                     self.dirty.insert(id);
                 }
@@ -186,14 +210,9 @@ impl Node {
         let group = &mut self.controller.group;
         if owes_answers {
             led += 1;
-        } else if group.is_leader() && group.replicas().len() > 1 {
+        } else if group.is_leader() && group.conf().voters.len() > 1 {
             led += 1;
-            let last = group.last_index();
-            let ready = group
-                .matched()
-                .into_iter()
-                .find(|(replica, matched)| *matched == last && group.is_active(*replica) && !group.is_self(*replica));
-            if let Some(&to) = ready.and_then(|(replica, _)| group.replicas().get(&replica)) {
+            if let Some(&to) = caught_up(group).first() {
                 group.transfer_leader(to, false);
                 self.dirty.insert(GroupId::METADATA);
             }
@@ -206,13 +225,16 @@ impl Node {
     }
 }
 
-/// The other nodes whose replica is alive and has every entry.
-fn caught_up(partition: &Partition) -> Vec<NodeId> {
-    let group = &partition.group;
+/// The other nodes whose replica votes, is alive and has every entry.
+fn caught_up(group: &Group) -> Vec<NodeId> {
     let last = group.last_index();
-    let matched = group.matched().into_iter();
-    let ready =
-        matched.filter(|(replica, matched)| *matched == last && group.is_active(*replica) && !group.is_self(*replica));
+    let is_ready = |replica: ReplicaId, matched: LogIndex| {
+        matched == last
+            && group.is_active(replica)
+            && !group.is_self(replica)
+            && group.conf().voters.contains(&replica)
+    };
+    let ready = group.matched().into_iter().filter(|(replica, matched)| is_ready(*replica, *matched));
     ready.filter_map(|(replica, _)| group.replicas().get(&replica).copied()).collect()
 }
 

@@ -14,20 +14,22 @@
 
 mod admission;
 mod controller;
+mod copying;
 pub mod event;
 mod housekeeping;
 mod partitions;
+mod placing;
 mod reads;
+mod wishes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use bytes::Bytes;
 use levada_protocol::{
     error::{Error, ErrorCode, NodeAddresses},
-    ids::{ClusterId, GroupId, IncarnationId, LogIndex, NodeId, TopicPartition},
+    ids::{ClusterId, GroupId, IncarnationId, LogIndex, NodeId, ReplicaId, TopicPartition},
 };
 use levada_storage_engine::{
     disk::Disk,
@@ -38,6 +40,7 @@ use levada_storage_engine::{
 use self::{
     admission::Admission,
     controller::Controller,
+    copying::Copies,
     event::{Effect, Event, Now, Request, RequestId},
     reads::Reads,
 };
@@ -65,6 +68,8 @@ pub struct NodeConfig {
     pub seed: u64,
     /// How it stores.
     pub store: StoreConfig,
+    /// What new replicas on this node may copy from others in a second, together.
+    pub copy_bytes_per_s: u64,
 }
 
 /// The core of one node.
@@ -80,6 +85,10 @@ pub struct Node {
     places: BTreeMap<TopicPartition, GroupId>,
     /// Recovered from disk, but not yet named by the metadata as far as it is applied.
     dormant: BTreeMap<GroupId, RecoveredGroup>,
+    /// Replicas that come into being here.
+    copies: Copies,
+    /// Replicas that have lost what they had: their leaders are to have them replaced.
+    lost: BTreeMap<GroupId, ReplicaId>,
     /// Groups that may have something ready.
     dirty: BTreeSet<GroupId>,
     admission: Admission,
@@ -107,6 +116,7 @@ impl Node {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let controller = Controller::start(&config, &mut store, dormant.remove(&GroupId::METADATA), &logger)?;
         let view = Arc::new(ClusterView::new(config.cluster, config.node, config.incarnation));
+        let copies = Copies::new(config.copy_bytes_per_s);
         let mut node = Self {
             random: Random::new(config.seed),
             config,
@@ -117,6 +127,8 @@ impl Node {
             partitions: BTreeMap::new(),
             places: BTreeMap::new(),
             dormant,
+            copies,
+            lost: BTreeMap::new(),
             dirty: BTreeSet::from([GroupId::METADATA]),
             admission: Admission::default(),
             reads: Reads::default(),
@@ -127,8 +139,10 @@ impl Node {
             stopped: false,
         };
         let metadata = node.controller.metadata();
+        // Nobody has asked for anything yet, so nobody is answered.
+        let mut nothing = Vec::new();
         for topic in metadata.topics() {
-            node.open_topic(topic)?;
+            node.open_topic(topic, &mut nothing)?;
         }
         node.view.metadata.send_replace(metadata);
         Ok(node)
@@ -152,10 +166,11 @@ impl Node {
         match event {
             Event::Tick => self.tick(out),
             Event::Disk { token, result } => match self.store.on_disk(token, result) {
-                Ok(events) => self.on_store(events),
+                Ok(events) => self.on_store(events, out),
                 Err(poisoned) => out.push(Effect::Fatal { message: poisoned.to_string() }),
             },
-            Event::Peer { from, message } => self.on_peer(from, message),
+            Event::Read { token, result } => self.copies.on_read(token, result, &mut self.store, out),
+            Event::Peer { from, message } => self.on_peer(from, message, out),
             Event::Unreachable { node } => {
                 self.controller.group.report_unreachable(node);
                 for partition in self.partitions.values_mut() {
@@ -177,7 +192,8 @@ impl Node {
                 self.drive_partition(group, out);
             }
         }
-        if self.store.checkpoint_due() {
+        let is_wanted = !self.store.is_checkpointing() && self.copies.wants_checkpoint(&self.store);
+        if self.store.checkpoint_due() || is_wanted {
             self.begin_checkpoint();
         }
         self.poll_store(out);
@@ -197,24 +213,37 @@ impl Node {
         groups.extend(self.partitions.values().filter(moved).map(|partition| GroupCheckpoint {
             group: partition.group.id(),
             applied: partition.applied(),
-            conf_state: Bytes::new(),
+            conf_state: partition.group.membership().encode(),
             app_state: partition.encode(),
         }));
+        self.copies.discard_strays(&mut self.store);
         self.store.begin_checkpoint(groups);
     }
 
-    fn on_store(&mut self, events: Vec<StoreEvent>) {
-        for StoreEvent::Persisted { group, appends, .. } in events {
-            if group == GroupId::METADATA {
-                self.controller.group.on_durable(appends);
-            } else if let Some(partition) = self.partitions.get_mut(&group) {
-                partition.group.on_durable(appends);
+    fn on_store(&mut self, events: Vec<StoreEvent>, out: &mut Vec<Effect>) {
+        for event in events {
+            match event {
+                StoreEvent::Persisted { group, appends, .. } => {
+                    if group == GroupId::METADATA {
+                        self.controller.group.on_durable(appends);
+                    } else if let Some(partition) = self.partitions.get_mut(&group) {
+                        partition.group.on_durable(appends);
+                    }
+                    self.dirty.insert(group);
+                }
+                StoreEvent::Incoming { group } => self.copies.on_written(group, &mut self.store, out),
+                StoreEvent::Checkpointed { number } => {
+                    for arrived in self.copies.on_checkpoint(number) {
+                        if let Err(error) = self.open_arrived(arrived) {
+                            out.push(Effect::Fatal { message: error.to_string() });
+                        }
+                    }
+                }
             }
-            self.dirty.insert(group);
         }
     }
 
-    fn on_peer(&mut self, from: NodeId, message: PeerMessage) {
+    fn on_peer(&mut self, from: NodeId, message: PeerMessage, out: &mut Vec<Effect>) {
         self.view.hear(from, self.now.mono_ms);
         match message {
             PeerMessage::Raft { group, message } => {
@@ -238,6 +267,10 @@ impl Node {
                     self.view.lead(group, Leadership { term, node: Some(from) });
                 }
             }
+            PeerMessage::Placed { group, voters } => self.on_placed(group, &voters),
+            PeerMessage::Lost { group, replica } => self.on_lost(group, replica, out),
+            PeerMessage::Replace { group, replica } => self.on_replace(group, replica),
+            PeerMessage::CatchUp { group, what } => self.on_catch_up(from, group, what, out),
         }
     }
 
@@ -277,6 +310,16 @@ pub enum NodeOpenError {
          keep the data directory for whoever repairs it, and leave the node out (replacing a node is not offered yet)"
     )]
     MetadataDamaged,
+    /// The build is older than what the cluster has written.
+    #[error(
+        "the cluster is at feature level {cluster}, this build knows up to {build}; run a newer one on this data directory"
+    )]
+    TooOld {
+        /// The cluster's level.
+        cluster: u32,
+        /// The build's.
+        build: u32,
+    },
     /// A checkpoint's state of a group does not parse.
     #[error(
         "the checkpoint's state of group {group} does not parse ({why}); keep the data directory for whoever \

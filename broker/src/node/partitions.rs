@@ -5,26 +5,31 @@ use std::sync::Arc;
 use bytes::Bytes;
 use levada_protocol::{
     error::{Error, ErrorCode},
-    ids::{GroupId, LogIndex, NodeId, TopicPartition},
+    ids::{GroupId, LogIndex, NodeId, ReplicaId, TopicPartition},
     source::LogBounds,
 };
-use levada_storage_engine::{entry::HardState, store::GroupInit};
+use levada_storage_engine::{
+    entry::HardState,
+    store::{GroupInit, RecoveredGroup},
+};
 use tokio::sync::watch;
 
 use super::{
     Node, NodeOpenError,
+    copying::{Arrived, Source},
     event::{Answer, Effect, RequestId},
     reads::Read,
     recovered_applied,
 };
 use crate::{
     cluster::{
-        metadata::Topic,
+        metadata::{self, Replica, Topic},
         view::{Leadership, PartitionView},
     },
     partition::machine::Partition,
     raft::{
         group::{Group, GroupStart},
+        membership::{Conf, Membership},
         wire::{PeerMessage, kind_of},
     },
 };
@@ -33,76 +38,169 @@ use crate::{
 const CAMPAIGN_TICKS: u64 = 3;
 
 impl Node {
-    /// Opens the partitions of a topic that have a replica here and are not open yet.
-    pub(super) fn open_topic(&mut self, topic: &Arc<Topic>) -> Result<(), NodeOpenError> {
+    /// Makes true what the metadata says of a topic's partitions: opens those that have a replica here, or begins to
+    /// copy it, and closes those that have none any more.
+    pub(super) fn open_topic(&mut self, topic: &Arc<Topic>, out: &mut Vec<Effect>) -> Result<(), NodeOpenError> {
         for partition in &topic.partitions {
-            let Some(own) = partition.replicas.iter().find(|replica| replica.node == self.config.node) else {
-                continue;
-            };
-            let group = partition.group;
-            if let Some(open) = self.partitions.get_mut(&group) {
-                open.topic = Arc::clone(topic);
-                continue;
-            }
             let place = TopicPartition { topic: topic.id, partition: partition.partition };
-            let recovered = self.dormant.remove(&group);
-            // Whatever is left of it or not: it may have voted, or acknowledged what is gone.
-            if self.store.doubts(group) {
-                tracing::error!(group = group.get(), %place, "partition.damaged: this replica takes no part any more");
+            let here = |replicas: &[Replica]| replicas.iter().find(|replica| replica.node == self.config.node).copied();
+            let Some(own) = here(&partition.target).or_else(|| here(&partition.replicas)) else {
+                let moved = Error::new(ErrorCode::NotLeader, format!("the replica of {place} here has moved away"));
+                self.close(place, partition.group, &moved, out);
                 continue;
-            }
-            let applied = recovered_applied(recovered.as_ref());
-            let log = self.store.create_group(GroupInit { group, topic: topic.id, partition: partition.partition });
-            let (hard_state, state) =
-                recovered.map_or((HardState::default(), Bytes::new()), |r| (r.hard_state, r.app_state));
-            let fresh = hard_state == HardState::default() && log.last_index() == LogIndex(0);
-            let start = GroupStart {
-                group,
-                replica: own.id,
-                replicas: partition.replicas.iter().map(|replica| (replica.id, replica.node)).collect(),
-                log: log.clone(),
-                hard_state,
-                applied,
             };
-            let raft = Group::start(start, &self.logger)
-                .map_err(|error| NodeOpenError::Raft { group, why: error.to_string() })?;
-            let view = Arc::new(PartitionView {
-                partition: place,
-                group,
-                log,
-                state: watch::Sender::default(),
-                behind: std::sync::RwLock::default(),
-            });
-            let machine = Partition::new(raft, Arc::clone(topic), Arc::clone(&view), applied, state)
-                .map_err(|error| NodeOpenError::State { group, why: error.to_string() })?;
-            if fresh && partition.replicas.first().is_some_and(|first| first.node == self.config.node) {
-                self.campaigns.insert(group, self.ticks + CAMPAIGN_TICKS);
-            }
-            self.view.insert(view);
-            self.places.insert(place, group);
-            self.partitions.insert(group, machine);
-            self.dirty.insert(group);
+            self.open_replica(topic, partition, own.id, out)?;
         }
+        Ok(())
+    }
+
+    fn open_replica(
+        &mut self,
+        topic: &Arc<Topic>,
+        partition: &metadata::Partition,
+        own: ReplicaId,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), NodeOpenError> {
+        let group = partition.group;
+        let place = TopicPartition { topic: topic.id, partition: partition.partition };
+        if let Some(open) = self.partitions.get_mut(&group).filter(|open| open.group.replica() == own) {
+            open.set_topic(Arc::clone(topic));
+            return Ok(());
+        }
+        if self.lost.get(&group) == Some(&own) {
+            return Ok(());
+        }
+        // As it was made. A replica that was added later has come by a copy, and says so itself.
+        let first = |replica| {
+            let voters = partition.first().iter().map(|replica| replica.id);
+            Membership { replica, conf: Conf::of(voters) }
+        };
+        let first_here = partition.first().iter().find(|replica| replica.node == self.config.node);
+        let first_here = first_here.map(|replica| first(replica.id));
+        let recovered = self.dormant.remove(&group);
+        let found = match &recovered {
+            Some(found) => {
+                let known = Membership::decode(&found.conf_state);
+                known.map_err(|error| NodeOpenError::State { group, why: error.to_string() })?.or(first_here)
+            }
+            // It has stored nothing yet, or nothing that could be recovered.
+            None if self.partitions.contains_key(&group) || self.copies.replica(group).is_some() => None,
+            None => first_here.filter(|_| !self.store.is_leaving(group)),
+        };
+        match found {
+            Some(found) if found.replica == own && self.store.doubts(group) => {
+                // Whatever is left of it: it may have voted, or acknowledged what is gone.
+                tracing::error!(group = group.get(), %place, "partition.damaged: this replica takes no part any more");
+                self.lost.insert(group, own);
+                Ok(())
+            }
+            Some(found) if found.replica == own => self.open_group(topic, partition, found, recovered.as_ref()),
+            _ => {
+                self.copy_replica(partition, place, own, out);
+                Ok(())
+            }
+        }
+    }
+
+    /// Another replica than the one that was here, if there was one, comes into being.
+    fn copy_replica(
+        &mut self,
+        partition: &metadata::Partition,
+        place: TopicPartition,
+        own: ReplicaId,
+        out: &mut Vec<Effect>,
+    ) {
+        let group = partition.group;
+        if self.copies.replica(group).is_none() {
+            let why = format!("the replica of {place} here is replaced by another");
+            self.close(place, group, &Error::new(ErrorCode::NotReady, why), out);
+        }
+        let others = partition.replicas.iter().rev().filter(|replica| replica.node != self.config.node);
+        let source = Source { nodes: others.map(|replica| replica.node).collect(), replica: own };
+        self.copies.begin(group, source, &mut self.store);
+    }
+
+    /// A replica has come into being: from now on it is one like any other.
+    pub(super) fn open_arrived(&mut self, arrived: Arrived) -> Result<(), NodeOpenError> {
+        let Arrived { group, snapshot } = arrived;
+        let metadata = self.controller.metadata();
+        let topic = metadata.partition_of(group).and_then(|place| metadata.topic_by_id(place.topic)).cloned();
+        let membership = Membership::decode(snapshot.conf_state());
+        let membership = membership.map_err(|error| NodeOpenError::State { group, why: error.to_string() })?;
+        let (Some(topic), Some(membership)) = (topic, membership) else { return Ok(()) };
+        let Some(partition) = topic.partitions.iter().find(|partition| partition.group == group) else { return Ok(()) };
+        tracing::info!(group = group.get(), replica = %membership.replica, applied = %snapshot.applied(), "copy.complete");
+        let recovered = self.store.as_recovered(group);
+        self.open_group(&topic, partition, membership, recovered.as_ref())
+    }
+
+    fn open_group(
+        &mut self,
+        topic: &Arc<Topic>,
+        partition: &metadata::Partition,
+        membership: Membership,
+        recovered: Option<&RecoveredGroup>,
+    ) -> Result<(), NodeOpenError> {
+        let group = partition.group;
+        let place = TopicPartition { topic: topic.id, partition: partition.partition };
+        let applied = recovered_applied(recovered);
+        let log = self.store.create_group(GroupInit { group, topic: topic.id, partition: partition.partition });
+        let (hard_state, state) =
+            recovered.map_or_else(Default::default, |found| (found.hard_state, found.app_state.clone()));
+        let fresh = hard_state == HardState::default() && log.last_index() == LogIndex(0);
+        let start = GroupStart {
+            group,
+            replica: membership.replica,
+            conf: membership.conf,
+            replicas: partition.everybody(),
+            log: log.clone(),
+            hard_state,
+            applied,
+        };
+        let raft =
+            Group::start(start, &self.logger).map_err(|error| NodeOpenError::Raft { group, why: error.to_string() })?;
+        let view = Arc::new(PartitionView {
+            partition: place,
+            group,
+            log,
+            state: watch::Sender::default(),
+            behind: std::sync::RwLock::default(),
+        });
+        let machine = Partition::new(raft, Arc::clone(topic), Arc::clone(&view), applied, state)
+            .map_err(|error| NodeOpenError::State { group, why: error.to_string() })?;
+        if fresh && partition.replicas.first().is_some_and(|first| first.node == self.config.node) {
+            self.campaigns.insert(group, self.ticks + CAMPAIGN_TICKS);
+        }
+        self.view.insert(view);
+        self.places.insert(place, group);
+        self.partitions.insert(group, machine);
+        self.dirty.insert(group);
         Ok(())
     }
 
     /// Closes the partitions of a topic that is gone and removes their files.
     pub(super) fn remove_topic(&mut self, topic: &Topic, out: &mut Vec<Effect>) {
+        let gone = Error::new(ErrorCode::UnknownTopic, format!("topic {} was deleted", topic.name));
         for partition in &topic.partitions {
             let place = TopicPartition { topic: topic.id, partition: partition.partition };
-            self.places.remove(&place);
-            self.view.remove(place);
+            self.close(place, partition.group, &gone, out);
             self.view.forget(partition.group);
-            self.campaigns.remove(&partition.group);
-            self.dormant.remove(&partition.group);
-            let gone = Error::new(ErrorCode::UnknownTopic, format!("topic {} was deleted", topic.name));
-            self.reads.fail(partition.group, &gone, out);
-            let machine = self.partitions.remove(&partition.group);
-            if let Some(leading) = machine.and_then(|machine| machine.leading) {
-                leading.fail(&gone, &gone, out);
-            }
-            self.store.remove_group(partition.group);
         }
+    }
+
+    /// There is no replica of a partition here any more.
+    fn close(&mut self, place: TopicPartition, group: GroupId, why: &Error, out: &mut Vec<Effect>) {
+        self.places.remove(&place);
+        self.view.remove(place);
+        self.campaigns.remove(&group);
+        self.dormant.remove(&group);
+        self.lost.remove(&group);
+        self.copies.give_up(group, &mut self.store);
+        self.reads.fail(group, why, out);
+        if let Some(leading) = self.partitions.remove(&group).and_then(|machine| machine.leading) {
+            leading.fail(why, why, out);
+        }
+        self.store.remove_group(group);
     }
 
     /// Gives a batch to its partition's leader, which proposes it when it is driven.
@@ -263,7 +361,7 @@ impl Node {
             // A replica that does not answer may be damaged: its node takes no part in the group.
             raft.is_some_and(|raft| raft.replicas().iter().any(|(id, node)| *node == to && raft.is_active(*id)))
         };
-        for &to in self.controller.nodes() {
+        for to in self.controller.nodes() {
             if to != self.config.node && !hears(to) {
                 let message = PeerMessage::Leadership { group, term: leadership.term };
                 out.push(Effect::Send { to, message });

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use levada_protocol::{
     batch::BatchIter,
-    ids::{LogIndex, NodeId, Offset},
+    ids::{LogIndex, NodeId, Offset, ReplicaId},
     messages::metadata as wire,
 };
 use levada_storage_engine::{entry::EntryKind, log::LogStats, store::Store};
@@ -13,7 +13,10 @@ use prost::Message as _;
 
 use super::{leading::Leading, producers::Producers};
 use crate::{
-    cluster::{metadata::Topic, view::PartitionView},
+    cluster::{
+        metadata::{self, Topic},
+        view::PartitionView,
+    },
     raft::group::Group,
 };
 
@@ -35,6 +38,12 @@ pub struct Partition {
     pub roll_pending: bool,
     /// A log start is proposed and not applied yet.
     pub log_start_pending: bool,
+    /// Its group consists of the replicas that it is to have; unset whenever either changes.
+    pub settled: bool,
+    /// As leader: since which tick a replica has not answered.
+    pub absent: BTreeMap<ReplicaId, u64>,
+    /// As leader: since which tick a replica answers and needs what no log has any more.
+    pub stranded: BTreeMap<ReplicaId, u64>,
     applied: LogIndex,
     next_offset: Offset,
     log_start: Offset,
@@ -63,6 +72,9 @@ impl Partition {
             leading: None,
             roll_pending: false,
             log_start_pending: false,
+            settled: false,
+            absent: BTreeMap::new(),
+            stranded: BTreeMap::new(),
             applied,
             next_offset: Offset(state.next_offset),
             log_start: Offset(state.log_start_offset),
@@ -94,12 +106,27 @@ impl Partition {
         &self.segment_ends_ms
     }
 
-    /// The node that should lead it: the first of its replicas.
+    /// What the metadata says of it.
+    #[must_use]
+    pub fn placed(&self) -> Option<&metadata::Partition> {
+        let number = self.view.partition.partition;
+        self.topic.partitions.iter().find(|partition| partition.partition == number)
+    }
+
+    /// The node that should lead it: the first of the replicas that it is to have.
     #[must_use]
     pub fn preferred(&self) -> Option<NodeId> {
-        let number = self.view.partition.partition;
-        let partition = self.topic.partitions.iter().find(|partition| partition.partition == number)?;
-        partition.replicas.first().map(|replica| replica.node)
+        self.placed()?.wanted().first().map(|replica| replica.node)
+    }
+
+    /// Its topic is another now, or its replicas are to be.
+    pub fn set_topic(&mut self, topic: Arc<Topic>) {
+        self.topic = topic;
+        self.settled = false;
+        if let Some(placed) = self.placed() {
+            let replicas = placed.everybody();
+            self.group.set_replicas(replicas);
+        }
     }
 
     /// The state at [`Partition::applied`], as a checkpoint keeps it.
@@ -132,7 +159,10 @@ impl Partition {
                 let command = wire::PartitionCommand::decode(payload.clone()).expect("the leader made this command");
                 self.apply_command(index, command, store);
             }
-            EntryKind::ConfChange => panic!("group {}: membership changes are not known yet", self.group.id()),
+            EntryKind::ConfChange => {
+                self.group.apply_change(payload);
+                self.settled = false;
+            }
         }
     }
 
@@ -190,6 +220,9 @@ impl Partition {
     pub fn step_down(&mut self) -> Option<Leading> {
         self.roll_pending = false;
         self.log_start_pending = false;
+        self.settled = false;
+        self.absent.clear();
+        self.stranded.clear();
         self.leading.take()
     }
 

@@ -11,11 +11,14 @@ use levada_storage_engine::{
 };
 use raft::{
     Config, RawNode, ReadState, StateRole,
-    eraftpb::{self, ConfState, MessageType},
+    eraftpb::{self, MessageType},
 };
+
+use protobuf::Message as _;
 
 use super::{
     APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, ELECTION_TICKS, HEARTBEAT_TICKS, guard,
+    membership::{self, Conf, Membership, Step, Target},
     storage::{GroupStorage, hard_state_from_raft},
     timeout::election_timeout,
     wire::{PeerMessage, kind_of},
@@ -32,7 +35,9 @@ pub struct GroupStart {
     pub group: GroupId,
     /// Which replica this node is.
     pub replica: ReplicaId,
-    /// Where each replica is, this one included.
+    /// Who belongs to the group as of `applied`.
+    pub conf: Conf,
+    /// Where replicas are, this one included: those that belong to it, and those that will.
     pub replicas: BTreeMap<ReplicaId, NodeId>,
     /// Its log.
     pub log: Log,
@@ -66,6 +71,8 @@ pub struct Driven {
 /// them; what left `unpersisted` was reported to raft as persisted, and its messages were sent after that.
 pub struct Group {
     id: GroupId,
+    /// As of the last entry applied.
+    conf: Conf,
     replicas: BTreeMap<ReplicaId, NodeId>,
     raw: RawNode<GroupStorage>,
     log: Log,
@@ -81,6 +88,8 @@ pub struct Group {
     asked_term: Option<Term>,
     /// The damage because of which leadership was handed over already.
     damage_left: Option<LogIndex>,
+    /// As leader: where the log ended a moment ago. Who has that has caught up.
+    mark: Option<LogIndex>,
 }
 
 impl std::fmt::Debug for Group {
@@ -95,12 +104,11 @@ impl Group {
     /// # Errors
     /// What raft says to a state it cannot start from.
     pub fn start(start: GroupStart, logger: &slog::Logger) -> raft::Result<Self> {
-        let mut conf_state = ConfState::default();
-        conf_state.set_voters(start.replicas.keys().map(|replica| replica.get()).collect());
-        let storage = GroupStorage::new(start.log.clone(), start.hard_state, conf_state);
+        let storage = GroupStorage::new(start.log.clone(), start.hard_state, start.conf.to_raft());
         let config = raft_config(start.replica, start.applied);
         let mut group = Self {
             id: start.group,
+            conf: start.conf,
             replicas: start.replicas,
             raw: RawNode::new(&config, storage, logger)?,
             log: start.log,
@@ -111,6 +119,7 @@ impl Group {
             transfer_is_asked: false,
             asked_term: None,
             damage_left: None,
+            mark: None,
         };
         group.fix_timeout();
         Ok(group)
@@ -152,10 +161,98 @@ impl Group {
         LogIndex(self.raw.raft.raft_log.committed)
     }
 
-    /// Where its replicas are.
+    /// Where replicas are: those that belong to it, and those that will.
     #[must_use]
     pub const fn replicas(&self) -> &BTreeMap<ReplicaId, NodeId> {
         &self.replicas
+    }
+
+    /// Where replicas are, by what the metadata says now.
+    pub fn set_replicas(&mut self, replicas: BTreeMap<ReplicaId, NodeId>) {
+        self.replicas = replicas;
+    }
+
+    /// Which replica this is.
+    #[must_use]
+    pub fn replica(&self) -> ReplicaId {
+        ReplicaId(self.raw.raft.id)
+    }
+
+    /// Who belongs to it, as of the last entry applied.
+    #[must_use]
+    pub const fn conf(&self) -> &Conf {
+        &self.conf
+    }
+
+    /// What a checkpoint keeps of that.
+    #[must_use]
+    pub fn membership(&self) -> Membership {
+        Membership { replica: self.replica(), conf: self.conf.clone() }
+    }
+
+    /// As leader: whether a replica had everything a moment ago, and answers. Known some time after it began to lead.
+    #[must_use]
+    pub fn has_caught_up(&self, replica: ReplicaId) -> bool {
+        let progress = self.raw.raft.prs().get(replica.get());
+        self.mark.is_some_and(|mark| {
+            progress.is_some_and(|progress| {
+                progress.matched >= mark.get() && (progress.recent_active || self.is_self(replica))
+            })
+        })
+    }
+
+    /// Takes note of where the log ends, every now and then.
+    pub fn set_mark(&mut self) {
+        self.mark = self.is_leader().then(|| self.last_index());
+    }
+
+    /// As leader: goes a step towards the replicas that the group is to have. Answers whether there is nothing left to do.
+    pub fn approach(&mut self, target: &Target) -> bool {
+        if !self.can_propose() {
+            return false;
+        }
+        let step = membership::next_step(&self.conf, target, self.replica(), |replica| self.has_caught_up(replica));
+        match step {
+            Some(Step::HandOver(to)) => {
+                if let Some(to) = to.first() {
+                    self.transfer_is_asked = false;
+                    self.raw.transfer_leader(to.get());
+                }
+            }
+            Some(step) if !self.raw.raft.has_pending_conf() => self.propose_change(&step),
+            Some(_) => {}
+            None => {
+                return self.conf.voters == target.voters && self.conf.learners.is_subset(&target.learners);
+            }
+        }
+        false
+    }
+
+    fn propose_change(&mut self, step: &Step) {
+        let Some(change) = membership::change(step) else { return };
+        let Ok(bytes) = change.write_to_bytes() else { return };
+        tracing::info!(group = self.id.get(), ?step, "raft.membership.step");
+        // Without effect when raft does not take it: it is tried again.
+        let _ = self.propose(EntryKind::ConfChange, bytes.into());
+    }
+
+    /// Applies a change of the membership that is committed.
+    ///
+    /// # Panics
+    /// If no leader can have written it: the guard looked at it.
+    pub fn apply_change(&mut self, bytes: &[u8]) {
+        let change = membership::read_change(bytes).expect("the leader made this change");
+        match self.raw.apply_conf_change(&change) {
+            Ok(conf) => self.conf = Conf::from_raft(&conf),
+            // Every replica has the same membership here, and says the same.
+            Err(error) => tracing::error!(group = self.id.get(), %error, "raft.membership.refused"),
+        }
+        let raft = &mut self.raw.raft;
+        if raft.state == StateRole::Leader && !self.conf.everybody().contains(&ReplicaId(raft.id)) {
+            // Raft would go on leading without being able to propose anything.
+            raft.become_follower(raft.term, 0);
+        }
+        self.fix_timeout();
     }
 
     /// As leader: how far each replica's log is known to match, this one's included.
@@ -232,9 +329,8 @@ impl Group {
     /// Hands leadership to the replica on a node; `is_asked` when it must not come back by itself.
     /// Answers whether there is one.
     pub fn transfer_leader(&mut self, to: NodeId, is_asked: bool) -> bool {
-        let Some(replica) = self.replicas.iter().find(|(_, at)| **at == to).map(|(replica, _)| *replica) else {
-            return false;
-        };
+        let mut voters = self.conf.voters.iter().filter(|voter| self.replicas.get(*voter) == Some(&to));
+        let Some(&replica) = voters.next() else { return false };
         self.transfer_is_asked = is_asked;
         self.raw.transfer_leader(replica.get());
         true
@@ -265,7 +361,8 @@ impl Group {
     /// Whether [`Group::propose`] will be taken: this replica leads, and leadership is not on its way to another.
     #[must_use]
     pub fn can_propose(&self) -> bool {
-        self.is_leader() && self.raw.raft.lead_transferee.is_none()
+        let raft = &self.raw.raft;
+        self.is_leader() && raft.lead_transferee.is_none() && raft.prs().get(raft.id).is_some()
     }
 
     /// Appends an entry as leader and answers its index, or `None` when raft does not take it (not the leader any

@@ -16,7 +16,7 @@ use raft::{
     eraftpb::{self, MessageType},
 };
 
-use super::{storage::GroupStorage, wire::kind_of};
+use super::{membership, storage::GroupStorage, wire::kind_of};
 
 /// Checks what a message says against the log of its group, which has this term.
 ///
@@ -98,7 +98,7 @@ fn check_payloads(group: GroupId, entries: &[eraftpb::Entry], mut follows: Optio
                         })
                     })
             }
-            EntryKind::ConfChange => false,
+            EntryKind::ConfChange => membership::read_change(&entry.data).is_ok(),
         };
         if !is_sound {
             return Err("an entry does not parse, or does not continue the log's offsets");

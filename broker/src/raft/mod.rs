@@ -25,6 +25,7 @@
 
 pub mod group;
 mod guard;
+pub mod membership;
 pub mod storage;
 pub mod timeout;
 pub mod wire;

@@ -7,7 +7,7 @@
 use bytes::{Buf, Bytes};
 use levada_protocol::{
     error::{Error, ErrorCode, Result},
-    ids::{GroupId, Term},
+    ids::{GroupId, LogIndex, ReplicaId, Term},
     limits::ENTRY_BYTES_MAX,
     messages::peer,
 };
@@ -34,6 +34,72 @@ pub enum PeerMessage {
         /// The term.
         term: Term,
     },
+    /// To the controller, from a group's leader: these vote, and nobody else belongs to it.
+    Placed {
+        /// The group.
+        group: GroupId,
+        /// Who votes.
+        voters: Vec<ReplicaId>,
+    },
+    /// To a group's leader: a replica has lost what it had.
+    Lost {
+        /// The group.
+        group: GroupId,
+        /// The replica.
+        replica: ReplicaId,
+    },
+    /// To the controller, from a group's leader: a replica is to be replaced by a new one. As there is a leader, the others
+    /// have what it has lost.
+    Replace {
+        /// The group.
+        group: GroupId,
+        /// The replica.
+        replica: ReplicaId,
+    },
+    /// How a new replica gets what the others have.
+    CatchUp {
+        /// The group.
+        group: GroupId,
+        /// What is said.
+        what: CatchUp,
+    },
+}
+
+/// Between a new replica and one that has what it needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CatchUp {
+    /// Where does the group stand?
+    AskSnapshot,
+    /// There ([`levada_storage_engine::store::Snapshot`]), or unknown here.
+    Snapshot(Option<Bytes>),
+    /// What is in a segment?
+    AskSegment {
+        /// Its first entry.
+        first_index: LogIndex,
+        /// From there on in its file.
+        position: u64,
+        /// Not more than this.
+        bytes_max: u32,
+    },
+    /// That: fewer bytes than asked for at the end of the file; `None` when there is no such segment (any more).
+    Segment {
+        /// Its first entry.
+        first_index: LogIndex,
+        /// Where the bytes stand in its file.
+        position: u64,
+        /// They.
+        bytes: Option<Bytes>,
+    },
+}
+
+impl CatchUp {
+    /// The bytes that do not stand in the header.
+    fn take_payload(&mut self) -> Option<Bytes> {
+        match self {
+            Self::Snapshot(bytes) | Self::Segment { bytes, .. } => bytes.take(),
+            Self::AskSnapshot | Self::AskSegment { .. } => None,
+        }
+    }
 }
 
 impl PeerMessage {
@@ -45,6 +111,12 @@ impl PeerMessage {
                 64 + message.get_entries().iter().map(|entry| entry.get_data().len() + 16).sum::<usize>()
             }
             Self::Leadership { .. } => 16,
+            Self::Placed { voters, .. } => 16 + 8 * voters.len(),
+            Self::Lost { .. } | Self::Replace { .. } => 24,
+            Self::CatchUp { what, .. } => match what {
+                CatchUp::Snapshot(Some(bytes)) | CatchUp::Segment { bytes: Some(bytes), .. } => 48 + bytes.len(),
+                _ => 48,
+            },
         }
     }
 }
@@ -53,7 +125,7 @@ impl PeerMessage {
 #[must_use]
 pub fn encode(messages: Vec<PeerMessage>) -> (peer::RaftFrame, Vec<Bytes>) {
     let mut frame = peer::RaftFrame::default();
-    let mut payload = Vec::new();
+    let (mut payload, mut behind) = (Vec::new(), Vec::new());
     for message in messages {
         match message {
             PeerMessage::Raft { group, message } => {
@@ -62,9 +134,69 @@ pub fn encode(messages: Vec<PeerMessage>) -> (peer::RaftFrame, Vec<Bytes>) {
             PeerMessage::Leadership { group, term } => {
                 frame.leaderships.push(peer::Leadership { group: group.get(), term: term.get() });
             }
+            PeerMessage::Placed { group, voters } => frame.placements.push(peer::Placement {
+                group: group.get(),
+                voters: voters.into_iter().map(ReplicaId::get).collect(),
+                ..peer::Placement::default()
+            }),
+            PeerMessage::Lost { group, replica } => frame.placements.push(peer::Placement {
+                group: group.get(),
+                lost_replica: replica.get(),
+                ..peer::Placement::default()
+            }),
+            PeerMessage::Replace { group, replica } => frame.placements.push(peer::Placement {
+                group: group.get(),
+                replace_replica: replica.get(),
+                ..peer::Placement::default()
+            }),
+            PeerMessage::CatchUp { group, what } => frame.catch_ups.push(encode_catch_up(group, what, &mut behind)),
         }
     }
+    payload.append(&mut behind);
     (frame, payload)
+}
+
+fn encode_catch_up(group: GroupId, mut what: CatchUp, payload: &mut Vec<Bytes>) -> peer::CatchUp {
+    use peer::catch_up::Kind;
+    let bytes = what.take_payload();
+    let payload_bytes = bytes.as_ref().map(|bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+    payload.extend(bytes.filter(|bytes| !bytes.is_empty()));
+    let kind = match what {
+        CatchUp::AskSnapshot => Kind::AskSnapshot(peer::AskSnapshot {}),
+        CatchUp::Snapshot(_) => Kind::Snapshot(peer::SnapshotBytes { payload_bytes }),
+        CatchUp::AskSegment { first_index, position, bytes_max } => {
+            Kind::AskSegment(peer::AskSegment { first_index: first_index.get(), position, bytes_max })
+        }
+        CatchUp::Segment { first_index, position, .. } => {
+            Kind::Segment(peer::SegmentBytes { first_index: first_index.get(), position, payload_bytes })
+        }
+    };
+    peer::CatchUp { group: group.get(), kind: Some(kind) }
+}
+
+fn decode_catch_up(message: peer::CatchUp, payload: &mut Bytes) -> Result<PeerMessage> {
+    use peer::catch_up::Kind;
+    let mut take = |bytes: Option<u32>| match bytes {
+        None => Ok(None),
+        Some(bytes) if bytes as usize <= payload.len() => Ok(Some(payload.split_to(bytes as usize))),
+        Some(bytes) => Err(bad(format!("a replica's copy announces {bytes} bytes, there are {}", payload.len()))),
+    };
+    let what = match message.kind {
+        Some(Kind::AskSnapshot(_)) => CatchUp::AskSnapshot,
+        Some(Kind::Snapshot(snapshot)) => CatchUp::Snapshot(take(snapshot.payload_bytes)?),
+        Some(Kind::AskSegment(ask)) => CatchUp::AskSegment {
+            first_index: LogIndex(ask.first_index),
+            position: ask.position,
+            bytes_max: ask.bytes_max,
+        },
+        Some(Kind::Segment(segment)) => CatchUp::Segment {
+            first_index: LogIndex(segment.first_index),
+            position: segment.position,
+            bytes: take(segment.payload_bytes)?,
+        },
+        None => return Err(bad("a message about a replica's copy has no content".to_owned())),
+    };
+    Ok(PeerMessage::CatchUp { group: GroupId(message.group), what })
 }
 
 fn encode_raft(group: GroupId, mut message: eraftpb::Message, payload: &mut Vec<Bytes>) -> peer::RaftMessage {
@@ -114,6 +246,9 @@ pub fn decode(frame: peer::RaftFrame, mut payload: Bytes) -> Result<Vec<PeerMess
         let group = GroupId(message.group);
         messages.push(PeerMessage::Raft { group, message: Box::new(decode_raft(message, &mut payload)?) });
     }
+    for catch_up in frame.catch_ups {
+        messages.push(decode_catch_up(catch_up, &mut payload)?);
+    }
     if payload.has_remaining() {
         return Err(bad(format!("{} bytes of payload belong to no entry", payload.remaining())));
     }
@@ -123,6 +258,14 @@ pub fn decode(frame: peer::RaftFrame, mut payload: Bytes) -> Result<Vec<PeerMess
             .into_iter()
             .map(|lead| PeerMessage::Leadership { group: GroupId(lead.group), term: Term(lead.term) }),
     );
+    messages.extend(frame.placements.into_iter().map(|placement| {
+        let group = GroupId(placement.group);
+        match (placement.lost_replica, placement.replace_replica) {
+            (0, 0) => PeerMessage::Placed { group, voters: placement.voters.into_iter().map(ReplicaId).collect() },
+            (0, replace) => PeerMessage::Replace { group, replica: ReplicaId(replace) },
+            (lost, _) => PeerMessage::Lost { group, replica: ReplicaId(lost) },
+        }
+    }));
     Ok(messages)
 }
 
@@ -235,9 +378,35 @@ mod tests {
 
     #[test]
     fn messages_survive_the_wire() {
-        let messages = vec![append(), PeerMessage::Leadership { group: GroupId(4), term: Term(9) }];
-        let (frame, payload) = encode(messages.clone());
-        assert_eq!(decode(frame, whole(payload)).unwrap(), messages);
+        let group = GroupId(4);
+        let segment = |bytes: Option<&'static [u8]>| CatchUp::Segment {
+            first_index: LogIndex(7),
+            position: 64,
+            bytes: bytes.map(Bytes::from_static),
+        };
+        let copies = [
+            CatchUp::AskSnapshot,
+            CatchUp::Snapshot(Some(Bytes::from_static(b"snapshot"))),
+            CatchUp::Snapshot(None),
+            CatchUp::AskSegment { first_index: LogIndex(7), position: 64, bytes_max: 1000 },
+            segment(Some(b"segment")),
+            segment(Some(b"")),
+            segment(None),
+        ];
+        let mut messages = vec![append()];
+        messages.extend(copies.map(|what| PeerMessage::CatchUp { group, what }));
+        messages.push(PeerMessage::Leadership { group, term: Term(9) });
+        messages.push(PeerMessage::Placed { group, voters: vec![ReplicaId(1), ReplicaId(5)] });
+        messages.push(PeerMessage::Lost { group, replica: ReplicaId(5) });
+        messages.push(PeerMessage::Replace { group, replica: ReplicaId(6) });
+        let mixed: Vec<PeerMessage> = messages.iter().rev().cloned().collect();
+        let (frame, payload) = encode(mixed);
+        let mut decoded = decode(frame, whole(payload)).unwrap();
+        for message in messages {
+            let at = decoded.iter().position(|other| *other == message).expect("it arrived");
+            decoded.remove(at);
+        }
+        assert!(decoded.is_empty(), "{decoded:?}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod budget;
 pub mod clock;
 mod lanes;
 pub mod peers;
+mod reads;
 mod random;
 pub mod tasks;
 mod ticks;

@@ -40,7 +40,7 @@ use levada_storage_engine::disk::Disk;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use self::rounds::{Next, Rounds};
-use super::{budget::Charge, clock::Clock, lanes::Lanes, peers::Peers};
+use super::{budget::Charge, clock::Clock, lanes::Lanes, peers::Peers, reads::Reads};
 use crate::{
     node::{
         Node,
@@ -145,7 +145,11 @@ impl Worker {
         let reporter = Arc::clone(&shared);
         let lanes =
             Lanes::start(disk, move |token, result| reporter.send(Input::Event(Event::Disk { token, result })))?;
-        *shared.rounds() = Some(Rounds::new(node, clock, lanes, peers, state.clone()));
+        let reporter = Arc::clone(&shared);
+        let reads = Reads::start(disk, move |token, result| {
+            reporter.send(Input::Event(Event::Read { token, result }));
+        })?;
+        *shared.rounds() = Some(Rounds::new(node, clock, (lanes, reads), peers, state.clone()));
         let own = Arc::clone(&shared);
         let thread = thread::Builder::new().name("node".to_owned()).spawn(move || own.run(state));
         let thread = thread.inspect_err(|_| drop(shared.rounds().take()))?;

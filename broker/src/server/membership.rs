@@ -14,6 +14,10 @@ use tokio::{sync::watch, time::sleep};
 
 use crate::{
     broker::{Broker, DEFAULT_WAIT},
+    cluster::{
+        feature::LEVEL_MAX,
+        metadata::{Node, removed},
+    },
     forward::CallError,
     runtime::clock,
 };
@@ -32,9 +36,13 @@ pub(super) async fn register(broker: Arc<Broker>, refuse: watch::Sender<Option<E
             }
             continue;
         }
+        if broker.metadata().removed().contains(&broker.node()) {
+            refuse.send_replace(Some(removed(broker.node())));
+            return;
+        }
         match try_once(&broker).await {
             Ok(()) => tracing::info!(node = broker.node().get(), "node.registered"),
-            Err(error) if error.code == ErrorCode::WrongIncarnation => {
+            Err(error) if is_final(error.code) => {
                 tracing::error!(%error, "node.refused");
                 refuse.send_replace(Some(error));
                 return;
@@ -45,18 +53,23 @@ pub(super) async fn register(broker: Arc<Broker>, refuse: watch::Sender<Option<E
     }
 }
 
+/// Whether asking again would not help.
+const fn is_final(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::WrongIncarnation | ErrorCode::NodeRemoved | ErrorCode::UnsupportedVersion)
+}
+
 async fn try_once(broker: &Broker) -> Result<()> {
     let deadline = clock::instant() + DEFAULT_WAIT;
     let controller = broker.find_leader(GroupId::METADATA, deadline).await?;
-    let (addresses, incarnation) = (broker.addresses.clone(), broker.identity.incarnation);
+    let node = broker.own_node();
     if controller == broker.node() {
-        let ctx = RequestContext::internal("register");
-        return broker.register_here(&ctx, addresses, incarnation, broker.rack.clone()).await;
+        return broker.register_here(&RequestContext::internal("register"), node).await;
     }
     let request = RegisterNodeRequest {
-        addresses: Some(addresses.into()),
-        incarnation: Bytes::copy_from_slice(&incarnation.to_bytes()),
-        rack: broker.rack.clone(),
+        addresses: Some(node.addresses.into()),
+        incarnation: Bytes::copy_from_slice(&node.incarnation.to_bytes()),
+        rack: node.rack,
+        feature_level_max: node.feature_level_max,
     };
     let answer: std::result::Result<RegisterNodeResponse, CallError> =
         broker.forwarder.call(controller, Api::RegisterNode, request, Bytes::new(), deadline).await;
@@ -64,6 +77,11 @@ async fn try_once(broker: &Broker) -> Result<()> {
 }
 
 impl Broker {
+    /// This node, as it says of itself.
+    fn own_node(&self) -> Node {
+        Node::new(self.addresses.clone(), self.identity.incarnation, self.rack.clone())
+    }
+
     /// Whether the metadata says of this node what is true.
     pub(super) fn is_registered(&self) -> bool {
         let metadata = self.metadata();
@@ -71,6 +89,7 @@ impl Broker {
             known.addresses == self.addresses
                 && known.incarnation == self.identity.incarnation
                 && known.rack == self.rack
+                && known.feature_level_max == LEVEL_MAX
         })
     }
 }

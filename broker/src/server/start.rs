@@ -8,6 +8,7 @@ use levada_storage_engine::{
     identity::DirIdentity,
     journal::JournalId,
     std_disk::{StdDisk, StdDiskConfig},
+    store::{GroupState, Store},
 };
 use tokio::{
     runtime::Handle,
@@ -18,7 +19,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Hooks, Listeners, Running, ServerError, membership, observe, readiness::Readiness, stoppers};
 use crate::{
-    bootstrap::{Identity, desk::SeedDesk, founding, record::Record},
+    bootstrap::{
+        Identity,
+        desk::SeedDesk,
+        founding::{self, Settled},
+        joining::Applicant,
+        record::Record,
+    },
     broker::Broker,
     cluster::addresses::AddressBook,
     config::ServerConfig,
@@ -55,11 +62,18 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
 
     let seeds = seeds(&config, &addresses.native);
     let progress = |why: &str| readiness.waiting(why);
-    let identity = founding::settle(&desk, &seeds, || ClusterId(random_uuid()), progress).await?;
+    let formatted = {
+        let disk = Arc::clone(&disk);
+        blocking(move || Ok(DirIdentity::read(&*disk).map_err(NodeOpenError::from)?.is_some())).await?
+    };
+    let applicant = Applicant { addresses: addresses.clone(), rack: config.rack.clone() };
+    let fresh = || ClusterId(random_uuid());
+    let Settled { identity, begins_with } =
+        founding::settle(&desk, &applicant, &seeds, (fresh, formatted), progress).await?;
     tasks.0.spawn(founding::tell(Arc::clone(&desk), seeds.clone()));
     readiness.waiting("recovering from the journal");
 
-    let node = open_node(&config, &identity, Arc::clone(&disk)).await?;
+    let node = open_node(&config, &identity, begins_with, Arc::clone(&disk)).await?;
     let view = node.view();
     let book = Arc::new(AddressBook::new(Arc::clone(&view), identity.members.clone(), seeds));
     let caller = Caller { cluster: Some(identity.cluster), node: identity.node, incarnation: identity.incarnation };
@@ -126,7 +140,12 @@ async fn open_directory(config: &ServerConfig) -> Result<(Arc<dyn Disk>, Record)
     .await
 }
 
-async fn open_node(config: &ServerConfig, identity: &Identity, disk: Arc<dyn Disk>) -> Result<Node, ServerError> {
+async fn open_node(
+    config: &ServerConfig,
+    identity: &Identity,
+    begins_with: Option<GroupState>,
+    disk: Arc<dyn Disk>,
+) -> Result<Node, ServerError> {
     let config = NodeConfig {
         cluster: identity.cluster,
         node: identity.node,
@@ -135,12 +154,18 @@ async fn open_node(config: &ServerConfig, identity: &Identity, disk: Arc<dyn Dis
         default_replicas: config.default_replicas,
         seed: random_seed(),
         store: config.store(),
+        copy_bytes_per_s: config.limits.copy_bytes_per_s,
     };
     let directory = DirIdentity { cluster: identity.cluster, node: identity.node, incarnation: identity.incarnation };
     blocking(move || {
         // The decision is durable already: a crash here leaves a directory that is formatted again, in the same way.
         if DirIdentity::read(&*disk).map_err(NodeOpenError::from)?.is_none() {
-            directory.format(&*disk, JournalId::from_bytes(random_uuid().into_bytes())).map_err(NodeOpenError::from)?;
+            let journal = JournalId::from_bytes(random_uuid().into_bytes());
+            let formatted = match begins_with {
+                Some(state) => Store::format_joining(&*disk, &directory, journal, state),
+                None => directory.format(&*disk, journal),
+            };
+            formatted.map_err(NodeOpenError::from)?;
         }
         Ok(Node::open(disk, config)?)
     })

@@ -93,9 +93,10 @@ impl Store {
         self.incoming.waiting.push((Job::Incoming(group), ops));
     }
 
-    /// Makes a file that arrives durable. [`super::StoreEvent::Incoming`] follows.
+    /// Makes a file that arrives, and its name, durable. [`super::StoreEvent::Incoming`] follows.
     pub fn sync_incoming(&mut self, group: GroupId, first_index: LogIndex) {
-        let ops = vec![DiskOp::Sync { file: part_file((group, first_index)) }];
+        let dir = segment::DIRECTORY.to_owned();
+        let ops = vec![DiskOp::Sync { file: part_file((group, first_index)) }, DiskOp::SyncDir { dir }];
         self.incoming.waiting.push((Job::Incoming(group), ops));
     }
 
@@ -105,6 +106,12 @@ impl Store {
             let ops = vec![DiskOp::Remove { file: part_file((group, first_index)) }];
             self.incoming.waiting.push((Job::Remove, ops));
         }
+    }
+
+    /// Whether a group was removed, and that may not be durable.
+    #[must_use]
+    pub fn is_leaving(&self, group: GroupId) -> bool {
+        self.leaving.contains_key(&group)
     }
 
     /// Whether nothing is left of a group that was removed: the checkpoint does not know it, and its files are gone.

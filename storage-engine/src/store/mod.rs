@@ -45,7 +45,7 @@ use levada_protocol::ids::{GroupId, LogIndex, Offset, PartitionId, Term, TopicId
 
 pub use self::{
     recovery::{Recovered, RecoveredGroup},
-    snapshot::{GroupState, Snapshot, SnapshotSegment, segment_file},
+    snapshot::{GroupState, SegmentCheck, Snapshot, SnapshotSegment, segment_file},
 };
 pub use crate::{config::StoreConfig, disk::Lane, identity::DirIdentity};
 use crate::{

@@ -139,7 +139,7 @@ fn leftovers(disk: &dyn Disk, checkpoint: &Checkpoint) -> Result<Vec<FileName>, 
     Ok(found.filter(|file| !named.contains(file)).collect())
 }
 
-fn recovered_group(group: &Group, doubt: &Doubt) -> RecoveredGroup {
+pub(super) fn recovered_group(group: &Group, doubt: &Doubt) -> RecoveredGroup {
     let log = group.log.log().clone();
     RecoveredGroup {
         group: log.group(),

@@ -4,12 +4,13 @@
 //! Segments are equal on all replicas, byte for byte, so they are not part of it: whoever wants to become a replica copies
 //! their files from any node that has them (`incoming.rs`), and checks them against what is said here.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use levada_protocol::ids::{GroupId, LogIndex, Offset, Term, TopicPartition};
 
-use super::Store;
+use super::{
+    Store,
+    recovery::{RecoveredGroup, recovered_group},
+};
 use crate::{
     checkpoint::{Checkpoint, GroupRecord},
     codec::{Decoder, to_usize},
@@ -254,13 +255,19 @@ impl Store {
         self.groups.get(&group).map(|group| Snapshot::new(super::checkpointing::record(group)))
     }
 
+    /// A group as a restart would find it, if the last checkpoint were all there is.
+    #[must_use]
+    pub fn as_recovered(&self, group: GroupId) -> Option<RecoveredGroup> {
+        self.groups.get(&group).map(|group| recovered_group(group, &self.doubt))
+    }
+
     /// Formats an empty directory as that of a node that joins: one group stands where somebody else says, without its
     /// entries.
     ///
     /// # Errors
     /// It is not empty, or the disk refuses.
     pub fn format_joining(
-        disk: &Arc<dyn Disk>,
+        disk: &dyn Disk,
         identity: &DirIdentity,
         journal: JournalId,
         state: GroupState,
@@ -278,6 +285,6 @@ impl Store {
             app_state: state.app_state,
         };
         let checkpoint = Checkpoint { groups: vec![record], ..Checkpoint::empty(identity.incarnation) };
-        identity.format_with(&**disk, journal, &checkpoint)
+        identity.format_with(disk, journal, &checkpoint)
     }
 }

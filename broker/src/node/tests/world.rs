@@ -14,7 +14,11 @@ use levada_storage_engine::{
 use super::super::*;
 use raft::eraftpb::MessageType;
 
-use crate::{node::event::Answer, raft::wire};
+use crate::{
+    cluster::{feature::LEVEL_MAX, metadata},
+    node::event::Answer,
+    raft::wire,
+};
 
 /// Nodes that a test drives, step by step.
 pub(super) struct World {
@@ -25,6 +29,10 @@ pub(super) struct World {
     pub(super) cut: BTreeSet<NodeId>,
     pub(super) now: Now,
     pub(super) next_request: u64,
+    /// Nodes that lost their data directory and came back.
+    pub(super) wiped: BTreeSet<NodeId>,
+    /// What nodes that start may copy in a second.
+    pub(super) copy_bytes_per_s: u64,
     /// What nodes did of late, one line each.
     pub(super) story: Vec<String>,
 }
@@ -37,7 +45,8 @@ pub(super) fn config(node: NodeId, count: u64) -> NodeConfig {
         founders: (1..=count).map(NodeId).collect(),
         default_replicas: 3,
         seed: node.get(),
-        store: StoreConfig::default(),
+        store: StoreConfig { checkpoint_bytes: 1 << 20, ..StoreConfig::default() },
+        copy_bytes_per_s: 50 << 20,
     }
 }
 
@@ -53,7 +62,8 @@ impl World {
     pub(super) fn register(&mut self, id: NodeId, count: u64) {
         let addresses = NodeAddresses { node: id, native: format!("n{id}"), ..NodeAddresses::default() };
         let incarnation = config(id, count).incarnation;
-        let request = Request::RegisterNode { addresses, incarnation, rack: String::new() };
+        let node = metadata::Node::new(addresses, incarnation, String::new());
+        let request = Request::RegisterNode { node: Box::new(node) };
         self.ask_controller(request).unwrap();
     }
 
@@ -67,6 +77,8 @@ impl World {
             cut: BTreeSet::new(),
             now: Now::default(),
             next_request: 0,
+            wiped: BTreeSet::new(),
+            copy_bytes_per_s: 50 << 20,
             story: Vec::new(),
         };
         for id in (1..=count).map(NodeId) {
@@ -132,6 +144,10 @@ impl World {
                     }
                     let result = ops.iter().try_for_each(|op| self.disks[&id].perform(op));
                     self.events.push_back((id, Event::Disk { token, result }));
+                }
+                Effect::Read { token, file, pos, len } => {
+                    let result = self.disks[&id].read(&file, pos, len);
+                    self.events.push_back((id, Event::Read { token, result }));
                 }
                 Effect::Reply { id, result } => {
                     let says = result
@@ -267,7 +283,64 @@ impl World {
     pub(super) fn restart(&mut self, node: NodeId) {
         let disk = Arc::new(self.disks[&node].crash_image(&levada_storage_engine::sim_disk::CrashPlan::LOSE_ALL));
         self.disks.insert(node, Arc::clone(&disk));
-        self.nodes.insert(node, Node::open(disk, config(node, 3)).unwrap());
+        let config = self.config(node);
+        self.nodes.insert(node, Node::open(disk, config).unwrap());
+    }
+
+    /// Three nodes founded the cluster, whoever is in it by now.
+    fn config(&self, node: NodeId) -> NodeConfig {
+        let mut config = NodeConfig { copy_bytes_per_s: self.copy_bytes_per_s, ..config(node, 3) };
+        if self.wiped.contains(&node) {
+            config.incarnation = IncarnationId::from_bytes([u8::try_from(100 + node.get()).unwrap(); 16]);
+        }
+        config
+    }
+
+    /// A node asks to join, with an empty disk.
+    pub(super) fn ask_to_join(&mut self, node: NodeId) -> Result<Answer, Error> {
+        let addresses = NodeAddresses { node, native: format!("n{node}"), ..NodeAddresses::default() };
+        let joins = metadata::Node::new(addresses, self.config(node).incarnation, String::new());
+        self.ask_controller(Request::JoinNode { node: Box::new(joins) })
+    }
+
+    /// An admitted node joins, and starts.
+    pub(super) fn join(&mut self, node: NodeId) {
+        let Answer::Joined(state) = self.ask_to_join(node).unwrap() else { panic!("it has not joined") };
+        let disk = Arc::new(SimDisk::new(1000 + node.get()));
+        let config = self.config(node);
+        let identity = DirIdentity { cluster: config.cluster, node, incarnation: config.incarnation };
+        Store::format_joining(&*disk, &identity, JournalId::from_bytes([9; 16]), *state).unwrap();
+        self.disks.insert(node, Arc::clone(&disk));
+        self.nodes.insert(node, Node::open(disk, config).unwrap());
+    }
+
+    pub(super) fn admit(&mut self, node: NodeId, replace: bool) {
+        self.until(|world| {
+            let controller = world.controller();
+            controller.is_some_and(|id| world.nodes[&id].controller.current().feature_level() == LEVEL_MAX)
+        });
+        self.ask_controller(Request::AdmitNode { node, replace }).unwrap();
+    }
+
+    /// Where a partition's replicas are, by the metadata; `None` while they move.
+    pub(super) fn placed(&self, place: TopicPartition) -> Option<Vec<u64>> {
+        let metadata = self.nodes[&self.controller()?].controller.metadata();
+        let topic = metadata.topic_by_id(place.topic)?;
+        let partition = topic.partitions.iter().find(|partition| partition.partition == place.partition)?;
+        let nodes = partition.replicas.iter().map(|replica| replica.node.get()).collect();
+        partition.target.is_empty().then_some(nodes)
+    }
+
+    /// Who votes on metadata, by its leader.
+    pub(super) fn metadata_voters(&self) -> Vec<u64> {
+        let Some(controller) = self.controller() else { return Vec::new() };
+        let controller = &self.nodes[&controller].controller;
+        let members = controller.members();
+        let conf = controller.group.conf();
+        if conf.is_joint() {
+            return Vec::new();
+        }
+        conf.voters.iter().map(|voter| members.get(voter).map_or(0, |node| node.get())).collect()
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
         clock::{self, Clock},
         lanes::Lanes,
         peers::Peers,
+        reads::Reads,
         ticks::Ticks,
     },
 };
@@ -58,6 +59,7 @@ pub(super) struct Rounds {
     clock: Clock,
     ticks: Ticks,
     lanes: Lanes,
+    reads: Reads,
     peers: Arc<Peers>,
     /// What this round takes, empty between rounds.
     inputs: VecDeque<Input>,
@@ -89,7 +91,7 @@ impl Rounds {
     pub(super) fn new(
         node: Node,
         clock: Clock,
-        lanes: Lanes,
+        (lanes, reads): (Lanes, Reads),
         peers: Arc<Peers>,
         state: watch::Sender<WorkerState>,
     ) -> Self {
@@ -98,6 +100,7 @@ impl Rounds {
             clock,
             ticks: Ticks::new(clock.mono_ms()),
             lanes,
+            reads,
             peers,
             inputs: VecDeque::new(),
             ended: false,
@@ -220,6 +223,7 @@ impl Rounds {
                 Effect::Disk { lane, token, ops } => {
                     self.lanes.queue(lane, token, ops);
                 }
+                Effect::Read { token, file, pos, len } => self.reads.read(token, file, pos, len),
                 Effect::Reply { id, result } => {
                     if let Some(reply) = self.pending.remove(&id).and_then(|pending| pending.reply) {
                         self.answer(reply, result);

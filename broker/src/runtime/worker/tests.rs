@@ -85,17 +85,15 @@ async fn fixture() -> Fixture {
     let mut store = StoreConfig::default();
     store.journal.files_keep = 2;
     let founders = BTreeSet::from([node]);
-    let config = NodeConfig { cluster, node, incarnation, founders, default_replicas: 1, seed: 1, store };
+    let config = NodeConfig { cluster, node, incarnation, founders, default_replicas: 1, seed: 1, store, copy_bytes_per_s: 1 };
     let core = Node::open(Arc::clone(&disk), config).unwrap();
     let book = Arc::new(AddressBook::new(core.view(), BTreeMap::new(), BTreeMap::new()));
     let caller = Caller { cluster: Some(cluster), node, incarnation };
     let peers = Arc::new(Peers::new(caller, book, Tasks::new(Handle::current())));
     let worker = Worker::start(core, &disk, Clock::start(), peers).unwrap();
-    let register = Request::RegisterNode {
-        addresses: levada_protocol::error::NodeAddresses { node, ..Default::default() },
-        incarnation,
-        rack: String::new(),
-    };
+    let addresses = levada_protocol::error::NodeAddresses { node, ..Default::default() };
+    let itself = crate::cluster::metadata::Node::new(addresses, incarnation, String::new());
+    let register = Request::RegisterNode { node: Box::new(itself) };
     surely(&worker, register).await;
     let new = NewTopic { name: "t".into(), partitions: 1, replicas: 1, config: BTreeMap::new(), schema_json: None };
     let Answer::Topic(topic) = surely(&worker, Request::CreateTopic { new, dry_run: false }).await else { panic!() };

@@ -4,17 +4,30 @@
 //! has the same state at the same index; a command that makes no sense any more when its turn comes is answered with
 //! an error and changes nothing. Ids of groups and replicas are drawn here, on apply, so they are never given twice.
 
-use std::{collections::BTreeMap, sync::Arc};
+mod moves;
+mod nodes;
+mod wire;
 
-use bytes::Bytes;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
 use levada_protocol::{
     error::{Error, ErrorCode, NodeAddresses, Result},
     ids::{GroupId, IncarnationId, NodeId, PartitionId, ReplicaId, TopicId, TopicPartition},
-    messages::{metadata as wire, native},
+    messages::metadata as messages,
     source::TopicSchema,
     topic::TopicConfig,
 };
-use prost::Message as _;
+
+pub use self::{
+    moves::{Move, move_command},
+    nodes::{removed, unknown_node},
+    wire::topic_info,
+};
+use self::wire::{malformed, node_to_wire, topic_from_wire};
+use super::feature::{LEVEL_FIRST, LEVEL_MAX};
 
 /// One replica of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +47,10 @@ pub struct Partition {
     pub group: GroupId,
     /// Its replicas; the first is the preferred leader.
     pub replicas: Vec<Replica>,
+    /// The replicas that it is to have, while they are others.
+    pub target: Vec<Replica>,
+    /// The replicas that it was made with, once it has had others.
+    pub first: Vec<Replica>,
 }
 
 /// A topic.
@@ -64,6 +81,20 @@ pub struct Node {
     pub incarnation: IncarnationId,
     /// Where it stands; empty when it does not say.
     pub rack: String,
+    /// Its replica of group 0, if it joined; that of a founder has the node's number.
+    pub member: Option<ReplicaId>,
+    /// The highest feature level that its build knows.
+    pub feature_level_max: u32,
+    /// It is to give up all its replicas.
+    pub draining: bool,
+}
+
+impl Node {
+    /// One of this build, as it registers or asks to join.
+    #[must_use]
+    pub const fn new(addresses: NodeAddresses, incarnation: IncarnationId, rack: String) -> Self {
+        Self { addresses, incarnation, rack, member: None, feature_level_max: LEVEL_MAX, draining: false }
+    }
 }
 
 /// What applying a command gave.
@@ -73,8 +104,17 @@ pub enum Applied {
     Topic(Arc<Topic>),
     /// A topic is gone; this is what it was.
     TopicDeleted(Arc<Topic>),
-    /// A node registered, anew or again.
-    NodeRegistered(NodeId),
+    /// Replicas of these topics are to move, or have moved.
+    Topics(Vec<Arc<Topic>>),
+    /// Nodes, or what is known of them, are others.
+    NodesChanged,
+    /// A node joined; replicas of these topics are to be replaced.
+    NodeJoined {
+        /// The node.
+        node: NodeId,
+        /// The topics.
+        topics: Vec<Arc<Topic>>,
+    },
     /// These producer ids belong to who asked.
     ProducerIds(std::ops::Range<i64>),
 }
@@ -92,6 +132,11 @@ pub struct Metadata {
     next_group: u64,
     next_replica: u64,
     next_producer_id: i64,
+    feature_level: u32,
+    /// Nodes that may join; `true` for those that are known with another data directory.
+    admitted: BTreeMap<NodeId, bool>,
+    removed: BTreeSet<NodeId>,
+    members_given: u64,
 }
 
 impl Default for Metadata {
@@ -104,6 +149,10 @@ impl Default for Metadata {
             next_group: 1,
             next_replica: 1,
             next_producer_id: 0,
+            feature_level: LEVEL_FIRST,
+            admitted: BTreeMap::new(),
+            removed: BTreeSet::new(),
+            members_given: 0,
         }
     }
 }
@@ -113,6 +162,24 @@ impl Metadata {
     #[must_use]
     pub const fn nodes(&self) -> &BTreeMap<NodeId, Node> {
         &self.nodes
+    }
+
+    /// What may stand in the log (see [`super::feature`]).
+    #[must_use]
+    pub const fn feature_level(&self) -> u32 {
+        self.feature_level
+    }
+
+    /// Nodes that may join and have not yet.
+    #[must_use]
+    pub const fn admitted(&self) -> &BTreeMap<NodeId, bool> {
+        &self.admitted
+    }
+
+    /// Nodes that were decommissioned.
+    #[must_use]
+    pub const fn removed(&self) -> &BTreeSet<NodeId> {
+        &self.removed
     }
 
     /// All topics, by identity.
@@ -142,8 +209,8 @@ impl Metadata {
     ///
     /// # Errors
     /// The command makes no sense in this state.
-    pub fn apply(&mut self, command: wire::Command) -> Result<Applied> {
-        use wire::command::Kind;
+    pub fn apply(&mut self, command: messages::Command) -> Result<Applied> {
+        use messages::command::Kind;
         match command.kind.ok_or_else(|| Error::new(ErrorCode::Internal, "a metadata command without content"))? {
             Kind::RegisterNode(register) => self.register_node(register),
             Kind::CreateTopic(create) => self.create_topic(create),
@@ -154,56 +221,37 @@ impl Metadata {
                 self.next_producer_id = first + i64::from(allocate.count);
                 Ok(Applied::ProducerIds(first..self.next_producer_id))
             }
+            Kind::SetFeatureLevel(set) => self.set_feature_level(set),
+            Kind::AdmitNode(admit) => self.admit_node(admit),
+            Kind::JoinNode(join) => self.join_node(join),
+            Kind::DrainNode(drain) => self.drain_node(drain),
+            Kind::RemoveNode(remove) => self.remove_node(remove),
+            Kind::MoveReplicas(moves) => self.move_replicas(moves),
+            Kind::FinishMove(finish) => self.finish_move(&finish),
+            Kind::ReplaceReplica(replace) => self.replace_replica(&replace),
+            Kind::AddPartitions(add) => self.add_partitions(add),
         }
     }
 
-    fn register_node(&mut self, register: wire::RegisterNode) -> Result<Applied> {
-        let node = node_from_wire(register.node.ok_or_else(|| malformed("node"))?)?;
-        let id = node.addresses.node;
-        if let Some(known) = self.nodes.get(&id)
-            && known.incarnation != node.incarnation
-        {
-            return Err(Error::new(
-                ErrorCode::WrongIncarnation,
-                format!(
-                    "node {id} is known with data directory {}, this one is {}; bring that one back, or leave the node out: \
-                     replacing a node is not offered yet",
-                    known.incarnation, node.incarnation
-                ),
-            ));
+    fn create_topic(&mut self, create: messages::CreateTopic) -> Result<Applied> {
+        let mut topic = topic_from_wire(create.topic.ok_or_else(|| malformed("topic"))?)?;
+        if self.names.contains_key(&topic.name) {
+            return Err(topic_exists(&topic.name));
         }
-        self.nodes.insert(id, node);
-        Ok(Applied::NodeRegistered(id))
+        for partition in &mut topic.partitions {
+            self.number(partition);
+        }
+        Ok(Applied::Topic(self.insert(topic)))
     }
 
-    fn create_topic(&mut self, create: wire::CreateTopic) -> Result<Applied> {
-        let mut wire = create.topic.ok_or_else(|| malformed("topic"))?;
-        if self.names.contains_key(&wire.name) {
-            return Err(topic_exists(&wire.name));
-        }
-        for partition in &mut wire.partitions {
-            partition.group = self.next_group;
-            self.next_group += 1;
-            for replica in &mut partition.replicas {
-                replica.replica_id = self.next_replica;
-                self.next_replica += 1;
-            }
-        }
-        let topic = Arc::new(topic_from_wire(wire)?);
-        self.insert(Arc::clone(&topic));
-        Ok(Applied::Topic(topic))
-    }
-
-    fn alter_topic(&mut self, alter: &wire::AlterTopic) -> Result<Applied> {
+    fn alter_topic(&mut self, alter: &messages::AlterTopic) -> Result<Applied> {
         let topic = self.known(&alter.topic_id)?;
         let settings = altered(&topic.settings, &alter.set, &alter.unset);
         let config = TopicConfig::from_map(&settings)?;
-        let topic = Arc::new(Topic { settings, config, ..(*topic).clone() });
-        self.insert(Arc::clone(&topic));
-        Ok(Applied::Topic(topic))
+        Ok(Applied::Topic(self.insert(Topic { settings, config, ..(*topic).clone() })))
     }
 
-    fn delete_topic(&mut self, delete: &wire::DeleteTopic) -> Result<Applied> {
+    fn delete_topic(&mut self, delete: &messages::DeleteTopic) -> Result<Applied> {
         let topic = self.known(&delete.topic_id)?;
         self.topics.remove(&topic.id);
         self.names.remove(&topic.name);
@@ -218,51 +266,15 @@ impl Metadata {
         self.topics.get(&id).cloned().ok_or_else(|| unknown_topic(&id.to_string()))
     }
 
-    fn insert(&mut self, topic: Arc<Topic>) {
+    fn insert(&mut self, topic: impl Into<Arc<Topic>>) -> Arc<Topic> {
+        let topic = topic.into();
         for partition in &topic.partitions {
             let place = TopicPartition { topic: topic.id, partition: partition.partition };
             self.groups.insert(partition.group, place);
         }
         self.names.insert(topic.name.clone(), topic.id);
-        self.topics.insert(topic.id, topic);
-    }
-
-    /// The whole state, as a checkpoint keeps it.
-    #[must_use]
-    pub fn encode(&self) -> Bytes {
-        let state = wire::State {
-            nodes: self.nodes.values().map(node_to_wire).collect(),
-            topics: self.topics.values().map(|topic| topic_to_wire(topic)).collect(),
-            next_group: self.next_group,
-            next_replica: self.next_replica,
-            next_producer_id: self.next_producer_id,
-        };
-        state.encode_to_vec().into()
-    }
-
-    /// From a checkpoint. Empty bytes are the state of a new cluster.
-    ///
-    /// # Errors
-    /// The bytes are not such a state.
-    pub fn decode(bytes: Bytes) -> Result<Self> {
-        if bytes.is_empty() {
-            return Ok(Self::default());
-        }
-        let state = wire::State::decode(bytes).map_err(|error| malformed(&error.to_string()))?;
-        let mut metadata = Self {
-            next_group: state.next_group,
-            next_replica: state.next_replica,
-            next_producer_id: state.next_producer_id,
-            ..Self::default()
-        };
-        for node in state.nodes {
-            let node = node_from_wire(node)?;
-            metadata.nodes.insert(node.addresses.node, node);
-        }
-        for topic in state.topics {
-            metadata.insert(Arc::new(topic_from_wire(topic)?));
-        }
-        Ok(metadata)
+        self.topics.insert(topic.id, Arc::clone(&topic));
+        topic
     }
 }
 
@@ -291,161 +303,62 @@ pub fn topic_exists(name: &str) -> Error {
     Error::new(ErrorCode::TopicExists, format!("a topic named {name:?} is there already; choose another name"))
 }
 
-fn malformed(what: &str) -> Error {
-    Error::new(ErrorCode::Internal, format!("malformed metadata: {what}"))
-}
-
-fn node_to_wire(node: &Node) -> wire::Node {
-    wire::Node {
-        node_id: node.addresses.node.get(),
-        incarnation: Bytes::copy_from_slice(&node.incarnation.to_bytes()),
-        native: node.addresses.native.clone(),
-        flight: node.addresses.flight.clone(),
-        http: node.addresses.http.clone(),
-        rack: node.rack.clone(),
-    }
-}
-
-fn node_from_wire(wire: wire::Node) -> Result<Node> {
-    Ok(Node {
-        addresses: NodeAddresses {
-            node: NodeId(wire.node_id),
-            native: wire.native,
-            flight: wire.flight,
-            http: wire.http,
-        },
-        incarnation: IncarnationId::from_slice(&wire.incarnation).ok_or_else(|| malformed("incarnation"))?,
-        rack: wire.rack,
-    })
-}
-
 /// The command that registers a node.
 #[must_use]
-pub fn register_command(node: &Node) -> wire::Command {
-    command(wire::command::Kind::RegisterNode(wire::RegisterNode { node: Some(node_to_wire(node)) }))
+pub fn register_command(node: &Node) -> messages::Command {
+    command(messages::command::Kind::RegisterNode(messages::RegisterNode { node: Some(node_to_wire(node)) }))
+}
+
+/// The command that lets an admitted node join.
+#[must_use]
+pub fn join_command(node: &Node) -> messages::Command {
+    command(messages::command::Kind::JoinNode(messages::JoinNode { node: Some(node_to_wire(node)) }))
 }
 
 /// A command of this kind.
 #[must_use]
-pub const fn command(kind: wire::command::Kind) -> wire::Command {
-    wire::Command { kind: Some(kind) }
-}
-
-fn topic_to_wire(topic: &Topic) -> wire::Topic {
-    wire::Topic {
-        name: topic.name.clone(),
-        topic_id: Bytes::copy_from_slice(&topic.id.to_bytes()),
-        partitions: topic.partitions.iter().map(partition_to_wire).collect(),
-        config: topic.settings.clone(),
-        schema_json: topic.schema.as_ref().map(|schema| schema.json.clone()).unwrap_or_default(),
-        schema_id: topic.schema.as_ref().map_or(0, |schema| schema.id),
-        created_ms: topic.created_ms,
-    }
-}
-
-fn partition_to_wire(partition: &Partition) -> wire::Partition {
-    wire::Partition {
-        partition: partition.partition.get(),
-        group: partition.group.get(),
-        replicas: partition
-            .replicas
-            .iter()
-            .map(|replica| wire::Replica { replica_id: replica.id.get(), node_id: replica.node.get() })
-            .collect(),
-    }
-}
-
-fn topic_from_wire(wire: wire::Topic) -> Result<Topic> {
-    let partitions = wire
-        .partitions
-        .into_iter()
-        .map(|partition| Partition {
-            partition: PartitionId(partition.partition),
-            group: GroupId(partition.group),
-            replicas: partition
-                .replicas
-                .into_iter()
-                .map(|replica| Replica { id: ReplicaId(replica.replica_id), node: NodeId(replica.node_id) })
-                .collect(),
-        })
-        .collect();
-    Ok(Topic {
-        name: wire.name,
-        id: TopicId::from_slice(&wire.topic_id).ok_or_else(|| malformed("topic id"))?,
-        partitions,
-        config: TopicConfig::from_map(&wire.config)?,
-        settings: wire.config,
-        schema: (wire.schema_id != 0).then_some(TopicSchema { id: wire.schema_id, json: wire.schema_json }),
-        created_ms: wire.created_ms,
-    })
-}
-
-/// A topic as native clients see it, without who leads.
-#[must_use]
-pub fn topic_info(topic: &Topic) -> native::TopicInfo {
-    native::TopicInfo {
-        name: topic.name.clone(),
-        topic_id: Bytes::copy_from_slice(&topic.id.to_bytes()),
-        partitions: topic
-            .partitions
-            .iter()
-            .map(|partition| native::PartitionInfo {
-                partition: partition.partition.get(),
-                group: partition.group.get(),
-                leader: None,
-                leader_epoch: 0,
-                replicas: partition
-                    .replicas
-                    .iter()
-                    .map(|replica| native::ReplicaInfo { replica_id: replica.id.get(), node_id: replica.node.get() })
-                    .collect(),
-            })
-            .collect(),
-        config: topic.settings.clone(),
-        schema_json: topic.schema.as_ref().map(|schema| schema.json.clone()).unwrap_or_default(),
-        schema_id: topic.schema.as_ref().map_or(0, |schema| schema.id),
-    }
+pub const fn command(kind: messages::command::Kind) -> messages::Command {
+    messages::Command { kind: Some(kind) }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
-    fn create(name: &str, id: u8) -> wire::Command {
-        let replicas = |nodes: [u64; 3]| nodes.map(|node_id| wire::Replica { replica_id: 0, node_id }).to_vec();
-        command(wire::command::Kind::CreateTopic(wire::CreateTopic {
-            topic: Some(wire::Topic {
+    fn create(name: &str, id: u8) -> messages::Command {
+        let replicas = |nodes: [u64; 3]| nodes.map(|node_id| messages::Replica { replica_id: 0, node_id }).to_vec();
+        command(messages::command::Kind::CreateTopic(messages::CreateTopic {
+            topic: Some(messages::Topic {
                 name: name.into(),
                 topic_id: Bytes::copy_from_slice(&[id; 16]),
                 partitions: vec![
-                    wire::Partition { partition: 0, group: 0, replicas: replicas([1, 2, 3]) },
-                    wire::Partition { partition: 1, group: 0, replicas: replicas([2, 3, 1]) },
+                    messages::Partition { partition: 0, replicas: replicas([1, 2, 3]), ..Default::default() },
+                    messages::Partition { partition: 1, replicas: replicas([2, 3, 1]), ..Default::default() },
                 ],
-                ..wire::Topic::default()
+                ..messages::Topic::default()
             }),
         }))
     }
 
-    fn register(node: u64, incarnation: u8) -> wire::Command {
-        register_command(&Node {
-            addresses: NodeAddresses { node: NodeId(node), native: "h:1".into(), ..NodeAddresses::default() },
-            incarnation: IncarnationId::from_bytes([incarnation; 16]),
-            rack: String::new(),
-        })
+    fn register(node: u64, incarnation: u8) -> messages::Command {
+        let addresses = NodeAddresses { node: NodeId(node), native: "h:1".into(), ..NodeAddresses::default() };
+        register_command(&Node::new(addresses, IncarnationId::from_bytes([incarnation; 16]), String::new()))
     }
 
     #[test]
     fn ids_are_never_given_twice() {
         let mut metadata = Metadata::default();
         let Applied::Topic(first) = metadata.apply(create("a", 1)).unwrap() else { panic!() };
-        let delete = wire::DeleteTopic { topic_id: Bytes::copy_from_slice(&[1; 16]) };
-        metadata.apply(command(wire::command::Kind::DeleteTopic(delete.clone()))).unwrap();
+        let delete = messages::DeleteTopic { topic_id: Bytes::copy_from_slice(&[1; 16]) };
+        metadata.apply(command(messages::command::Kind::DeleteTopic(delete.clone()))).unwrap();
         assert_eq!(metadata.partition_of(first.partitions[0].group), None);
         let Applied::Topic(second) = metadata.apply(create("a", 2)).unwrap() else { panic!() };
         let groups = |topic: &Topic| topic.partitions.iter().map(|p| p.group.get()).collect::<Vec<_>>();
         assert_eq!((groups(&first), groups(&second)), (vec![1, 2], vec![3, 4]));
         assert_eq!(second.partitions[0].replicas[0].id, ReplicaId(7));
-        let gone = metadata.apply(command(wire::command::Kind::DeleteTopic(delete))).unwrap_err();
+        let gone = metadata.apply(command(messages::command::Kind::DeleteTopic(delete))).unwrap_err();
         assert_eq!(gone.code, ErrorCode::UnknownTopic);
     }
 
@@ -467,7 +380,7 @@ mod tests {
         metadata.apply(create("a", 1)).unwrap();
         metadata.apply(register(1, 7)).unwrap();
         let alter = |set: &[(&str, &str)], unset: &[&str]| {
-            command(wire::command::Kind::AlterTopic(wire::AlterTopic {
+            command(messages::command::Kind::AlterTopic(messages::AlterTopic {
                 topic_id: Bytes::copy_from_slice(&[1; 16]),
                 set: set.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
                 unset: unset.iter().map(|k| (*k).to_owned()).collect(),

@@ -1,0 +1,104 @@
+//! Asking to join a cluster that is there already.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use levada_protocol::{
+    error::{Error, ErrorCode, NodeAddresses},
+    frame::Api,
+    ids::{GroupId, LogIndex, NodeId, PartitionId, ReplicaId, Term, TopicId, TopicPartition},
+    messages::peer::{JoinClusterRequest, JoinClusterResponse},
+};
+use levada_storage_engine::store::GroupState;
+
+use super::{
+    BootstrapError,
+    founding::call,
+    record::{Decision, Record},
+};
+use crate::cluster::feature::LEVEL_MAX;
+
+/// What a node says of itself to be let in.
+#[derive(Clone, Debug)]
+pub(crate) struct Applicant {
+    /// Where it listens.
+    pub(crate) addresses: NodeAddresses,
+    /// Where it stands.
+    pub(crate) rack: String,
+}
+
+/// What the cluster says.
+#[derive(Debug)]
+pub(crate) enum Knocked {
+    /// The node is of the cluster now, and begins with this.
+    Joined(Decision, GroupState),
+    /// Not yet; the words say why.
+    Wait(String),
+}
+
+/// Asks the nodes that are known, one after the other, to be let in.
+pub(super) async fn knock(
+    own: &Record,
+    decision: &Decision,
+    applicant: &Applicant,
+    seeds: &BTreeMap<NodeId, String>,
+) -> Result<Knocked, BootstrapError> {
+    let addresses = &applicant.addresses;
+    let request = JoinClusterRequest {
+        node_id: own.node.get(),
+        incarnation: Bytes::copy_from_slice(&own.incarnation.to_bytes()),
+        native: addresses.native.clone(),
+        flight: addresses.flight.clone(),
+        http: addresses.http.clone(),
+        rack: applicant.rack.clone(),
+        feature_level_max: LEVEL_MAX,
+    };
+    // As nobody of this cluster yet.
+    let stranger = Record { decision: None, ..own.clone() };
+    let mut silent = "no node of the cluster answers".to_owned();
+    for (node, address) in seeds.iter().filter(|(node, _)| **node != own.node) {
+        let answer: Result<JoinClusterResponse, Error> =
+            call(*node, address, &stranger, Api::JoinCluster, &request).await;
+        match answer {
+            Ok(joined) => return read(decision, joined),
+            Err(error) => match error.code {
+                ErrorCode::NotAdmitted | ErrorCode::FeatureLevel => return Ok(Knocked::Wait(error.message)),
+                ErrorCode::WrongIncarnation => {
+                    let known = decision.members.get(&own.node).map(|member| member.incarnation);
+                    return Err(match known {
+                        Some(theirs) => BootstrapError::WrongIncarnation {
+                            cluster: decision.cluster,
+                            node: own.node,
+                            theirs,
+                            ours: own.incarnation,
+                        },
+                        None => BootstrapError::NotJoined(error),
+                    });
+                }
+                ErrorCode::UnsupportedVersion | ErrorCode::Unauthorized | ErrorCode::InvalidRequest => {
+                    return Err(BootstrapError::NotJoined(error));
+                }
+                _ => silent = format!("node {node} cannot let this node join: {error}"),
+            },
+        }
+    }
+    Ok(Knocked::Wait(silent))
+}
+
+fn read(decision: &Decision, joined: JoinClusterResponse) -> Result<Knocked, BootstrapError> {
+    let nonsense = |what: &str| BootstrapError::NotJoined(Error::new(ErrorCode::BadFrame, format!("{what} is malformed")));
+    let answered = Decision::from_wire(&joined.cluster_id, joined.members).map_err(|why| nonsense(&why))?;
+    if answered.cluster != decision.cluster {
+        return Err(BootstrapError::TwoClusters { one: decision.cluster, other: answered.cluster });
+    }
+    let topic = TopicId::from_slice(&joined.topic_id).ok_or_else(|| nonsense("the metadata's identity"))?;
+    let state = GroupState {
+        group: GroupId::METADATA,
+        topic_partition: TopicPartition { topic, partition: PartitionId(0) },
+        applied: LogIndex(joined.applied),
+        term: Term(joined.term),
+        conf_state: joined.membership,
+        app_state: joined.metadata,
+    };
+    Ok(Knocked::Joined(Decision { joined: Some(ReplicaId(joined.member_id)), ..answered }, state))
+}

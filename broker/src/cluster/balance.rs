@@ -1,0 +1,323 @@
+//! Which replicas should go elsewhere: off nodes that are drained, and from full nodes to empty ones.
+//!
+//! Plans are made from what partitions are *to have*, so that what is under way counts as done and is not planned twice.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use levada_protocol::{
+    error::{Error, ErrorCode, Result},
+    ids::{NodeId, TopicPartition},
+};
+
+pub use super::metadata::Move;
+use super::metadata::{Metadata, Partition, Topic};
+
+/// What nodes carry, if all went as planned.
+struct Load<'m> {
+    metadata: &'m Metadata,
+    replicas: BTreeMap<NodeId, usize>,
+    leads: BTreeMap<NodeId, usize>,
+    wanted: BTreeMap<TopicPartition, Vec<NodeId>>,
+}
+
+impl<'m> Load<'m> {
+    fn of(metadata: &'m Metadata) -> Self {
+        let stays = metadata.nodes().iter().filter(|(_, node)| !node.draining).map(|(id, _)| (*id, 0));
+        let nodes: BTreeMap<NodeId, usize> = stays.collect();
+        let mut load = Self { metadata, replicas: nodes.clone(), leads: nodes, wanted: BTreeMap::new() };
+        for (topic, partition) in partitions(metadata) {
+            let place = TopicPartition { topic: topic.id, partition: partition.partition };
+            load.put(place, partition.wanted().iter().map(|replica| replica.node).collect());
+        }
+        load
+    }
+
+    fn put(&mut self, place: TopicPartition, nodes: Vec<NodeId>) {
+        let before = self.wanted.insert(place, nodes.clone());
+        let counts = |nodes: &[NodeId], load: &mut Self, by: isize| {
+            for (at, node) in nodes.iter().enumerate() {
+                if let Some(count) = load.replicas.get_mut(node) {
+                    *count = count.saturating_add_signed(by);
+                }
+                if at == 0
+                    && let Some(count) = load.leads.get_mut(node)
+                {
+                    *count = count.saturating_add_signed(by);
+                }
+            }
+        };
+        counts(&before.unwrap_or_default(), self, -1);
+        counts(&nodes, self, 1);
+    }
+
+    fn rack(&self, node: NodeId) -> &str {
+        self.metadata.nodes().get(&node).map_or("", |node| node.rack.as_str())
+    }
+
+    /// How many of these nodes stand on the rack of a node.
+    fn on_rack(&self, nodes: &[NodeId], node: NodeId) -> usize {
+        let rack = self.rack(node);
+        if rack.is_empty() { 0 } else { nodes.iter().filter(|other| self.rack(**other) == rack).count() }
+    }
+
+    /// The node that should take a replica besides those on `nodes`: of a rack that has none if there is one, with the
+    /// fewest replicas.
+    fn best_besides(&self, nodes: &[NodeId]) -> Option<NodeId> {
+        let free = self.replicas.iter().filter(|(node, _)| !nodes.contains(node));
+        free.min_by_key(|(node, count)| (self.on_rack(nodes, **node), **count, **node)).map(|(node, _)| *node)
+    }
+}
+
+fn partitions(metadata: &Metadata) -> impl Iterator<Item = (&Arc<Topic>, &Partition)> {
+    metadata.topics().flat_map(|topic| topic.partitions.iter().map(move |partition| (topic, partition)))
+}
+
+/// How many partitions are on their way.
+#[must_use]
+pub fn moving(metadata: &Metadata) -> usize {
+    partitions(metadata).filter(|(_, partition)| !partition.target.is_empty()).count()
+}
+
+/// Takes replicas off nodes that are drained, of up to `max` partitions.
+///
+/// # Errors
+/// [`ErrorCode::NotEnoughNodes`]: there is no node to take a replica.
+pub fn drain(metadata: &Metadata, max: usize) -> Result<Vec<Move>> {
+    let is_drained = |node: &NodeId| metadata.nodes().get(node).is_some_and(|node| node.draining);
+    let mut load = Load::of(metadata);
+    let mut moves = Vec::new();
+    for (topic, partition) in partitions(metadata) {
+        if moves.len() == max {
+            break;
+        }
+        let mut nodes: Vec<NodeId> = partition.wanted().iter().map(|replica| replica.node).collect();
+        if !nodes.iter().any(is_drained) {
+            continue;
+        }
+        for at in 0..nodes.len() {
+            if nodes.get(at).is_some_and(is_drained) {
+                let others: Vec<NodeId> = nodes.iter().copied().filter(|node| !is_drained(node)).collect();
+                let best = load.best_besides(&others).ok_or_else(|| too_few(topic, nodes.len()))?;
+                nodes.splice(at..=at, [best]);
+            }
+        }
+        load.put(TopicPartition { topic: topic.id, partition: partition.partition }, nodes.clone());
+        moves.push(Move { topic: Arc::clone(topic), partition: partition.partition, to: nodes });
+    }
+    Ok(moves)
+}
+
+fn too_few(topic: &Topic, replicas: usize) -> Error {
+    let why = format!(
+        "no node is left that could take a replica of topic {:?}, which has {replicas} on as many nodes; add a node, or \
+         let the topic have fewer replicas",
+        topic.name
+    );
+    Error::new(ErrorCode::NotEnoughNodes, why)
+}
+
+/// Gives every partition of a topic so many replicas: more go where there are few, and the last ones go.
+///
+/// # Errors
+/// [`ErrorCode::NotEnoughNodes`]
+pub fn set_replicas(metadata: &Metadata, topic: &Arc<Topic>, replicas: usize) -> Result<Vec<Move>> {
+    let mut load = Load::of(metadata);
+    let mut moves = Vec::new();
+    for partition in &topic.partitions {
+        let before: Vec<NodeId> = partition.wanted().iter().map(|replica| replica.node).collect();
+        let mut nodes: Vec<NodeId> = before.iter().copied().take(replicas).collect();
+        while nodes.len() < replicas {
+            nodes.push(load.best_besides(&nodes).ok_or_else(|| too_few(topic, replicas))?);
+        }
+        if nodes != before {
+            load.put(TopicPartition { topic: topic.id, partition: partition.partition }, nodes.clone());
+            moves.push(Move { topic: Arc::clone(topic), partition: partition.partition, to: nodes });
+        }
+    }
+    Ok(moves)
+}
+
+/// Evens out how many replicas nodes hold, then how many they are the preferred leader of, by up to `max` moves.
+#[must_use]
+pub fn balance(metadata: &Metadata, max: usize) -> Vec<Move> {
+    let mut load = Load::of(metadata);
+    let topics: BTreeMap<_, _> = metadata.topics().map(|topic| (topic.id, topic)).collect();
+    let mut moves: BTreeMap<TopicPartition, Vec<NodeId>> = BTreeMap::new();
+    while moves.len() < max {
+        let better = better_replicas(&load).or_else(|| better_leaders(&load));
+        let Some((place, nodes)) = better else { break };
+        load.put(place, nodes.clone());
+        moves.insert(place, nodes);
+    }
+    let moves = moves.into_iter();
+    let of_topic = |(place, to): (TopicPartition, _)| {
+        Some(Move { topic: Arc::clone(topics.get(&place.topic)?), partition: place.partition, to })
+    };
+    moves.filter_map(of_topic).collect()
+}
+
+/// Pairs of nodes of which the first has at least two more, the most uneven first.
+fn uneven(counts: &BTreeMap<NodeId, usize>) -> Vec<(NodeId, NodeId)> {
+    let pairs = counts.iter().flat_map(|(more, a)| counts.iter().map(move |(less, b)| (a, b, *more, *less)));
+    let mut pairs: Vec<_> = pairs.filter(|(a, b, ..)| **a >= **b + 2).map(|(a, b, m, l)| (a - b, m, l)).collect();
+    pairs.sort_by(|one, other| other.0.cmp(&one.0).then(one.1.cmp(&other.1)).then(one.2.cmp(&other.2)));
+    pairs.into_iter().map(|(_, more, less)| (more, less)).collect()
+}
+
+fn better_replicas(load: &Load<'_>) -> Option<(TopicPartition, Vec<NodeId>)> {
+    uneven(&load.replicas).into_iter().find_map(|(more, less)| {
+        load.wanted.iter().find_map(|(place, nodes)| {
+            let at = nodes.iter().position(|node| *node == more)?;
+            let others: Vec<NodeId> = nodes.iter().copied().filter(|node| *node != more).collect();
+            // Not at the price of two replicas on one rack.
+            let is_good = !nodes.contains(&less) && load.on_rack(&others, less) <= load.on_rack(&others, more);
+            let mut nodes = nodes.clone();
+            nodes.splice(at..=at, [less]);
+            is_good.then_some((*place, nodes))
+        })
+    })
+}
+
+fn better_leaders(load: &Load<'_>) -> Option<(TopicPartition, Vec<NodeId>)> {
+    uneven(&load.leads).into_iter().find_map(|(more, less)| {
+        load.wanted.iter().find_map(|(place, nodes)| {
+            let at = nodes.iter().position(|node| *node == less).filter(|_| nodes.first() == Some(&more))?;
+            let mut nodes = nodes.clone();
+            nodes.swap(0, at);
+            Some((*place, nodes))
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use levada_protocol::{
+        error::NodeAddresses,
+        ids::{IncarnationId, PartitionId, ReplicaId},
+        messages::metadata as wire,
+    };
+
+    use super::*;
+    use crate::cluster::metadata::{Node, command, move_command, register_command};
+
+    /// Nodes by their racks, and partitions by their nodes.
+    fn cluster(racks: &[&str], partitions: &[&[u64]]) -> Metadata {
+        let mut metadata = Metadata::default();
+        for (id, rack) in (1..).zip(racks) {
+            let addresses = NodeAddresses { node: NodeId(id), ..NodeAddresses::default() };
+            let node = Node::new(addresses, IncarnationId::default(), (*rack).to_owned());
+            metadata.apply(register_command(&node)).unwrap();
+        }
+        let replicas = |nodes: &[u64]| nodes.iter().map(|&node_id| wire::Replica { replica_id: 0, node_id }).collect();
+        let partitions = (0..).zip(partitions).map(|(partition, nodes)| wire::Partition {
+            partition,
+            replicas: replicas(nodes),
+            ..Default::default()
+        });
+        let topic = wire::Topic {
+            name: "t".into(),
+            topic_id: vec![1; 16].into(),
+            partitions: partitions.collect(),
+            ..Default::default()
+        };
+        metadata.apply(command(wire::command::Kind::CreateTopic(wire::CreateTopic { topic: Some(topic) }))).unwrap();
+        metadata
+    }
+
+    fn drained(metadata: &mut Metadata, node_id: u64) {
+        let drain = wire::DrainNode { node_id, drain: true };
+        metadata.apply(command(wire::command::Kind::DrainNode(drain))).unwrap();
+    }
+
+    /// Carries a plan out, and lets all moves finish.
+    fn carry_out(metadata: &mut Metadata, moves: Vec<Move>) -> Vec<Vec<u64>> {
+        metadata.apply(move_command(&moves)).unwrap();
+        let topic = Arc::clone(metadata.topic("t").unwrap());
+        for partition in topic.partitions.iter().filter(|partition| !partition.target.is_empty()) {
+            let voters = partition.target.iter().map(|replica| replica.id.get()).collect();
+            let finish = wire::FinishMove { group: partition.group.get(), voters };
+            metadata.apply(command(wire::command::Kind::FinishMove(finish))).unwrap();
+        }
+        let topic = metadata.topic("t").unwrap();
+        let nodes = |partition: &Partition| partition.replicas.iter().map(|replica| replica.node.get()).collect();
+        topic.partitions.iter().map(nodes).collect()
+    }
+
+    fn counts(placed: &[Vec<u64>], node: u64) -> (usize, usize) {
+        let holds = placed.iter().filter(|nodes| nodes.contains(&node)).count();
+        (holds, placed.iter().filter(|nodes| nodes.first() == Some(&node)).count())
+    }
+
+    #[test]
+    fn a_new_node_gets_its_share() {
+        let mut metadata = cluster(&[""; 4], &[[1, 2, 3].as_slice(); 8]);
+        let moves = balance(&metadata, usize::MAX);
+        let placed = carry_out(&mut metadata, moves);
+        for node in 1..=4 {
+            assert_eq!(counts(&placed, node), (6, 2), "node {node}: {placed:?}");
+        }
+        assert_eq!(balance(&metadata, usize::MAX), []);
+        assert_eq!(moving(&metadata), 0);
+    }
+
+    #[test]
+    fn a_plan_is_bounded_and_goes_on_where_it_stopped() {
+        let mut metadata = cluster(&[""; 4], &[[1, 2, 3].as_slice(); 8]);
+        let mut rounds = 0;
+        loop {
+            let moves = balance(&metadata, 2);
+            assert!(moves.len() <= 2 && rounds < 20);
+            if moves.is_empty() {
+                break;
+            }
+            rounds += 1;
+            carry_out(&mut metadata, moves);
+        }
+        assert!(rounds >= 3, "{rounds}");
+    }
+
+    #[test]
+    fn a_drained_node_gives_up_everything_and_racks_are_kept_apart() {
+        let mut metadata = cluster(&["a", "a", "b", "b"], &[&[1, 3], &[3, 1], &[2, 4], &[4, 2]]);
+        drained(&mut metadata, 1);
+        let moves = drain(&metadata, usize::MAX).unwrap();
+        let placed = carry_out(&mut metadata, moves);
+        assert_eq!(placed, [[2, 3], [3, 2], [2, 4], [4, 2]]);
+        assert!(!metadata.holds_replicas(NodeId(1)));
+        assert!(balance(&metadata, usize::MAX).iter().all(|planned| !planned.to.contains(&NodeId(1))));
+    }
+
+    #[test]
+    fn without_a_node_to_go_to_it_says_so() {
+        let mut metadata = cluster(&[""; 3], &[&[1, 2, 3]]);
+        drained(&mut metadata, 2);
+        assert_eq!(drain(&metadata, 9).unwrap_err().code, ErrorCode::NotEnoughNodes);
+    }
+
+    #[test]
+    fn replicas_keep_their_numbers_and_new_ones_get_others() {
+        let mut metadata = cluster(&[""; 4], &[&[1, 2, 3]]);
+        let topic = Arc::clone(metadata.topic("t").unwrap());
+        let to = |nodes: &[u64]| nodes.iter().copied().map(NodeId).collect::<Vec<_>>();
+        let target = |metadata: &Metadata| {
+            let target = &metadata.topic("t").unwrap().partitions[0].target;
+            target.iter().map(|replica| (replica.id.get(), replica.node.get())).collect::<Vec<_>>()
+        };
+        let retarget = |metadata: &mut Metadata, nodes: &[u64]| {
+            let moves = [Move { topic: Arc::clone(&topic), partition: PartitionId(0), to: to(nodes) }];
+            metadata.apply(move_command(&moves)).unwrap();
+        };
+        retarget(&mut metadata, &[1, 2, 4]);
+        assert_eq!(target(&metadata), [(1, 1), (2, 2), (4, 4)]);
+        retarget(&mut metadata, &[4, 2, 3]);
+        assert_eq!(target(&metadata), [(4, 4), (2, 2), (3, 3)], "the way back is short");
+        retarget(&mut metadata, &[1, 2, 3]);
+        assert_eq!(target(&metadata), [(1, 1), (2, 2), (3, 3)], "the group may have gone some of the way");
+        retarget(&mut metadata, &[1, 2, 4]);
+        assert_eq!(target(&metadata), [(1, 1), (2, 2), (5, 4)], "what was given up is not given again");
+        let first: Vec<ReplicaId> =
+            metadata.topic("t").unwrap().partitions[0].first().iter().map(|replica| replica.id).collect();
+        assert_eq!(first, [ReplicaId(1), ReplicaId(2), ReplicaId(3)]);
+        assert_eq!(Metadata::decode(metadata.encode()).unwrap(), metadata);
+    }
+}

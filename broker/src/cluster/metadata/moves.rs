@@ -1,0 +1,191 @@
+//! Commands about replicas: they are moved, and replaced.
+//!
+//! A partition has the replicas it has, and, while it is to have others, a target. Its leader brings the raft group from one
+//! to the other (`raft/membership.rs`) and reports when it is there; then the target becomes what it has. A replica on a node
+//! that is in both keeps its number; every other one gets a number that was never given before.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use levada_protocol::{
+    error::{Error, ErrorCode, Result},
+    ids::{GroupId, NodeId, PartitionId, ReplicaId, TopicId},
+    limits::TOPIC_PARTITIONS_MAX,
+    messages::metadata as messages,
+};
+
+use super::{
+    Applied, Metadata, Partition, Replica, Topic, malformed, unknown_node,
+    wire::partition_from_wire,
+};
+
+/// A partition is to have other replicas, or another order of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// The topic.
+    pub topic: Arc<Topic>,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The nodes that it is to have replicas on; the first is the preferred leader.
+    pub to: Vec<NodeId>,
+}
+
+impl Metadata {
+    fn draw_replica(&mut self, node: NodeId) -> Replica {
+        let id = ReplicaId(self.next_replica);
+        self.next_replica += 1;
+        Replica { id, node }
+    }
+
+    /// The replica of that number is to be replaced by a new one on the same node.
+    pub(super) fn renew(&mut self, partition: &mut Partition, lost: ReplicaId) {
+        let wanted = partition.wanted().to_vec();
+        let renewed = |replica: &Replica| {
+            if replica.id == lost { self.draw_replica(replica.node) } else { *replica }
+        };
+        let target: Vec<Replica> = wanted.iter().map(renewed).collect();
+        partition.remember_first();
+        partition.target = target;
+    }
+
+    pub(super) fn move_replicas(&mut self, command: messages::MoveReplicas) -> Result<Applied> {
+        let mut moves: BTreeMap<TopicId, Vec<(PartitionId, Vec<NodeId>)>> = BTreeMap::new();
+        for wanted in command.moves {
+            let nodes: Vec<NodeId> = wanted.nodes.into_iter().map(NodeId).collect();
+            if nodes.is_empty() {
+                return Err(malformed("a partition without replicas"));
+            }
+            if let Some(unknown) = nodes.iter().find(|node| !self.nodes.contains_key(*node)) {
+                return Err(unknown_node(*unknown));
+            }
+            let topic = TopicId::from_slice(&wanted.topic_id).ok_or_else(|| malformed("topic id"))?;
+            moves.entry(topic).or_default().push((PartitionId(wanted.partition), nodes));
+        }
+        let mut topics = Vec::new();
+        for (topic, moves) in moves {
+            // It may be gone since the command was made.
+            let Some(topic) = self.topics.get(&topic).cloned() else { continue };
+            let mut moved = (*topic).clone();
+            for (number, nodes) in moves {
+                if let Some(partition) = moved.partitions.iter_mut().find(|partition| partition.partition == number) {
+                    self.retarget(partition, &nodes);
+                }
+            }
+            topics.push(self.insert(moved));
+        }
+        Ok(Applied::Topics(topics))
+    }
+
+    fn retarget(&mut self, partition: &mut Partition, nodes: &[NodeId]) {
+        let known: Vec<Replica> = partition.target.iter().chain(&partition.replicas).copied().collect();
+        let replica = |node: &NodeId| {
+            let there = known.iter().find(|replica| replica.node == *node);
+            there.copied().unwrap_or_else(|| self.draw_replica(*node))
+        };
+        let target: Vec<Replica> = nodes.iter().map(replica).collect();
+        partition.remember_first();
+        // While a move is under way the group may have gone some of the way already.
+        let is_done = partition.target.is_empty() && target == partition.replicas;
+        partition.target = if is_done { Vec::new() } else { target };
+    }
+
+    pub(super) fn finish_move(&mut self, finish: &messages::FinishMove) -> Result<Applied> {
+        let mut voters: Vec<ReplicaId> = finish.voters.iter().copied().map(ReplicaId).collect();
+        voters.sort_unstable();
+        self.change_partition(GroupId(finish.group), |_, partition| {
+            let mut wanted: Vec<ReplicaId> = partition.target.iter().map(|replica| replica.id).collect();
+            wanted.sort_unstable();
+            if wanted == voters {
+                partition.replicas = std::mem::take(&mut partition.target);
+            }
+        })
+    }
+
+    pub(super) fn replace_replica(&mut self, replace: &messages::ReplaceReplica) -> Result<Applied> {
+        let lost = ReplicaId(replace.replica_id);
+        self.change_partition(GroupId(replace.group), |metadata, partition| {
+            if partition.wanted().iter().any(|replica| replica.id == lost) {
+                metadata.renew(partition, lost);
+            }
+        })
+    }
+
+    fn change_partition(
+        &mut self,
+        group: GroupId,
+        change: impl FnOnce(&mut Self, &mut Partition),
+    ) -> Result<Applied> {
+        let place = self.partition_of(group).ok_or_else(|| {
+            Error::new(ErrorCode::UnknownPartition, format!("raft group {group} is not one of a partition (any more)"))
+        })?;
+        let topic = self.topics.get(&place.topic).ok_or_else(|| malformed("a group without a topic"))?;
+        let mut changed: Topic = (**topic).clone();
+        if let Some(partition) = changed.partitions.iter_mut().find(|partition| partition.group == group) {
+            change(self, partition);
+        }
+        Ok(Applied::Topics(vec![self.insert(changed)]))
+    }
+
+    pub(super) fn add_partitions(&mut self, add: messages::AddPartitions) -> Result<Applied> {
+        let topic = self.known(&add.topic_id)?;
+        let mut grown = (*topic).clone();
+        for wire in add.partitions {
+            let mut partition = partition_from_wire(wire);
+            if partition.partition.get() as usize != grown.partitions.len()
+                || grown.partitions.len() >= TOPIC_PARTITIONS_MAX as usize
+            {
+                let why = format!("topic {} has {} partitions by now; look, and try again", topic.name, topic.partitions.len());
+                return Err(Error::new(ErrorCode::InvalidRequest, why));
+            }
+            self.number(&mut partition);
+            grown.partitions.push(partition);
+        }
+        Ok(Applied::Topic(self.insert(grown)))
+    }
+
+    /// Gives a new partition its group, and its replicas their numbers.
+    pub(super) fn number(&mut self, partition: &mut Partition) {
+        partition.group = GroupId(self.next_group);
+        self.next_group += 1;
+        for replica in &mut partition.replicas {
+            *replica = self.draw_replica(replica.node);
+        }
+    }
+}
+
+impl Partition {
+    /// The replicas that it is to have.
+    #[must_use]
+    pub fn wanted(&self) -> &[Replica] {
+        if self.target.is_empty() { &self.replicas } else { &self.target }
+    }
+
+    /// Every replica that it has or is to have, and where.
+    #[must_use]
+    pub fn everybody(&self) -> BTreeMap<ReplicaId, NodeId> {
+        self.replicas.iter().chain(&self.target).map(|replica| (replica.id, replica.node)).collect()
+    }
+
+    /// The replicas that it was made with: what its raft group began with.
+    #[must_use]
+    pub fn first(&self) -> &[Replica] {
+        if self.first.is_empty() { &self.replicas } else { &self.first }
+    }
+
+    fn remember_first(&mut self) {
+        if self.first.is_empty() {
+            self.first = self.replicas.clone();
+        }
+    }
+}
+
+/// A command that moves partitions.
+#[must_use]
+pub fn move_command(moves: &[Move]) -> messages::Command {
+    let moves = moves.iter().map(|planned| messages::Move {
+        topic_id: Bytes::copy_from_slice(&planned.topic.id.to_bytes()),
+        partition: planned.partition.get(),
+        nodes: planned.to.iter().map(|node| node.get()).collect(),
+    });
+    super::command(messages::command::Kind::MoveReplicas(messages::MoveReplicas { moves: moves.collect() }))
+}

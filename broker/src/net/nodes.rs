@@ -1,0 +1,166 @@
+//! Requests about nodes: they register and join, operators add, replace and drain them, and spread replicas.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use levada_protocol::{
+    context::{Action, RequestContext, Resource},
+    error::{Error, ErrorCode, NodeAddresses, Result},
+    frame::Api,
+    ids::{GroupId, IncarnationId, NodeId},
+    messages::{
+        native::{
+            AdmitNodeRequest, AdmitNodeResponse, BalanceRequest, DrainNodeRequest, MoveInfo, MovesResponse,
+            RegisterNodeRequest, RegisterNodeResponse,
+        },
+        peer::{JoinClusterRequest, JoinClusterResponse},
+    },
+};
+use levada_storage_engine::store::GroupState;
+
+use super::{connection::Session, produce::unexpected, responder::Responder};
+use crate::{
+    bootstrap::record::members_to_wire,
+    broker::{Broker, DEFAULT_WAIT},
+    cluster::{balance::Move, metadata::Node},
+    node::event::{Answer, Request},
+    raft::membership::Membership,
+    runtime::{budget::Charge, clock},
+};
+
+impl Broker {
+    /// Asks this node, if it is the controller, for something that changes the cluster.
+    async fn change_cluster(&self, ctx: &RequestContext, request: Request) -> Result<Answer> {
+        self.authorize(ctx, Action::Alter, Resource::Cluster)?;
+        self.worker.ask(request, clock::deadline(ctx, DEFAULT_WAIT), Charge::default()).await
+    }
+
+    /// Registers a node, if this node is the controller.
+    pub(crate) async fn register_here(&self, ctx: &RequestContext, node: Node) -> Result<()> {
+        self.change_cluster(ctx, Request::RegisterNode { node: Box::new(node) }).await.map(drop)
+    }
+
+    /// Lets a node join: here, or wherever the controller is.
+    async fn join(&self, ctx: &RequestContext, request: JoinClusterRequest) -> Result<JoinClusterResponse> {
+        self.authorize(ctx, Action::Alter, Resource::Cluster)?;
+        let deadline = clock::deadline(ctx, DEFAULT_WAIT);
+        let controller = self.find_leader(GroupId::METADATA, deadline).await?;
+        if controller != self.node() {
+            return Ok(self.forwarder.call(controller, Api::JoinCluster, request, Bytes::new(), deadline).await?);
+        }
+        let incarnation = incarnation(&request.incarnation)?;
+        let id = NodeId(request.node_id);
+        let (native, flight, http) = (request.native, request.flight, request.http);
+        let addresses = NodeAddresses { node: id, native, flight, http };
+        let feature_level_max = request.feature_level_max;
+        let node = Node { feature_level_max, ..Node::new(addresses, incarnation, request.rack) };
+        match self.change_cluster(ctx, Request::JoinNode { node: Box::new(node) }).await? {
+            Answer::Joined(state) => {
+                tracing::info!(node = id.get(), %incarnation, "node.joined");
+                self.joined(*state)
+            }
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn joined(&self, state: GroupState) -> Result<JoinClusterResponse> {
+        let membership = Membership::decode(&state.conf_state).ok().flatten().ok_or_else(unexpected)?;
+        Ok(JoinClusterResponse {
+            cluster_id: Bytes::copy_from_slice(&self.identity.cluster.to_bytes()),
+            members: members_to_wire(&self.identity.members),
+            member_id: membership.replica.get(),
+            topic_id: Bytes::copy_from_slice(&state.topic_partition.topic.to_bytes()),
+            applied: state.applied.get(),
+            term: state.term.get(),
+            membership: state.conf_state,
+            metadata: state.app_state,
+        })
+    }
+}
+
+fn incarnation(bytes: &[u8]) -> Result<IncarnationId> {
+    let wrong = || Error::new(ErrorCode::InvalidRequest, "incarnation is not 16 bytes");
+    IncarnationId::from_slice(bytes).ok_or_else(wrong)
+}
+
+/// A node's addresses, from that node.
+pub(crate) async fn register_node(
+    broker: Arc<Broker>,
+    session: Arc<Session>,
+    request: RegisterNodeRequest,
+    responder: Responder,
+) {
+    let register = async {
+        let addresses: NodeAddresses =
+            request.addresses.ok_or_else(|| Error::new(ErrorCode::InvalidRequest, "no addresses"))?.into();
+        let incarnation = incarnation(&request.incarnation)?;
+        if session.peer != Some(addresses.node) {
+            let why = format!("only node {} itself registers its addresses", addresses.node);
+            return Err(Error::new(ErrorCode::Unauthorized, why));
+        }
+        let feature_level_max = request.feature_level_max;
+        let node = Node { feature_level_max, ..Node::new(addresses, incarnation, request.rack) };
+        broker.register_here(&session.context(), node).await
+    };
+    responder.answer(register.await.map(|()| RegisterNodeResponse {}));
+}
+
+/// A node wants to join.
+pub(crate) async fn join_cluster(
+    broker: Arc<Broker>,
+    session: Arc<Session>,
+    request: JoinClusterRequest,
+    responder: Responder,
+) {
+    responder.answer(broker.join(&session.context(), request).await);
+}
+
+/// A node may join.
+pub(crate) async fn admit_node(
+    broker: Arc<Broker>,
+    session: Arc<Session>,
+    request: AdmitNodeRequest,
+    responder: Responder,
+) {
+    let admit = Request::AdmitNode { node: NodeId(request.node_id), replace: request.replace };
+    let admitted = broker.change_cluster(&session.context(), admit).await;
+    responder.answer(admitted.map(|_| AdmitNodeResponse {}));
+}
+
+/// A node is to leave.
+pub(crate) async fn drain_node(
+    broker: Arc<Broker>,
+    session: Arc<Session>,
+    request: DrainNodeRequest,
+    responder: Responder,
+) {
+    let DrainNodeRequest { node_id, cancel, dry_run } = request;
+    let drain = Request::DrainNode { node: NodeId(node_id), drain: !cancel, dry_run };
+    responder.answer(broker.change_cluster(&session.context(), drain).await.map(moves));
+}
+
+/// Replicas are to be spread.
+pub(crate) async fn balance(
+    broker: Arc<Broker>,
+    session: Arc<Session>,
+    request: BalanceRequest,
+    responder: Responder,
+) {
+    let balance = Request::Balance { dry_run: request.dry_run };
+    responder.answer(broker.change_cluster(&session.context(), balance).await.map(moves));
+}
+
+fn moves(answer: Answer) -> MovesResponse {
+    let Answer::Moves(moves) = answer else { return MovesResponse::default() };
+    let info = |planned: Move| {
+        let before = planned.topic.partitions.iter().find(|partition| partition.partition == planned.partition);
+        let from = before.into_iter().flat_map(|partition| partition.wanted()).map(|replica| replica.node.get());
+        MoveInfo {
+            topic: planned.topic.name.clone(),
+            partition: planned.partition.get(),
+            from: from.collect(),
+            to: planned.to.into_iter().map(NodeId::get).collect(),
+        }
+    };
+    MovesResponse { moves: moves.into_iter().map(info).collect() }
+}

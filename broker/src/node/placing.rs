@@ -1,0 +1,354 @@
+//! Replicas go where they are to be: what a leader does for its group, and what the controller does for the cluster.
+//!
+//! The metadata says which replicas a partition is to have. Each leader brings its group there, step by step
+//! (`raft/membership.rs`), and says so to the controller, which writes it down. Every message may be lost, every leader may
+//! change: all of this is said and looked at again and again, and nothing depends on who did the step before.
+//!
+//! The controller also sees to group 0 itself (every node is in it, up to five vote), raises the feature level when all
+//! nodes allow it, takes replicas off nodes that are drained, a few at a time, and lets these go when they hold none, and
+//! spreads replicas again when nodes have come. It does one such thing at a time, and the next when that is applied.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use levada_protocol::{
+    ids::{GroupId, LogIndex, NodeId, ReplicaId},
+    messages::metadata as wire,
+};
+use levada_storage_engine::store::Snapshot;
+
+use super::{Node, event::Effect, housekeeping::SEGMENT_TICKS};
+use crate::{
+    cluster::{
+        balance,
+        feature::{LEVEL_MAX, LEVEL_MEMBERSHIP},
+        metadata::{self, Metadata, command, move_command},
+    },
+    partition::machine::Partition,
+    raft::{
+        TICK_MS,
+        membership::{Conf, Membership, Target},
+        wire::{CatchUp, PeerMessage},
+    },
+};
+
+/// Voters of group 0, at most: more would make every change slower, and hardly safer.
+const METADATA_VOTERS_MAX: usize = 5;
+/// Partitions that are on their way because nodes are drained or replicas spread.
+const MOVES_AT_ONCE: usize = 32;
+/// How often the controller looks what is to be done.
+const DUTY_TICKS: u64 = 500 / TICK_MS;
+/// How often it looks whether replicas are spread evenly, when nothing moves.
+const SPREAD_TICKS: u64 = 5_000 / TICK_MS;
+/// A node that was heard of within this is there.
+const PRESENT_MS: u64 = 3_000;
+/// A replica that is behind the log's start for so long, though it answers, will not come further by itself.
+const STRANDED_TICKS: u64 = 2_000 / TICK_MS;
+
+impl Node {
+    /// As leader of groups: goes a step towards the replicas that they are to have.
+    pub(super) fn approach_all(&mut self, out: &mut Vec<Effect>) {
+        let looks = self.ticks.is_multiple_of(SEGMENT_TICKS);
+        let mut says = Vec::new();
+        for (&id, partition) in &mut self.partitions {
+            if partition.settled || partition.leading.is_none() {
+                continue;
+            }
+            let Some(placed) = partition.placed() else { continue };
+            let voters: BTreeSet<ReplicaId> = placed.wanted().iter().map(|replica| replica.id).collect();
+            let moves = !placed.target.is_empty();
+            let target = Target { voters, learners: BTreeSet::new() };
+            if partition.group.approach(&target) {
+                partition.settled = !moves;
+                if moves && looks {
+                    says.push(PeerMessage::Placed { group: id, voters: target.voters.into_iter().collect() });
+                }
+            }
+            if partition.group.has_ready() {
+                self.dirty.insert(id);
+            }
+            if looks {
+                partition.group.set_mark();
+            }
+        }
+        if looks {
+            self.report_stranded(&mut says);
+            self.report_lost(out);
+        }
+        for message in says {
+            self.tell_controller(message, out);
+        }
+        self.approach_metadata(looks);
+    }
+
+    /// As leader: replicas that answer, and need entries that no log has any more.
+    fn report_stranded(&mut self, says: &mut Vec<PeerMessage>) {
+        for (&group, partition) in &mut self.partitions {
+            if partition.leading.is_none() {
+                continue;
+            }
+            for replica in stranded(partition) {
+                let since = *partition.stranded.entry(replica).or_insert(self.ticks);
+                if self.ticks >= since + STRANDED_TICKS {
+                    says.push(PeerMessage::Replace { group, replica });
+                }
+            }
+            let stranded = stranded(partition);
+            partition.stranded.retain(|replica, _| stranded.contains(replica));
+        }
+    }
+
+    /// Tells the leaders of replicas that have lost what they had. A group without a leader has nobody who could say that
+    /// the others have it: then the replica stays as it is.
+    fn report_lost(&self, out: &mut Vec<Effect>) {
+        for (&group, &replica) in &self.lost {
+            if let Some(to) = self.view.leader(group).and_then(|known| known.node) {
+                out.push(Effect::Send { to, message: PeerMessage::Lost { group, replica } });
+            }
+        }
+    }
+
+    /// As leader: a replica says that it has lost what it had.
+    pub(super) fn on_lost(&mut self, group: GroupId, replica: ReplicaId, out: &mut Vec<Effect>) {
+        let Some(partition) = self.partitions.get(&group) else { return };
+        if partition.leading.is_some() && !partition.group.is_self(replica) {
+            self.tell_controller(PeerMessage::Replace { group, replica }, out);
+        }
+    }
+
+    fn tell_controller(&mut self, message: PeerMessage, out: &mut Vec<Effect>) {
+        if self.controller.is_leading() {
+            match message {
+                PeerMessage::Placed { group, voters } => self.on_placed(group, &voters),
+                PeerMessage::Replace { group, replica } => self.on_replace(group, replica),
+                _ => {}
+            }
+        } else if let Some(to) = self.controller.group.leader() {
+            out.push(Effect::Send { to, message });
+        }
+    }
+
+    /// As controller: a group consists of these voters.
+    pub(super) fn on_placed(&mut self, group: GroupId, voters: &[ReplicaId]) {
+        let voters: Vec<u64> = voters.iter().map(|replica| replica.get()).collect();
+        let Some(target) = self.partition_placed(group).map(|placed| &placed.target) else { return };
+        let wanted: BTreeSet<u64> = target.iter().map(|replica| replica.id.get()).collect();
+        if !wanted.is_empty() && wanted == voters.iter().copied().collect() {
+            let finish = wire::FinishMove { group: group.get(), voters };
+            self.do_duty(Duty::Group(group), &command(wire::command::Kind::FinishMove(finish)));
+        }
+    }
+
+    /// As controller: a replica is to be replaced.
+    pub(super) fn on_replace(&mut self, group: GroupId, replica: ReplicaId) {
+        let Some(placed) = self.partition_placed(group) else { return };
+        if placed.wanted().iter().any(|wanted| wanted.id == replica) {
+            tracing::warn!(group = group.get(), %replica, "replica.lost: another one takes its place");
+            let replace = wire::ReplaceReplica { group: group.get(), replica_id: replica.get() };
+            self.do_duty(Duty::Group(group), &command(wire::command::Kind::ReplaceReplica(replace)));
+        }
+    }
+
+    fn partition_placed(&self, group: GroupId) -> Option<&metadata::Partition> {
+        let metadata = self.controller.current();
+        let topic = metadata.topic_by_id(metadata.partition_of(group)?.topic)?;
+        topic.partitions.iter().find(|partition| partition.group == group)
+    }
+
+    fn do_duty(&mut self, duty: Duty, command: &wire::Command) {
+        if self.controller.is_leading()
+            && self.controller.current().feature_level() >= LEVEL_MEMBERSHIP
+            && self.controller.do_duty(duty, command)
+        {
+            self.dirty.insert(GroupId::METADATA);
+        }
+    }
+
+    /// As controller: goes a step towards everybody's place in group 0.
+    fn approach_metadata(&mut self, looks: bool) {
+        let is_due = self.controller.is_leading() && self.controller.current().feature_level() >= LEVEL_MEMBERSHIP;
+        if !is_due {
+            return;
+        }
+        let members = self.controller.members();
+        let metadata = self.controller.metadata();
+        let may_vote = |replica: ReplicaId| {
+            let node = members.get(&replica).and_then(|node| metadata.nodes().get(node));
+            node.is_some_and(|node| !node.draining)
+        };
+        let group = &mut self.controller.group;
+        let present: BTreeSet<ReplicaId> = members.keys().copied().collect();
+        let target =
+            metadata_target(group.conf(), &present, |replica| may_vote(replica) && group.has_caught_up(replica));
+        group.approach(&target);
+        if group.has_ready() {
+            self.dirty.insert(GroupId::METADATA);
+        }
+        if looks {
+            group.set_mark();
+        }
+    }
+
+    /// What the controller does by itself.
+    pub(super) fn do_duties(&mut self) {
+        if !self.ticks.is_multiple_of(DUTY_TICKS) || !self.controller.is_leading() {
+            return;
+        }
+        let metadata = self.controller.metadata();
+        if let Some(level) = self.next_level(&metadata) {
+            let set = command(wire::command::Kind::SetFeatureLevel(wire::SetFeatureLevel { level }));
+            if self.controller.do_duty(Duty::Cluster, &set) {
+                self.dirty.insert(GroupId::METADATA);
+            }
+            return;
+        }
+        if let Some(command) = drain_next(&metadata) {
+            self.do_duty(Duty::Cluster, &command);
+        } else if self.ticks.is_multiple_of(SPREAD_TICKS) && balance::moving(&metadata) == 0 && self.is_calm(&metadata) {
+            let moves = balance::balance(&metadata, MOVES_AT_ONCE);
+            if !moves.is_empty() {
+                self.do_duty(Duty::Cluster, &move_command(&moves));
+            }
+        }
+    }
+
+    /// The level to which the cluster may be raised.
+    fn next_level(&self, metadata: &Metadata) -> Option<u32> {
+        let is_there = |node: &NodeId| metadata.nodes().contains_key(node);
+        let known = metadata.nodes().values().map(|node| node.feature_level_max).min()?.min(LEVEL_MAX);
+        (known > metadata.feature_level() && self.controller.nodes().all(|node| is_there(&node))).then_some(known)
+    }
+
+    /// Whether everybody is there and nobody is about to go: replicas are spread when there is nothing else to do.
+    fn is_calm(&self, metadata: &Metadata) -> bool {
+        metadata.admitted().is_empty()
+            && metadata.nodes().iter().all(|(id, node)| {
+                let heard = self.view.heard_ms(*id).is_some_and(|at| at + PRESENT_MS >= self.now.mono_ms);
+                !node.draining && (*id == self.config.node || heard)
+            })
+    }
+
+    /// A message between a replica that comes into being and one that has what it needs.
+    pub(super) fn on_catch_up(&mut self, from: NodeId, group: GroupId, what: CatchUp, out: &mut Vec<Effect>) {
+        match what {
+            CatchUp::AskSnapshot => {
+                let snapshot = if self.partitions.contains_key(&group) { self.store.snapshot(group) } else { None };
+                let what = CatchUp::Snapshot(snapshot.map(|snapshot| snapshot.encode()));
+                out.push(Effect::Send { to: from, message: PeerMessage::CatchUp { group, what } });
+            }
+            CatchUp::AskSegment { first_index, position, bytes_max } => {
+                if self.partitions.contains_key(&group) {
+                    self.copies.lend(from, group, first_index, (position, bytes_max), out);
+                }
+            }
+            CatchUp::Snapshot(bytes) => self.on_snapshot(from, group, bytes, out),
+            CatchUp::Segment { first_index, position, bytes } => {
+                self.copies.on_segment(from, group, (first_index, position), bytes, &mut self.store, out);
+            }
+        }
+    }
+
+    fn on_snapshot(&mut self, from: NodeId, group: GroupId, bytes: Option<Bytes>, out: &mut Vec<Effect>) {
+        let metadata = self.controller.metadata();
+        let Some(place) = metadata.partition_of(group) else { return };
+        let first = self.partition_placed(group).map(|placed| Conf::of(placed.first().iter().map(|first| first.id)));
+        let adopt = |replica: ReplicaId, snapshot: Snapshot| {
+            if snapshot.topic_partition() != place {
+                return None;
+            }
+            let theirs = Membership::decode(snapshot.conf_state()).ok()?;
+            // A group that no checkpoint has is as it was made.
+            let conf = match theirs {
+                Some(theirs) => theirs.conf,
+                None if snapshot.applied() == LogIndex(0) => first?,
+                None => return None,
+            };
+            Some(snapshot.with_conf_state(Membership { replica, conf }.encode()))
+        };
+        self.copies.on_snapshot(from, group, bytes, adopt, &mut self.store, out);
+    }
+}
+
+/// Something that the controller does by itself; not again before it is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Duty {
+    /// For the cluster as a whole.
+    Cluster,
+    /// For one group.
+    Group(GroupId),
+}
+
+/// Replicas that answer and need entries below the first that the leader has.
+fn stranded(partition: &Partition) -> Vec<ReplicaId> {
+    let group = &partition.group;
+    let first = group.log().first_index();
+    let matched = group.matched().into_iter();
+    let is_stranded = |(replica, matched): (ReplicaId, LogIndex)| {
+        (matched.next() < first && group.is_active(replica) && !group.is_self(replica)).then_some(replica)
+    };
+    matched.filter_map(is_stranded).collect()
+}
+
+/// Who is to belong to group 0: everybody, and of them an odd number of voters. Who votes goes on doing so while the node
+/// is there; `may` says who can be made a voter.
+fn metadata_target(conf: &Conf, present: &BTreeSet<ReplicaId>, may: impl Fn(ReplicaId) -> bool) -> Target {
+    let odd = present.len() - usize::from(present.len().is_multiple_of(2));
+    let wanted = odd.clamp(1, METADATA_VOTERS_MAX);
+    let mut voters: BTreeSet<ReplicaId> = conf.voters.intersection(present).copied().collect();
+    let free = present.iter().copied().filter(|replica| conf.learners.contains(replica) && may(*replica));
+    let free: Vec<ReplicaId> = free.take(wanted.saturating_sub(voters.len())).collect();
+    // Four are no better than three, and need one more to agree.
+    let even = (voters.len() + free.len()).is_multiple_of(2);
+    voters.extend(free.iter().take(free.len() - usize::from(even && !free.is_empty())));
+    let learners = present.difference(&voters).copied().collect();
+    Target { voters, learners }
+}
+
+/// What is to be done next for nodes that are drained.
+fn drain_next(metadata: &Metadata) -> Option<wire::Command> {
+    let drained: BTreeMap<&NodeId, _> = metadata.nodes().iter().filter(|(_, node)| node.draining).collect();
+    if let Some(node) = drained.keys().find(|node| !metadata.holds_replicas(***node)) {
+        let remove = wire::RemoveNode { node_id: node.get() };
+        return Some(command(wire::command::Kind::RemoveNode(remove)));
+    }
+    if drained.is_empty() {
+        return None;
+    }
+    let free = MOVES_AT_ONCE.saturating_sub(balance::moving(metadata));
+    // Without a node that could take them they stay, and whoever asks is told.
+    let moves = balance::drain(metadata, free).unwrap_or_default();
+    (!moves.is_empty()).then(|| move_command(&moves))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(ids: &[u64]) -> BTreeSet<ReplicaId> {
+        ids.iter().copied().map(ReplicaId).collect()
+    }
+
+    fn target(voters: &[u64], learners: &[u64], present: &[u64]) -> (Vec<u64>, Vec<u64>) {
+        let conf = Conf { learners: ids(learners), ..Conf::of(ids(voters)) };
+        let target = metadata_target(&conf, &ids(present), |replica| replica.get() != 9);
+        let numbers = |of: BTreeSet<ReplicaId>| of.into_iter().map(ReplicaId::get).collect();
+        (numbers(target.voters), numbers(target.learners))
+    }
+
+    #[test]
+    fn up_to_five_vote_and_an_odd_number() {
+        assert_eq!(target(&[1], &[2], &[1, 2]), (vec![1], vec![2]));
+        assert_eq!(target(&[1], &[2, 3], &[1, 2, 3]), (vec![1, 2, 3], vec![]));
+        assert_eq!(target(&[1, 2, 3], &[4], &[1, 2, 3, 4]), (vec![1, 2, 3], vec![4]));
+        assert_eq!(target(&[1, 2, 3], &[4, 5], &[1, 2, 3, 4, 5]), (vec![1, 2, 3, 4, 5], vec![]));
+        assert_eq!(target(&[1, 2, 3], &[4, 9], &[1, 2, 3, 4, 9]), (vec![1, 2, 3], vec![4, 9]), "9 is not ready");
+        assert_eq!(target(&[1, 2, 3, 4, 5], &[6, 7], &[1, 2, 3, 4, 5, 6, 7]).0, [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_voter_that_goes_is_replaced_by_one_that_is_ready() {
+        assert_eq!(target(&[1, 2, 3], &[4], &[1, 2, 4]), (vec![1, 2, 4], vec![]));
+        assert_eq!(target(&[1, 2, 3], &[9], &[1, 2, 9]), (vec![1, 2], vec![9]), "nobody is");
+        assert_eq!(target(&[1, 2, 3], &[7], &[1, 3, 7]), (vec![1, 3, 7], vec![]), "a node that came back empty");
+    }
+}

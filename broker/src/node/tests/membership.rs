@@ -1,0 +1,210 @@
+//! Nodes come and go, replicas move, and what was written stays.
+
+use super::*;
+
+/// A cluster of three with records in every partition.
+fn cluster(partitions: u32) -> (World, Vec<TopicPartition>) {
+    let mut world = World::new(3);
+    let places = world.create_topic(partitions, &[("segment.bytes", "1048576")]);
+    for (at, place) in places.iter().enumerate() {
+        for sequence in 0..3 {
+            let value = format!("{at}.{sequence}");
+            world.produce(*place, batch(&[&value], sequence)).unwrap();
+        }
+    }
+    (world, places)
+}
+
+fn expected(at: usize, count: usize) -> Vec<String> {
+    (0..count).map(|sequence| format!("{at}.{sequence}")).collect()
+}
+
+/// Every replica has every record, and more can be written.
+fn check(world: &mut World, places: &[TopicPartition]) {
+    for (at, place) in places.iter().enumerate() {
+        let nodes = world.placed(*place).expect("nothing moves");
+        for node in nodes {
+            world.until(|world| world.values(NodeId(node), *place) == expected(at, 3));
+        }
+        assert_eq!(world.produce(*place, batch(&[&format!("{at}.2")], 2)), appended(2, true), "the producer is known");
+    }
+}
+
+fn held(world: &World, places: &[TopicPartition], node: u64) -> usize {
+    places.iter().filter(|place| world.placed(**place).is_some_and(|nodes| nodes.contains(&node))).count()
+}
+
+#[test]
+fn a_node_joins_and_gets_its_share() {
+    let (mut world, places) = cluster(8);
+    let refused = world.ask_to_join(NodeId(4)).unwrap_err();
+    assert!(matches!(refused.code, ErrorCode::NotAdmitted | ErrorCode::FeatureLevel), "{refused}");
+    world.admit(NodeId(4), false);
+    world.join(NodeId(4));
+    world.until(|world| held(world, &places, 4) == 6 && places.iter().all(|place| world.placed(*place).is_some()));
+    for node in 1..=4 {
+        assert_eq!(held(&world, &places, node), 6, "node {node}");
+    }
+    check(&mut world, &places);
+    assert_eq!(world.metadata_voters(), [1, 2, 3], "four voters are no better than three");
+    // It starts again like any other.
+    world.crash(NodeId(4));
+    world.restart(NodeId(4));
+    check(&mut world, &places);
+
+    world.admit(NodeId(5), false);
+    world.join(NodeId(5));
+    world.until(|world| world.metadata_voters().len() == 5);
+    world.until(|world| held(world, &places, 5) >= 4 && places.iter().all(|place| world.placed(*place).is_some()));
+    check(&mut world, &places);
+}
+
+#[test]
+fn a_node_is_drained_and_goes() {
+    let (mut world, places) = cluster(4);
+    let drain = |dry_run| Request::DrainNode { node: NodeId(2), drain: true, dry_run };
+    world.admit(NodeId(4), false);
+    world.join(NodeId(4));
+    let Answer::Moves(moves) = world.ask_controller(drain(true)).unwrap() else { panic!() };
+    assert!(!moves.is_empty());
+    world.ask_controller(drain(false)).unwrap();
+    world.until(|world| {
+        let controller = world.controller();
+        controller.is_some_and(|id| world.nodes[&id].controller.current().removed().contains(&NodeId(2)))
+    });
+    assert_eq!(held(&world, &places, 2), 0);
+    world.until(|world| world.metadata_voters() == [1, 3, 4] || world.metadata_voters() == [4, 1, 3]);
+    world.until(|world| world.nodes[&NodeId(2)].partitions.is_empty());
+    world.crash(NodeId(2));
+    check(&mut world, &places);
+    // Its number may be used again, by a node that knows nothing of the one before.
+    assert_eq!(world.ask_to_join(NodeId(2)).unwrap_err().code, ErrorCode::NotAdmitted);
+    world.wiped.insert(NodeId(2));
+    world.admit(NodeId(2), false);
+    world.join(NodeId(2));
+    world.until(|world| held(world, &places, 2) > 0 && places.iter().all(|place| world.placed(*place).is_some()));
+    check(&mut world, &places);
+}
+
+#[test]
+fn the_last_node_that_could_hold_a_replica_is_not_drained() {
+    let (mut world, _) = cluster(1);
+    world.until(|world| {
+        let controller = world.controller().unwrap();
+        world.nodes[&controller].controller.current().feature_level() == crate::cluster::feature::LEVEL_MAX
+    });
+    let drain = Request::DrainNode { node: NodeId(2), drain: true, dry_run: false };
+    assert_eq!(world.ask_controller(drain).unwrap_err().code, ErrorCode::NotEnoughNodes);
+    let unknown = Request::DrainNode { node: NodeId(9), drain: true, dry_run: false };
+    assert_eq!(world.ask_controller(unknown).unwrap_err().code, ErrorCode::UnknownNode);
+}
+
+#[test]
+fn a_wiped_node_comes_back_as_somebody_new() {
+    let (mut world, places) = cluster(3);
+    let replica = |world: &World, node: u64| {
+        let node = &world.nodes[&NodeId(node)];
+        places.iter().filter_map(|place| Some(node.partitions.get(node.places.get(place)?)?.group.replica())).max()
+    };
+    let before = replica(&world, 3);
+    for gone in [3, 1] {
+        world.crash(NodeId(gone));
+        world.wiped.insert(NodeId(gone));
+        assert_eq!(world.ask_to_join(NodeId(gone)).unwrap_err().code, ErrorCode::WrongIncarnation);
+        world.admit(NodeId(gone), true);
+        world.join(NodeId(gone));
+        world.until(|world| places.iter().all(|place| world.placed(*place).is_some_and(|nodes| nodes.len() == 3)));
+        check(&mut world, &places);
+    }
+    assert!(replica(&world, 3) > before);
+    // Only the two that were wiped are left, and have everything.
+    world.crash(NodeId(2));
+    for (at, place) in places.iter().enumerate() {
+        assert_eq!(world.produce(*place, batch(&[&format!("{at}.3")], 3)), appended(3, false));
+        assert_eq!(world.values(world.leader(*place).unwrap(), *place), expected(at, 4));
+    }
+}
+
+#[test]
+fn replicas_are_added_and_taken_away() {
+    let (mut world, places) = cluster(3);
+    world.admit(NodeId(4), false);
+    for replicas in [1, 3, 2] {
+        world.ask_controller(Request::SetReplicas { name: "orders".into(), replicas }).unwrap();
+        let count = replicas as usize;
+        world.until(|world| places.iter().all(|place| world.placed(*place).is_some_and(|nodes| nodes.len() == count)));
+        check(&mut world, &places);
+        for place in &places {
+            world.until(|world| {
+                let open = world.nodes.values().filter(|node| node.places.contains_key(place)).count();
+                open == count && world.leader(*place).is_some()
+            });
+        }
+    }
+    let grow = |partitions| Request::SetPartitions { name: "orders".into(), partitions };
+    assert_eq!(world.ask_controller(grow(2)).unwrap_err().code, ErrorCode::InvalidRequest);
+    let Answer::Topic(topic) = world.ask_controller(grow(5)).unwrap() else { panic!() };
+    let more = TopicPartition { topic: topic.id, partition: levada_protocol::ids::PartitionId(4) };
+    assert_eq!(world.produce(more, batch(&["new"], 0)), appended(0, false));
+    check(&mut world, &places);
+}
+
+/// A partition of ten segments with replicas on two nodes, and the third node, which copies slowly.
+fn about_to_copy() -> (World, TopicPartition, NodeId) {
+    let mut world = World::new(3);
+    let place = world.create_topic(1, &[("segment.bytes", "1048576")])[0];
+    let value = "v".repeat(100_000);
+    for sequence in 0..100 {
+        world.produce(place, batch(&[&value], sequence)).unwrap();
+        world.step();
+    }
+    world.until(|world| world.nodes.values().all(|node| node.controller.current().feature_level() > 1));
+    world.ask_controller(Request::SetReplicas { name: "orders".into(), replicas: 2 }).unwrap();
+    world.until(|world| world.placed(place).is_some_and(|nodes| nodes.len() == 2));
+    let away = (1..=3).find(|node| !world.placed(place).unwrap().contains(node)).map(NodeId).unwrap();
+    world.until(|world| world.nodes[&away].partitions.is_empty());
+    world.copy_bytes_per_s = 4 << 20;
+    world.crash(away);
+    world.restart(away);
+    world.until(|world| world.controller().is_some());
+    (world, place, away)
+}
+
+/// A copy that was cut off goes on with what is there, whatever the crash has made of it.
+#[test]
+fn a_copy_goes_on_after_a_crash() {
+    let (mut world, place, away) = about_to_copy();
+    let lender = world.leader(place).unwrap();
+    let group = world.nodes[&lender].places[&place];
+    world.ask_controller(Request::SetReplicas { name: "orders".into(), replicas: 3 }).unwrap();
+    let (mut crashes, mut copied) = (0, 0);
+    for tick in 0.. {
+        assert!(tick < 2_000, "it does not come to an end");
+        world.step();
+        if world.values(away, place).len() == 100 {
+            break;
+        }
+        let there: u64 = world.nodes[&away].store.incoming(group).values().sum();
+        if there > 2_000_000 * (crashes + 1) {
+            copied += world.nodes[&away].copies.copied_bytes();
+            crashes += 1;
+            world.crash(away);
+            world.restart(away);
+        }
+    }
+    copied += world.nodes[&away].copies.copied_bytes();
+    assert!(crashes >= 2, "{crashes}");
+    assert!(copied < 14_000_000, "what was there was not copied again: {copied} bytes for 10 MB");
+    world.until(|world| world.placed(place).is_some_and(|nodes| nodes.len() == 3));
+}
+
+/// A file that is not what it should be is refused, and another node asked.
+#[test]
+fn damage_is_not_copied() {
+    let (mut world, place, away) = about_to_copy();
+    let nodes = world.placed(place).unwrap();
+    // The last is asked first.
+    damage(&world.disks[&NodeId(nodes[1])], "segments", b"vvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvv");
+    world.ask_controller(Request::SetReplicas { name: "orders".into(), replicas: 3 }).unwrap();
+    world.until(|world| world.values(away, place).len() == 100);
+}

@@ -1,0 +1,248 @@
+//! Requests that only the controller answers: each becomes a command for group 0, or an answer at once.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use levada_protocol::{
+    error::{Error, ErrorCode, Result},
+    ids::{GroupId, NodeId, TopicId},
+    limits::{REPLICAS_MAX, TOPIC_PARTITIONS_MAX},
+    messages::metadata as wire,
+    source::NewTopic,
+    topic::{TOPIC_CONFIG_KEYS, TopicConfig, check_topic_name},
+};
+
+use super::{
+    Node,
+    controller::{Controller, Waiter},
+    event::{Answer, Effect, Request, RequestId},
+    reads::Read,
+};
+use crate::cluster::{
+    balance::{self, Move},
+    feature::LEVEL_MEMBERSHIP,
+    metadata::{self, Applied, altered, command, move_command, topic_exists},
+    placement,
+};
+
+impl Controller {
+    /// Checks a wish for a topic and says which command fulfils it.
+    fn plan_topic(&self, new: NewTopic, id: TopicId, created_ms: i64, replicas: u32) -> Result<wire::Topic> {
+        check_topic_name(&new.name)?;
+        TopicConfig::from_map(&new.config)?;
+        if self.current().topic(&new.name).is_some() {
+            return Err(topic_exists(&new.name));
+        }
+        if !(1..=TOPIC_PARTITIONS_MAX).contains(&new.partitions) {
+            let why = format!("a topic has 1 to {TOPIC_PARTITIONS_MAX} partitions, not {}", new.partitions);
+            return Err(Error::new(ErrorCode::InvalidRequest, why));
+        }
+        let replicas = replicas as usize;
+        check_replicas(replicas)?;
+        // Founders register when they start: a topic that cannot wait for the others asks for fewer replicas.
+        let (registered, nodes) = (self.current().nodes().len(), self.nodes().count());
+        if registered < replicas && replicas <= nodes {
+            let why =
+                format!("of {nodes} nodes only {registered} have started so far; try again, or ask for fewer replicas");
+            return Err(Error::new(ErrorCode::NotReady, why));
+        }
+        let places = placement::place(self.current(), new.partitions, replicas)?;
+        Ok(wire::Topic {
+            name: new.name,
+            topic_id: Bytes::copy_from_slice(&id.to_bytes()),
+            partitions: (0..)
+                .zip(places)
+                .map(|(partition, nodes)| new_partition(partition, nodes))
+                .collect(),
+            config: new.config,
+            schema_id: u32::from(new.schema_json.is_some()),
+            schema_json: new.schema_json.unwrap_or_default(),
+            created_ms,
+        })
+    }
+
+    /// Says which command gives a topic so many partitions.
+    fn plan_partitions(&self, name: &str, partitions: u32) -> Result<wire::AddPartitions> {
+        let topic = self.known_topic(name)?;
+        let before = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
+        if partitions <= before || partitions > TOPIC_PARTITIONS_MAX {
+            let why = format!(
+                "topic {name:?} has {before} partitions; it can have more, up to {TOPIC_PARTITIONS_MAX}, never fewer: \
+                 not {partitions}"
+            );
+            return Err(Error::new(ErrorCode::InvalidRequest, why));
+        }
+        let replicas = topic.partitions.iter().map(|partition| partition.wanted().len()).max().unwrap_or(1);
+        let places = placement::place(self.current(), partitions - before, replicas)?;
+        Ok(wire::AddPartitions {
+            topic_id: Bytes::copy_from_slice(&topic.id.to_bytes()),
+            partitions: (before..).zip(places).map(|(number, nodes)| new_partition(number, nodes)).collect(),
+        })
+    }
+}
+
+fn new_partition(partition: u32, nodes: Vec<NodeId>) -> wire::Partition {
+    let replicas = nodes.into_iter().map(|node| wire::Replica { replica_id: 0, node_id: node.get() });
+    wire::Partition { partition, replicas: replicas.collect(), ..wire::Partition::default() }
+}
+
+fn check_replicas(replicas: usize) -> Result<()> {
+    if (1..=REPLICAS_MAX).contains(&replicas) {
+        return Ok(());
+    }
+    let why = format!("a partition has 1 to {REPLICAS_MAX} replicas, not {replicas}");
+    Err(Error::new(ErrorCode::InvalidRequest, why))
+}
+
+impl Node {
+    /// A request that only the controller answers.
+    pub(super) fn on_controller_request(&mut self, id: RequestId, request: Request, out: &mut Vec<Effect>) {
+        let result = if self.controller.is_leading() {
+            self.plan_controller_request(id, request, out)
+        } else {
+            Err(self.controller.not_controller())
+        };
+        if let Err(error) = result {
+            out.push(Effect::Reply { id, result: Err(error) });
+        }
+        self.dirty.insert(GroupId::METADATA);
+    }
+
+    fn plan_controller_request(&mut self, id: RequestId, request: Request, out: &mut Vec<Effect>) -> Result<()> {
+        use wire::command::Kind;
+        let kind = match request {
+            Request::InitProducer => {
+                self.controller.give_producer_id(id, out);
+                return Ok(());
+            }
+            Request::MetadataBarrier => {
+                let read = Read { id, group: GroupId::METADATA, refusal: None };
+                let context = self.reads.begin(read);
+                self.controller.group.read_index(context);
+                return Ok(());
+            }
+            Request::CreateTopic { new, dry_run } => {
+                let nodes = u32::try_from(self.controller.nodes().count()).unwrap_or(u32::MAX);
+                let default = self.config.default_replicas.min(nodes.max(1));
+                let replicas = if new.replicas == 0 { default } else { new.replicas };
+                let topic_id = TopicId(self.random.uuid());
+                let topic = self.controller.plan_topic(new, topic_id, self.now.wall_ms, replicas)?;
+                let create = Kind::CreateTopic(wire::CreateTopic { topic: Some(topic) });
+                if dry_run {
+                    let applied = self.controller.current().clone().apply(command(create))?;
+                    let Applied::Topic(topic) = applied else { return Ok(()) };
+                    out.push(Effect::Reply { id, result: Ok(Answer::Topic(topic)) });
+                    return Ok(());
+                }
+                create
+            }
+            Request::AlterTopic { name, set, unset } => {
+                let topic = self.controller.known_topic(&name)?;
+                check_unset(&set, &unset)?;
+                TopicConfig::from_map(&altered(&topic.settings, &set, &unset))?;
+                let topic_id = Bytes::copy_from_slice(&topic.id.to_bytes());
+                Kind::AlterTopic(wire::AlterTopic { topic_id, set, unset })
+            }
+            Request::DeleteTopic { name } => {
+                let topic_id = Bytes::copy_from_slice(&self.controller.known_topic(&name)?.id.to_bytes());
+                Kind::DeleteTopic(wire::DeleteTopic { topic_id })
+            }
+            Request::RegisterNode { node } => {
+                let register = metadata::register_command(&node);
+                return self.controller.propose(&register, Waiter::Request(id));
+            }
+            Request::AdmitNode { node, replace } => {
+                self.needs_membership()?;
+                Kind::AdmitNode(wire::AdmitNode { node_id: node.get(), replace })
+            }
+            Request::JoinNode { node } => {
+                self.needs_membership()?;
+                let join = metadata::join_command(&node);
+                return self.controller.propose(&join, Waiter::Request(id));
+            }
+            Request::DrainNode { node, drain, dry_run } => {
+                self.needs_membership()?;
+                let kind = Kind::DrainNode(wire::DrainNode { node_id: node.get(), drain });
+                let moves = self.plan_drain(kind.clone(), drain)?;
+                if dry_run {
+                    out.push(Effect::Reply { id, result: Ok(Answer::Moves(moves)) });
+                    return Ok(());
+                }
+                kind
+            }
+            Request::Balance { dry_run } => {
+                self.needs_membership()?;
+                let moves = balance::balance(self.controller.current(), usize::MAX);
+                if dry_run || moves.is_empty() {
+                    out.push(Effect::Reply { id, result: Ok(Answer::Moves(moves)) });
+                    return Ok(());
+                }
+                return self.controller.propose(&move_command(&moves), Waiter::Request(id));
+            }
+            Request::SetReplicas { name, replicas } => {
+                self.needs_membership()?;
+                let topic = self.controller.known_topic(&name)?;
+                check_replicas(replicas as usize)?;
+                let moves = balance::set_replicas(self.controller.current(), topic, replicas as usize)?;
+                if moves.is_empty() {
+                    out.push(Effect::Reply { id, result: Ok(Answer::Done) });
+                    return Ok(());
+                }
+                return self.controller.propose(&move_command(&moves), Waiter::Request(id));
+            }
+            Request::SetPartitions { name, partitions } => {
+                self.needs_membership()?;
+                Kind::AddPartitions(self.controller.plan_partitions(&name, partitions)?)
+            }
+            Request::Produce { .. } | Request::Bounds { .. } | Request::TransferLeader { .. } => {
+                return Err(Error::new(ErrorCode::Internal, "not a request to the controller"));
+            }
+        };
+        self.controller.propose(&command(kind), Waiter::Request(id))
+    }
+
+    /// Nodes that were built before there was membership must not meet its commands.
+    fn needs_membership(&self) -> Result<()> {
+        let metadata = self.controller.current();
+        if metadata.feature_level() >= LEVEL_MEMBERSHIP {
+            return Ok(());
+        }
+        let older = metadata.nodes().values().filter(|node| node.feature_level_max < LEVEL_MEMBERSHIP);
+        let older: Vec<String> = older.map(|node| node.addresses.node.to_string()).collect();
+        let silent = self.controller.nodes().filter(|node| !metadata.nodes().contains_key(node));
+        let silent: Vec<String> = silent.map(|node| node.to_string()).collect();
+        let why = format!(
+            "the cluster is at feature level {}, this needs {LEVEL_MEMBERSHIP}; it rises when all nodes run a build that \
+             knows it (older builds: {}; not started yet: {})",
+            metadata.feature_level(),
+            if older.is_empty() { "none".to_owned() } else { older.join(", ") },
+            if silent.is_empty() { "none".to_owned() } else { silent.join(", ") },
+        );
+        Err(Error::new(ErrorCode::FeatureLevel, why))
+    }
+
+    /// What moves when a node is drained, or none is.
+    fn plan_drain(&self, kind: wire::command::Kind, drain: bool) -> Result<Vec<Move>> {
+        let mut planned = self.controller.current().clone();
+        planned.apply(command(kind))?;
+        if planned.nodes().values().all(|node| node.draining) {
+            return Err(Error::new(ErrorCode::NotEnoughNodes, "the last node of a cluster cannot be decommissioned"));
+        }
+        if drain { balance::drain(&planned, usize::MAX) } else { Ok(Vec::new()) }
+    }
+}
+
+/// What is taken back must be a setting, and not be set in the same breath.
+fn check_unset(set: &BTreeMap<String, String>, unset: &[String]) -> Result<()> {
+    let wrong = |why: String| Err(Error::new(ErrorCode::InvalidConfig, why));
+    for key in unset {
+        if set.contains_key(key) {
+            return wrong(format!("topic setting {key:?} is both set and taken back; say one of them"));
+        }
+        if !TOPIC_CONFIG_KEYS.iter().any(|(known, _)| known == key) {
+            let known: Vec<&str> = TOPIC_CONFIG_KEYS.iter().map(|(key, _)| *key).collect();
+            return wrong(format!("unknown topic setting {key:?}; known are {}", known.join(", ")));
+        }
+    }
+    Ok(())
+}

@@ -13,6 +13,9 @@ use levada_storage_engine::{
 
 use crate::{dice::Dice, options::Lie};
 
+/// No sync takes longer, however slow the disk is: a world must come to rest in bounded time.
+const SYNC_US_MAX: u64 = 3_000_000;
+
 /// How fast a disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Speed {
@@ -50,7 +53,7 @@ impl Speed {
         let mut us = self.base_us + bytes * self.chunk_us / (64 << 10);
         if op.is_sync() {
             let stall = dice.chance_ppm(self.stall_per_mille * 1_000);
-            us += dice.around(self.sync_us) * if stall { 50 } else { 1 };
+            us += (dice.around(self.sync_us) * if stall { 50 } else { 1 }).min(SYNC_US_MAX);
         }
         us + dice.between(0..=self.base_us)
     }

@@ -154,6 +154,11 @@ impl Nemesis {
         Self { dice, mix, nodes }
     }
 
+    /// From now on it is about these nodes.
+    pub fn set_nodes(&mut self, nodes: Vec<NodeId>) {
+        self.nodes = nodes;
+    }
+
     /// How long until the next fault.
     pub fn rest_us(&mut self) -> u64 {
         self.dice.around(self.mix.interval_us)

@@ -81,6 +81,10 @@ pub struct Options {
     pub write_bytes_min: u64,
     /// Ticks of a paused process come all at once when it goes on, or not at all.
     pub ticks_burst: bool,
+    /// Nodes come and go, and replicas move.
+    pub moves: bool,
+    /// What new replicas may copy in a second.
+    pub copy_bytes_per_s: u64,
     /// What the world lies about.
     pub lie: Option<Lie>,
 }
@@ -104,6 +108,8 @@ impl Options {
             tail_bytes_max: dice.pick(&[256 << 10, 1 << 20, 8 << 20]).unwrap_or(8 << 20),
             ticks_burst: dice.chance(50),
             write_bytes_min: dice.pick(&[0, 16 << 10, 64 << 10]).unwrap_or(0),
+            moves: false,
+            copy_bytes_per_s: dice.pick(&[4 << 20, 64 << 20]).unwrap_or(4 << 20),
             lie: None,
         }
     }

@@ -22,7 +22,7 @@ use levada_storage_engine::{
     config::{SegmentConfig, StoreConfig},
     journal::{JournalConfig, JournalId},
     sim_disk::{CrashPlan, SimDisk},
-    store::DirIdentity,
+    store::{DirIdentity, GroupState, Store},
 };
 use uuid::Uuid;
 
@@ -177,23 +177,52 @@ impl<H> Process<H> {
     /// A machine with an empty data directory.
     #[must_use]
     pub fn new(options: &Options, node: NodeId, founders: &BTreeSet<NodeId>, speed: Speed) -> Self {
-        let mut dice = Dice::new(options.seed, &format!("machine {node}"));
+        let incarnation = IncarnationId(Uuid::from_u64_pair(options.seed, node.get()));
+        let (process, identity, journal) = Self::empty(options, node, incarnation, founders, speed);
+        identity.format(&*process.disk, journal).expect("an empty disk can be formatted");
+        process
+    }
+
+    /// A machine with the data directory of a node that has just joined; `run` counts on from the machine before.
+    #[must_use]
+    pub fn joining(
+        options: &Options,
+        (node, incarnation): (NodeId, IncarnationId),
+        founders: &BTreeSet<NodeId>,
+        run: u32,
+        state: GroupState,
+    ) -> Self {
+        let (mut process, identity, journal) = Self::empty(options, node, incarnation, founders, Speed::QUICK);
+        process.run = run;
+        Store::format_joining(&*process.disk, &identity, journal, state).expect("an empty disk can be formatted");
+        process
+    }
+
+    fn empty(
+        options: &Options,
+        node: NodeId,
+        incarnation: IncarnationId,
+        founders: &BTreeSet<NodeId>,
+        speed: Speed,
+    ) -> (Self, DirIdentity, JournalId) {
+        let mut dice = Dice::new(options.seed, &format!("machine {node} {incarnation}"));
         let mut draw = |range| dice.between(range);
         let (tick_us, skew_ms) = (draw(48_500..=51_500), draw(0..=4_000));
         let config = NodeConfig {
             cluster: ClusterId(Uuid::from_u64_pair(options.seed, 0)),
             node,
-            incarnation: IncarnationId(Uuid::from_u64_pair(options.seed, node.get())),
+            incarnation,
             founders: founders.clone(),
             default_replicas: u32::try_from(REPLICAS).unwrap_or(u32::MAX),
             seed: 0,
             store: store_config(options),
+            copy_bytes_per_s: options.copy_bytes_per_s,
         };
         let disk = Arc::new(SimDisk::new(dice.seed()));
         let identity = DirIdentity { cluster: config.cluster, node, incarnation: config.incarnation };
-        let journal = JournalId::from_bytes(Uuid::from_u64_pair(!options.seed, node.get()).into_bytes());
-        identity.format(&*disk, journal).expect("an empty disk can be formatted");
-        Self {
+        let (high, low) = incarnation.0.as_u64_pair();
+        let journal = JournalId::from_bytes(Uuid::from_u64_pair(!options.seed ^ high, node.get() ^ low).into_bytes());
+        let process = Self {
             config,
             disk,
             dice,
@@ -206,7 +235,8 @@ impl<H> Process<H> {
             excused_us: None,
             is_full: false,
             stopping_us: None,
-        }
+        };
+        (process, identity, journal)
     }
 
     /// Its data directory.
@@ -287,6 +317,11 @@ impl<H> Process<H> {
     /// What a power cut would leave, this time.
     pub fn crash_plan(&mut self) -> CrashPlan {
         CrashPlan::seeded(self.dice.seed())
+    }
+
+    /// How long a read takes.
+    pub fn read_us(&mut self) -> u64 {
+        self.speed.base_us + self.dice.between(0..=self.speed.base_us)
     }
 
     /// How long the core may gather events before its round ends.

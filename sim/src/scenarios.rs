@@ -28,6 +28,15 @@ pub struct Scenario {
 /// All scenarios.
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "mixed", about: "every fault, in a mix that is drawn", shape: |_| {} },
+    Scenario {
+        name: "membership",
+        about: "every fault, while nodes come and go, lose their disks, and replicas move",
+        shape: |options| {
+            options.moves = true;
+            // What a lost disk had must be copied first.
+            options.settle_us *= 3;
+        },
+    },
     Scenario { name: "power", about: "power cuts, nothing else", shape: |options| options.mix = Mix::POWER },
     Scenario {
         name: "partitions",

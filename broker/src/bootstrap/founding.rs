@@ -129,7 +129,8 @@ pub(crate) async fn settle(
             Verdict::Knock(decision) => match joining::knock(&own, &decision, applicant, seeds).await? {
                 Knocked::Joined(decision, state) => {
                     desk.accept(decision).await.map_err(BootstrapError::NotAccepted)?;
-                    let identity = desk.identity().ok_or(BootstrapError::NotAccepted(lost("the record", &"it is gone")))?;
+                    let identity =
+                        desk.identity().ok_or(BootstrapError::NotAccepted(lost("the record", &"it is gone")))?;
                     return Ok(Settled { identity, begins_with: Some(state) });
                 }
                 Knocked::Wait(why) => {
@@ -298,7 +299,10 @@ mod tests {
         let founded = decision(9, &[(1, 11), (2, 22), (3, 33)]);
         let member = |decision: &Decision| Record { decision: Some(decision.clone()), ..record(3, 33) };
         // One member with the decision is enough, whoever else is silent or empty.
-        assert_eq!(judge(&record(1, 11), &seeds, &said(&[member(&founded)])).unwrap(), Verdict::Belong(founded.clone()));
+        assert_eq!(
+            judge(&record(1, 11), &seeds, &said(&[member(&founded)])).unwrap(),
+            Verdict::Belong(founded.clone())
+        );
         let wiped = judge(&record(1, 99), &seeds, &said(&[record(2, 22), member(&founded)])).unwrap();
         assert_eq!(wiped, Verdict::Knock(founded.clone()));
         let stranger = judge(&record(4, 44), &seeds, &said(&[member(&founded)])).unwrap();

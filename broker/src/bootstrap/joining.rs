@@ -86,7 +86,8 @@ pub(super) async fn knock(
 }
 
 fn read(decision: &Decision, joined: JoinClusterResponse) -> Result<Knocked, BootstrapError> {
-    let nonsense = |what: &str| BootstrapError::NotJoined(Error::new(ErrorCode::BadFrame, format!("{what} is malformed")));
+    let nonsense =
+        |what: &str| BootstrapError::NotJoined(Error::new(ErrorCode::BadFrame, format!("{what} is malformed")));
     let answered = Decision::from_wire(&joined.cluster_id, joined.members).map_err(|why| nonsense(&why))?;
     if answered.cluster != decision.cluster {
         return Err(BootstrapError::TwoClusters { one: decision.cluster, other: answered.cluster });

@@ -314,7 +314,17 @@ mod tests {
         retarget(&mut metadata, &[1, 2, 3]);
         assert_eq!(target(&metadata), [(1, 1), (2, 2), (3, 3)], "the group may have gone some of the way");
         retarget(&mut metadata, &[1, 2, 4]);
-        assert_eq!(target(&metadata), [(1, 1), (2, 2), (5, 4)], "what was given up is not given again");
+        assert_eq!(target(&metadata), [(1, 1), (2, 2), (4, 4)], "the group may consist of what was given up");
+        let lost = wire::ReplaceReplica { group: 1, replica_id: 4 };
+        metadata.apply(command(wire::command::Kind::ReplaceReplica(lost))).unwrap();
+        assert_eq!(target(&metadata), [(1, 1), (2, 2), (5, 4)]);
+        retarget(&mut metadata, &[1, 2, 3]);
+        assert!(metadata.holds_replicas(NodeId(4)), "it is kept until the group has arrived");
+        let lost = wire::ReplaceReplica { group: 1, replica_id: 5 };
+        metadata.apply(command(wire::command::Kind::ReplaceReplica(lost))).unwrap();
+        assert!(!metadata.holds_replicas(NodeId(4)));
+        retarget(&mut metadata, &[1, 2, 4]);
+        assert_eq!(target(&metadata), [(1, 1), (2, 2), (6, 4)], "a lost number is never given again");
         let first: Vec<ReplicaId> =
             metadata.topic("t").unwrap().partitions[0].first().iter().map(|replica| replica.id).collect();
         assert_eq!(first, [ReplicaId(1), ReplicaId(2), ReplicaId(3)]);

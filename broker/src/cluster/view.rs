@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use levada_protocol::ids::{ClusterId, GroupId, IncarnationId, NodeId, Offset, Term, TopicPartition};
+use levada_protocol::ids::{ClusterId, GroupId, IncarnationId, NodeId, Offset, ReplicaId, Term, TopicPartition};
 use levada_storage_engine::log::Log;
 use tokio::sync::watch;
 
@@ -37,6 +37,8 @@ pub struct PartitionView {
     pub partition: TopicPartition,
     /// Its raft group.
     pub group: GroupId,
+    /// Which replica of it this is.
+    pub replica: ReplicaId,
     /// Its records. Read below [`PartitionState::high_watermark`] only.
     pub log: Log,
     /// Changes are announced to who waits.

@@ -223,6 +223,8 @@ fn topic_of_info(info: TopicInfo) -> Result<Topic> {
             .collect(),
         target: Vec::new(),
         first: Vec::new(),
+        leaving: Vec::new(),
+        lost: Vec::new(),
     });
     let schema = Some(info.schema_json).filter(|json| !json.is_empty());
     Ok(Topic {

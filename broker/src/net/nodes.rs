@@ -140,12 +140,7 @@ pub(crate) async fn drain_node(
 }
 
 /// Replicas are to be spread.
-pub(crate) async fn balance(
-    broker: Arc<Broker>,
-    session: Arc<Session>,
-    request: BalanceRequest,
-    responder: Responder,
-) {
+pub(crate) async fn balance(broker: Arc<Broker>, session: Arc<Session>, request: BalanceRequest, responder: Responder) {
     let balance = Request::Balance { dry_run: request.dry_run };
     responder.answer(broker.change_cluster(&session.context(), balance).await.map(moves));
 }

@@ -71,7 +71,7 @@ struct Copying {
     /// The segment that is copied; behind the last one everything is there.
     at: usize,
     check: Option<SegmentCheck>,
-    /// How much of the segment is there from before a restart and was not read again.
+    /// How long the copy of the segment is that is there from before a restart, and is read again.
     reread_to: u64,
 }
 
@@ -142,7 +142,7 @@ impl Copies {
         if let Some(copy) = self.copies.remove(&group) {
             match copy.stage {
                 Stage::Installing { .. } => store.remove_group(group),
-                _ => discard(group, store),
+                _ => store.discard_incoming(group),
             }
         }
     }
@@ -175,7 +175,7 @@ impl Copies {
     pub(super) fn discard_strays(&self, store: &mut Store) {
         for group in store.incoming_groups() {
             if !self.copies.contains_key(&group) {
-                discard(group, store);
+                store.discard_incoming(group);
             }
         }
     }
@@ -280,7 +280,7 @@ impl Copies {
         // Of a log that starts later now, what came of its front is of no use.
         for first in store.incoming(group).into_keys() {
             if !segments.iter().any(|segment| segment.first_index() == first) {
-                store.discard_incoming(group, first);
+                store.discard_incoming_file(group, first);
             }
         }
         let copying = Copying { snapshot, segments, at: 0, check: None, reread_to: 0 };
@@ -313,6 +313,7 @@ impl Copies {
         copy.tries = 0;
         let Some(bytes) = bytes else {
             // The log starts later by now, or that node is no replica any more.
+            store.discard_incoming_file(group, first_index);
             copy.ask_another();
             return;
         };
@@ -325,13 +326,13 @@ impl Copies {
                     copy.writing += 1;
                 }
                 if complete {
-                    store.sync_incoming(group, first_index);
+                    store.finish_incoming(group, first_index);
                     copy.writing += 1;
                 }
             }
             Err(error) => {
                 tracing::warn!(group = group.get(), %from, %first_index, %error, "copy.segment.refused: another node is asked");
-                store.discard_incoming(group, first_index);
+                store.discard_incoming_file(group, first_index);
                 copy.ask_another();
             }
         }
@@ -378,29 +379,27 @@ impl Copies {
         let Stage::Copying(copying) = &mut copy.stage else { return };
         copy.since = None;
         let Some(first_index) = copying.segments.get(copying.at).map(SnapshotSegment::first_index) else { return };
-        let is_whole = match result {
-            Ok(bytes) if !bytes.is_empty() => copying.take(&bytes, false).ok(),
-            _ => None,
+        let is_sound = match result {
+            Ok(bytes) if !bytes.is_empty() => {
+                let is_end = copying
+                    .check
+                    .as_ref()
+                    .is_some_and(|check| check.position() + bytes.len() as u64 >= copying.reread_to);
+                copying.take(&bytes, is_end).is_ok()
+            }
+            _ => false,
         };
-        match is_whole {
-            Some(true) => {
-                store.sync_incoming(group, first_index);
-                copy.writing += 1;
-            }
-            Some(false) => {}
-            None => {
-                copying.begin_again();
-                store.discard_incoming(group, first_index);
-            }
+        // The segment may also have grown since, then it is copied as a whole.
+        if !is_sound {
+            copying.begin_again();
+            store.discard_incoming_file(group, first_index);
         }
         self.go_on(group, store, out);
     }
 
     /// A checkpoint is durable: the replicas that it was the first to have.
     pub(super) fn on_checkpoint(&mut self, number: u64) -> Vec<Arrived> {
-        let is_in = |_: &GroupId, copy: &mut Copy| {
-            matches!(copy.stage, Stage::Installing { checkpoint, .. } if checkpoint <= number)
-        };
+        let is_in = |_: &GroupId, copy: &mut Copy| matches!(copy.stage, Stage::Installing { checkpoint, .. } if checkpoint <= number);
         let arrived = self.copies.extract_if(.., is_in);
         let arrived = arrived.filter_map(|(group, copy)| match copy.stage {
             Stage::Installing { snapshot, .. } => Some(Arrived { group, snapshot: *snapshot }),
@@ -426,12 +425,6 @@ impl Copies {
         self.reading.insert(self.last_read, Reading::Lend { to, group, first_index, position });
         let len = bytes_max.min(PIECE_BYTES) as usize;
         out.push(Effect::Read { token: self.last_read, file: segment_file(group, first_index), pos: position, len });
-    }
-}
-
-fn discard(group: GroupId, store: &mut Store) {
-    for first in store.incoming(group).into_keys() {
-        store.discard_incoming(group, first);
     }
 }
 
@@ -463,13 +456,17 @@ enum Next {
 }
 
 impl Copying {
-    fn next(&mut self, group: GroupId, store: &Store) -> Next {
+    fn next(&mut self, group: GroupId, store: &mut Store) -> Next {
         let Some(segment) = self.segments.get(self.at) else { return Next::Done };
         let first_index = segment.first_index();
         let position = match &self.check {
             Some(check) => check.position(),
             None => {
                 self.reread_to = store.incoming(group).get(&first_index).copied().unwrap_or(0);
+                if self.reread_to == 0 {
+                    // What another node began to send goes no further.
+                    store.discard_incoming_file(group, first_index);
+                }
                 self.check = Some(segment.check());
                 0
             }

@@ -229,10 +229,7 @@ impl Node {
 fn caught_up(group: &Group) -> Vec<NodeId> {
     let last = group.last_index();
     let is_ready = |replica: ReplicaId, matched: LogIndex| {
-        matched == last
-            && group.is_active(replica)
-            && !group.is_self(replica)
-            && group.conf().voters.contains(&replica)
+        matched == last && group.is_active(replica) && !group.is_self(replica) && group.conf().voters.contains(&replica)
     };
     let ready = group.matched().into_iter().filter(|(replica, matched)| is_ready(*replica, *matched));
     ready.filter_map(|(replica, _)| group.replicas().get(&replica).copied()).collect()

@@ -89,6 +89,8 @@ pub struct Node {
     copies: Copies,
     /// Replicas that have lost what they had: their leaders are to have them replaced.
     lost: BTreeMap<GroupId, ReplicaId>,
+    /// As controller: everybody has the place in group 0 that is meant for it.
+    metadata_settled: bool,
     /// Groups that may have something ready.
     dirty: BTreeSet<GroupId>,
     admission: Admission,
@@ -129,6 +131,7 @@ impl Node {
             dormant,
             copies,
             lost: BTreeMap::new(),
+            metadata_settled: false,
             dirty: BTreeSet::from([GroupId::METADATA]),
             admission: Admission::default(),
             reads: Reads::default(),
@@ -158,6 +161,43 @@ impl Node {
     #[must_use]
     pub const fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Whether everything that this node leads has the replicas that it is to have, and none comes into being here.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let leads = self.partitions.values().filter(|partition| partition.leading.is_some());
+        let metadata_is = self.metadata_settled || !self.controller.is_leading();
+        self.copies.len() == 0 && self.lost.is_empty() && metadata_is && leads.into_iter().all(|led| led.settled)
+    }
+
+    /// Where each of its groups stands, a line each, for whoever looks for what is stuck.
+    #[must_use]
+    pub fn describe(&self) -> Vec<String> {
+        let group = |group: &crate::raft::group::Group| {
+            let (conf, stats) = (group.conf(), group.log().stats());
+            let ids = |of: &BTreeSet<ReplicaId>| of.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+            format!(
+                "g{} replica {} term {} leader {:?}: {}..={} committed {}, voters [{}] outgoing [{}] learners [{}] next [{}]",
+                group.id(),
+                group.replica(),
+                group.term(),
+                group.leader().map(NodeId::get),
+                stats.first_index,
+                stats.last_index,
+                group.committed(),
+                ids(&conf.voters),
+                ids(&conf.outgoing),
+                ids(&conf.learners),
+                ids(&conf.learners_next),
+            )
+        };
+        let partitions = self.partitions.values().map(|partition| {
+            let placed = partition.placed().map(|placed| (placed.replicas.clone(), placed.target.clone()));
+            format!("{}, settled {}, placed {placed:?}", group(&partition.group), partition.settled)
+        });
+        let others = [format!("copies {:?}", self.copies), format!("lost {:?}", self.lost)];
+        std::iter::once(group(&self.controller.group)).chain(partitions).chain(others).collect()
     }
 
     /// Takes an event. What follows from it may come out here or with the next [`Node::flush`].

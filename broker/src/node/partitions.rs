@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     cluster::{
-        metadata::{self, Replica, Topic},
+        metadata::{self, Topic},
         view::{Leadership, PartitionView},
     },
     partition::machine::Partition,
@@ -43,8 +43,7 @@ impl Node {
     pub(super) fn open_topic(&mut self, topic: &Arc<Topic>, out: &mut Vec<Effect>) -> Result<(), NodeOpenError> {
         for partition in &topic.partitions {
             let place = TopicPartition { topic: topic.id, partition: partition.partition };
-            let here = |replicas: &[Replica]| replicas.iter().find(|replica| replica.node == self.config.node).copied();
-            let Some(own) = here(&partition.target).or_else(|| here(&partition.replicas)) else {
+            let Some(own) = partition.on(self.config.node) else {
                 let moved = Error::new(ErrorCode::NotLeader, format!("the replica of {place} here has moved away"));
                 self.close(place, partition.group, &moved, out);
                 continue;
@@ -162,6 +161,7 @@ impl Node {
         let view = Arc::new(PartitionView {
             partition: place,
             group,
+            replica: membership.replica,
             log,
             state: watch::Sender::default(),
             behind: std::sync::RwLock::default(),

@@ -8,7 +8,7 @@
 //! nodes allow it, takes replicas off nodes that are drained, a few at a time, and lets these go when they hold none, and
 //! spreads replicas again when nodes have come. It does one such thing at a time, and the next when that is applied.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use levada_protocol::{
@@ -58,7 +58,7 @@ impl Node {
             let voters: BTreeSet<ReplicaId> = placed.wanted().iter().map(|replica| replica.id).collect();
             let moves = !placed.target.is_empty();
             let target = Target { voters, learners: BTreeSet::new() };
-            if partition.group.approach(&target) {
+            if partition.group.approach(&target, moves) {
                 partition.settled = !moves;
                 if moves && looks {
                     says.push(PeerMessage::Placed { group: id, voters: target.voters.into_iter().collect() });
@@ -142,7 +142,7 @@ impl Node {
     /// As controller: a replica is to be replaced.
     pub(super) fn on_replace(&mut self, group: GroupId, replica: ReplicaId) {
         let Some(placed) = self.partition_placed(group) else { return };
-        if placed.wanted().iter().any(|wanted| wanted.id == replica) {
+        if placed.everybody().contains_key(&replica) {
             tracing::warn!(group = group.get(), %replica, "replica.lost: another one takes its place");
             let replace = wire::ReplaceReplica { group: group.get(), replica_id: replica.get() };
             self.do_duty(Duty::Group(group), &command(wire::command::Kind::ReplaceReplica(replace)));
@@ -178,9 +178,8 @@ impl Node {
         };
         let group = &mut self.controller.group;
         let present: BTreeSet<ReplicaId> = members.keys().copied().collect();
-        let target =
-            metadata_target(group.conf(), &present, |replica| may_vote(replica) && group.has_caught_up(replica));
-        group.approach(&target);
+        let target = metadata_target(group.conf(), &present, may_vote, |replica| group.has_caught_up(replica));
+        self.metadata_settled = group.approach(&target, false);
         if group.has_ready() {
             self.dirty.insert(GroupId::METADATA);
         }
@@ -202,9 +201,13 @@ impl Node {
             }
             return;
         }
-        if let Some(command) = drain_next(&metadata) {
+        let members = self.controller.members();
+        let conf = self.controller.group.conf();
+        let voters = conf.voters.union(&conf.outgoing).filter_map(|voter| members.get(voter).copied()).collect();
+        if let Some(command) = drain_next(&metadata, &voters) {
             self.do_duty(Duty::Cluster, &command);
-        } else if self.ticks.is_multiple_of(SPREAD_TICKS) && balance::moving(&metadata) == 0 && self.is_calm(&metadata) {
+        } else if self.ticks.is_multiple_of(SPREAD_TICKS) && balance::moving(&metadata) == 0 && self.is_calm(&metadata)
+        {
             let moves = balance::balance(&metadata, MOVES_AT_ONCE);
             if !moves.is_empty() {
                 self.do_duty(Duty::Cluster, &move_command(&moves));
@@ -289,14 +292,28 @@ fn stranded(partition: &Partition) -> Vec<ReplicaId> {
     matched.filter_map(is_stranded).collect()
 }
 
-/// Who is to belong to group 0: everybody, and of them an odd number of voters. Who votes goes on doing so while the node
-/// is there; `may` says who can be made a voter.
-fn metadata_target(conf: &Conf, present: &BTreeSet<ReplicaId>, may: impl Fn(ReplicaId) -> bool) -> Target {
-    let odd = present.len() - usize::from(present.len().is_multiple_of(2));
+/// Who is to belong to group 0: everybody, and of them an odd number of voters. Who votes goes on doing so while it `may`
+/// (its node is not about to leave); who is `ready` can be made a voter.
+fn metadata_target(
+    conf: &Conf,
+    present: &BTreeSet<ReplicaId>,
+    may: impl Fn(ReplicaId) -> bool,
+    ready: impl Fn(ReplicaId) -> bool,
+) -> Target {
+    let able: BTreeSet<ReplicaId> = present.iter().copied().filter(|replica| may(*replica)).collect();
+    let odd = able.len().saturating_sub(usize::from(able.len().is_multiple_of(2)));
     let wanted = odd.clamp(1, METADATA_VOTERS_MAX);
-    let mut voters: BTreeSet<ReplicaId> = conf.voters.intersection(present).copied().collect();
-    let free = present.iter().copied().filter(|replica| conf.learners.contains(replica) && may(*replica));
+    let mut voters: BTreeSet<ReplicaId> = conf.voters.intersection(&able).copied().collect();
+    let free = able.iter().copied().filter(|replica| conf.learners.contains(replica) && ready(*replica));
     let free: Vec<ReplicaId> = free.take(wanted.saturating_sub(voters.len())).collect();
+    let candidates = able.iter().filter(|replica| !voters.contains(replica)).count();
+    let to_come = wanted.saturating_sub(voters.len()).min(candidates);
+    if free.len() < to_come && !conf.voters.is_subset(&able) {
+        // Who is to go stays until its place can be taken: a majority needs no more answers with it than without.
+        voters.clone_from(&conf.voters);
+        let learners = present.difference(&voters).copied().collect();
+        return Target { voters, learners };
+    }
     // Four are no better than three, and need one more to agree.
     let even = (voters.len() + free.len()).is_multiple_of(2);
     voters.extend(free.iter().take(free.len() - usize::from(even && !free.is_empty())));
@@ -305,9 +322,12 @@ fn metadata_target(conf: &Conf, present: &BTreeSet<ReplicaId>, may: impl Fn(Repl
 }
 
 /// What is to be done next for nodes that are drained.
-fn drain_next(metadata: &Metadata) -> Option<wire::Command> {
-    let drained: BTreeMap<&NodeId, _> = metadata.nodes().iter().filter(|(_, node)| node.draining).collect();
-    if let Some(node) = drained.keys().find(|node| !metadata.holds_replicas(***node)) {
+fn drain_next(metadata: &Metadata, voters: &BTreeSet<NodeId>) -> Option<wire::Command> {
+    let drained: Vec<NodeId> =
+        metadata.nodes().iter().filter(|(_, node)| node.draining).map(|(node, _)| *node).collect();
+    // Not before group 0 can do without its vote: it is about to be switched off.
+    let is_free = |node: &&NodeId| !metadata.holds_replicas(**node) && !voters.contains(node);
+    if let Some(node) = drained.iter().find(is_free) {
         let remove = wire::RemoveNode { node_id: node.get() };
         return Some(command(wire::command::Kind::RemoveNode(remove)));
     }
@@ -330,7 +350,7 @@ mod tests {
 
     fn target(voters: &[u64], learners: &[u64], present: &[u64]) -> (Vec<u64>, Vec<u64>) {
         let conf = Conf { learners: ids(learners), ..Conf::of(ids(voters)) };
-        let target = metadata_target(&conf, &ids(present), |replica| replica.get() != 9);
+        let target = metadata_target(&conf, &ids(present), |replica| replica.get() != 8, |replica| replica.get() != 9);
         let numbers = |of: BTreeSet<ReplicaId>| of.into_iter().map(ReplicaId::get).collect();
         (numbers(target.voters), numbers(target.learners))
     }
@@ -348,7 +368,10 @@ mod tests {
     #[test]
     fn a_voter_that_goes_is_replaced_by_one_that_is_ready() {
         assert_eq!(target(&[1, 2, 3], &[4], &[1, 2, 4]), (vec![1, 2, 4], vec![]));
-        assert_eq!(target(&[1, 2, 3], &[9], &[1, 2, 9]), (vec![1, 2], vec![9]), "nobody is");
+        assert_eq!(target(&[1, 2, 3], &[9], &[1, 2, 9]), (vec![1, 2, 3], vec![9]), "it stays until somebody is");
+        assert_eq!(target(&[1, 2, 3], &[], &[1, 2, 9]), (vec![1, 2, 3], vec![9]), "9 is not even a learner");
+        assert_eq!(target(&[1, 2, 3], &[], &[1, 2]), (vec![1, 2], vec![]), "nobody is left to take its place");
+        assert_eq!(target(&[1, 2, 8], &[4], &[1, 2, 4, 8]), (vec![1, 2, 4], vec![8]), "8 is about to leave");
         assert_eq!(target(&[1, 2, 3], &[7], &[1, 3, 7]), (vec![1, 3, 7], vec![]), "a node that came back empty");
     }
 }

@@ -50,10 +50,7 @@ impl Controller {
         Ok(wire::Topic {
             name: new.name,
             topic_id: Bytes::copy_from_slice(&id.to_bytes()),
-            partitions: (0..)
-                .zip(places)
-                .map(|(partition, nodes)| new_partition(partition, nodes))
-                .collect(),
+            partitions: (0..).zip(places).map(|(partition, nodes)| new_partition(partition, nodes)).collect(),
             config: new.config,
             schema_id: u32::from(new.schema_json.is_some()),
             schema_json: new.schema_json.unwrap_or_default(),

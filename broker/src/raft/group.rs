@@ -90,6 +90,9 @@ pub struct Group {
     damage_left: Option<LogIndex>,
     /// As leader: where the log ended a moment ago. Who has that has caught up.
     mark: Option<LogIndex>,
+    /// As leader in this term: an entry that was proposed when the membership was what it is to be. When it is committed, a
+    /// majority has durably that it is.
+    seal: Option<(Term, LogIndex)>,
 }
 
 impl std::fmt::Debug for Group {
@@ -120,6 +123,7 @@ impl Group {
             asked_term: None,
             damage_left: None,
             mark: None,
+            seal: None,
         };
         group.fix_timeout();
         Ok(group)
@@ -206,8 +210,9 @@ impl Group {
         self.mark = self.is_leader().then(|| self.last_index());
     }
 
-    /// As leader: goes a step towards the replicas that the group is to have. Answers whether there is nothing left to do.
-    pub fn approach(&mut self, target: &Target) -> bool {
+    /// As leader: goes a step towards the replicas that the group is to have. Answers whether there is nothing left to do;
+    /// if others are going to `rely` on that, not before a majority has it durably.
+    pub fn approach(&mut self, target: &Target, rely: bool) -> bool {
         if !self.can_propose() {
             return false;
         }
@@ -221,11 +226,20 @@ impl Group {
             }
             Some(step) if !self.raw.raft.has_pending_conf() => self.propose_change(&step),
             Some(_) => {}
-            None => {
-                return self.conf.voters == target.voters && self.conf.learners.is_subset(&target.learners);
-            }
+            None => return self.conf.voters == target.voters && (!rely || self.is_sealed()),
         }
         false
+    }
+
+    /// Whether a majority has durably that the membership is what it is here; sees to it, if not.
+    fn is_sealed(&mut self) -> bool {
+        match self.seal {
+            Some((term, seal)) if term == self.term() => self.committed() >= seal,
+            _ => {
+                self.seal = self.propose(EntryKind::Empty, Bytes::new()).map(|index| (self.term(), index));
+                false
+            }
+        }
     }
 
     fn propose_change(&mut self, step: &Step) {
@@ -243,13 +257,16 @@ impl Group {
     pub fn apply_change(&mut self, bytes: &[u8]) {
         let change = membership::read_change(bytes).expect("the leader made this change");
         match self.raw.apply_conf_change(&change) {
-            Ok(conf) => self.conf = Conf::from_raft(&conf),
+            Ok(conf) => {
+                self.conf = Conf::from_raft(&conf);
+                self.seal = None;
+            }
             // Every replica has the same membership here, and says the same.
             Err(error) => tracing::error!(group = self.id.get(), %error, "raft.membership.refused"),
         }
         let raft = &mut self.raw.raft;
-        if raft.state == StateRole::Leader && !self.conf.everybody().contains(&ReplicaId(raft.id)) {
-            // Raft would go on leading without being able to propose anything.
+        if raft.state != StateRole::Follower && !self.conf.everybody().contains(&ReplicaId(raft.id)) {
+            // Raft would go on leading without being able to propose anything, or panic when it gets the votes to.
             raft.become_follower(raft.term, 0);
         }
         self.fix_timeout();
@@ -311,6 +328,10 @@ impl Group {
 
     /// Asks for an election now (the preferred leader of a new group need not wait for a timeout).
     pub fn campaign(&mut self) {
+        // Raft would let a replica win that is no voter, and panic.
+        if !self.conf.voters.contains(&self.replica()) {
+            return;
+        }
         if let Err(error) = self.raw.campaign() {
             tracing::debug!(group = self.id.get(), %error, "raft.campaign.ignored");
         }

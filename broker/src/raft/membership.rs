@@ -14,6 +14,11 @@
 //! A leader that is to go stays until everybody else is in place, hands leadership over, and is removed by its successor.
 //! Nobody is removed as long as fewer than a majority of those that stay have caught up.
 //!
+//! **When it is over.** Raft does not keep durably what is committed, it finds out again. After a power cut of all nodes
+//! replicas that know of an earlier membership only could wait for votes of others that are deleted by then. So a group
+//! has arrived when one more entry is committed that was sent with the news that the last change is: then a majority of
+//! those that stay has that on its disk ([`super::group::Group::approach`]).
+//!
 //! Raft-rs keeps a change as a message of its own protobuf. Its bytes stand in the log and come from peers; they are read
 //! with `prost` here, into the same message (see [`super::wire`]).
 
@@ -54,7 +59,7 @@ pub struct Membership {
 pub struct Target {
     /// Who is to vote.
     pub voters: BTreeSet<ReplicaId>,
-    /// Who is to get everything without a vote. (A voter does not become one.)
+    /// Who is to get everything without a vote.
     pub learners: BTreeSet<ReplicaId>,
 }
 
@@ -67,6 +72,8 @@ pub enum Step {
     Enter {
         /// Who becomes a voter.
         add: BTreeSet<ReplicaId>,
+        /// Who votes no more, and goes on as a learner.
+        demote: BTreeSet<ReplicaId>,
         /// Who goes.
         remove: BTreeSet<ReplicaId>,
     },
@@ -159,12 +166,7 @@ impl Membership {
 /// The next step from `conf` to `target` for the leader `own`; `None` when there is nothing to do for now.
 /// `caught_up` says who has about everything and answers.
 #[must_use]
-pub fn next_step(
-    conf: &Conf,
-    target: &Target,
-    own: ReplicaId,
-    caught_up: impl Fn(ReplicaId) -> bool,
-) -> Option<Step> {
+pub fn next_step(conf: &Conf, target: &Target, own: ReplicaId, caught_up: impl Fn(ReplicaId) -> bool) -> Option<Step> {
     if conf.is_joint() {
         // The change may be of a leader before, and may remove this one.
         let ready: BTreeSet<ReplicaId> = conf.voters.iter().copied().filter(|replica| caught_up(*replica)).collect();
@@ -183,12 +185,14 @@ pub fn next_step(
     let is_wanted = |replica: &&ReplicaId| voters.contains(replica) || learners.contains(replica);
     let mut leaving: BTreeSet<ReplicaId> = there.iter().filter(|replica| !is_wanted(replica)).copied().collect();
     let ready: BTreeSet<ReplicaId> = voters.iter().copied().filter(|replica| caught_up(*replica)).collect();
-    if !learning.is_subset(&ready) || learning.is_empty() && leaving.is_empty() || 2 * ready.len() <= voters.len() {
+    let mut demote: BTreeSet<ReplicaId> = conf.voters.intersection(learners).copied().collect();
+    let is_done = learning.is_empty() && leaving.is_empty() && demote.is_empty();
+    if is_done || !learning.is_subset(&ready) || 2 * ready.len() <= voters.len() {
         return None;
     }
-    let stays = !leaving.remove(&own);
-    if !learning.is_empty() || !leaving.is_empty() {
-        return Some(Step::Enter { add: learning, remove: leaving });
+    let stays = !leaving.remove(&own) && !demote.remove(&own);
+    if !learning.is_empty() || !leaving.is_empty() || !demote.is_empty() {
+        return Some(Step::Enter { add: learning, demote, remove: leaving });
     }
     (!stays).then_some(Step::HandOver(ready))
 }
@@ -205,11 +209,12 @@ pub fn change(step: &Step) -> Option<ConfChangeV2> {
     let mut change = ConfChangeV2::default();
     match step {
         Step::Learn(replica) => change.set_changes(vec![single(ConfChangeType::AddLearnerNode, replica)].into()),
-        Step::Enter { add, remove } => {
+        Step::Enter { add, demote, remove } => {
+            let demote = demote.iter().map(|replica| single(ConfChangeType::AddLearnerNode, replica));
             let add = add.iter().map(|replica| single(ConfChangeType::AddNode, replica));
             let remove = remove.iter().map(|replica| single(ConfChangeType::RemoveNode, replica));
             change.set_transition(ConfChangeTransition::Explicit);
-            change.set_changes(add.chain(remove).collect::<Vec<_>>().into());
+            change.set_changes(add.chain(demote).chain(remove).collect::<Vec<_>>().into());
         }
         Step::Leave => {}
         Step::HandOver(_) => return None,
@@ -292,8 +297,9 @@ mod tests {
             assert_eq!(Membership::decode(&membership.encode()).unwrap(), Some(membership));
             walked.push(match step {
                 Step::Learn(replica) => format!("+{replica}?"),
-                Step::Enter { add, remove } => {
-                    let add = add.iter().map(|replica| format!("+{replica}"));
+                Step::Enter { add, demote, remove } => {
+                    let demote = demote.iter().map(|replica| format!("~{replica}"));
+                    let add = add.iter().map(|replica| format!("+{replica}")).chain(demote);
                     add.chain(remove.iter().map(|replica| format!("-{replica}"))).collect::<Vec<_>>().join(" ")
                 }
                 Step::Leave => "leave".to_owned(),
@@ -327,7 +333,9 @@ mod tests {
             next_step(&conf, &voters(target), ReplicaId(1), |replica| ids(ready).contains(&replica))
         };
         assert_eq!(step(&[1, 2, 3], &[1, 2, 4]), None, "the learner has not");
-        let enter = |add: &[u64], remove: &[u64]| Some(Step::Enter { add: ids(add), remove: ids(remove) });
+        let none = BTreeSet::new;
+        let enter =
+            |add: &[u64], remove: &[u64]| Some(Step::Enter { add: ids(add), demote: none(), remove: ids(remove) });
         assert_eq!(step(&[1, 4], &[1, 2, 4]), enter(&[4], &[3]), "a majority of those that stay has");
         assert_eq!(step(&[1], &[1, 2]), None, "the only one that would be left to answer is not enough");
         assert_eq!(step(&[1, 2, 3], &[1, 2, 3]), enter(&[], &[4]), "a learner that is not wanted any more goes");
@@ -341,7 +349,12 @@ mod tests {
         assert_eq!(step(&conf), Some(Step::Learn(ReplicaId(5))));
         assert_eq!(step(&Conf { learners: ids(&[5]), ..conf.clone() }), None);
         let more = Conf { learners: ids(&[4, 5]), ..conf };
-        assert_eq!(step(&more), Some(Step::Enter { add: ids(&[]), remove: ids(&[4]) }));
+        assert_eq!(step(&more), Some(Step::Enter { add: ids(&[]), demote: ids(&[]), remove: ids(&[4]) }));
+        let voter = Conf { learners: ids(&[2]), ..Conf::of(ids(&[1, 3, 5])) };
+        assert_eq!(step(&voter), Some(Step::Enter { add: ids(&[2]), demote: ids(&[5]), remove: ids(&[]) }));
+        let leader = Conf::of(ids(&[1, 2, 3, 5]));
+        let step = next_step(&leader, &target, ReplicaId(5), |_| true);
+        assert_eq!(step, Some(Step::HandOver(ids(&[1, 2, 3]))), "a leader does not demote itself");
     }
 
     #[test]

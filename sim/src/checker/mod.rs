@@ -25,7 +25,7 @@ use std::{
 use bytes::Bytes;
 use levada_protocol::{
     batch::{self, BatchHeader, UNCRCED_BYTES},
-    ids::{NodeId, Offset, ProducerId, TopicPartition},
+    ids::{NodeId, Offset, ProducerId, ReplicaId, TopicPartition},
 };
 
 use crate::batches::{self, Value};
@@ -135,7 +135,7 @@ struct Seen {
 #[derive(Debug, Default)]
 pub struct Checker {
     logs: BTreeMap<TopicPartition, Log>,
-    high_watermarks: BTreeMap<(NodeId, u32, TopicPartition), Offset>,
+    high_watermarks: BTreeMap<(NodeId, u32, ReplicaId, TopicPartition), Offset>,
     /// Producer ids that were given.
     producers: BTreeSet<ProducerId>,
     anomalies: Vec<Anomaly>,
@@ -239,9 +239,15 @@ impl Checker {
         self.counts.bounds += 1;
     }
 
-    /// A process shows this high watermark; `run` tells the processes of a node apart.
-    pub fn high_watermark(&mut self, node: NodeId, run: u32, partition: TopicPartition, shown: Offset) {
-        let last = self.high_watermarks.entry((node, run, partition)).or_default();
+    /// A replica shows this high watermark; `run` tells the processes of its node apart.
+    pub fn high_watermark(
+        &mut self,
+        node: NodeId,
+        (run, replica): (u32, ReplicaId),
+        partition: TopicPartition,
+        shown: Offset,
+    ) {
+        let last = self.high_watermarks.entry((node, run, replica, partition)).or_default();
         if shown < *last {
             let what = format!("{partition}: the high watermark of node {node} went from {last} back to {shown}");
             self.anomalies.push(Anomaly { kind: Kind::Regressed, what });

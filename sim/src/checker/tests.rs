@@ -232,10 +232,12 @@ fn bounds_are_not_older_than_the_question() {
 #[test]
 fn a_process_does_not_take_its_high_watermark_back() {
     let mut checker = checker();
-    checker.high_watermark(NODES[0], 1, PARTITION, Offset(5));
-    checker.high_watermark(NODES[1], 1, PARTITION, Offset(3));
-    checker.high_watermark(NODES[0], 2, PARTITION, Offset(4));
+    checker.high_watermark(NODES[0], (1, ReplicaId(1)), PARTITION, Offset(5));
+    checker.high_watermark(NODES[1], (1, ReplicaId(1)), PARTITION, Offset(3));
+    checker.high_watermark(NODES[0], (2, ReplicaId(1)), PARTITION, Offset(4));
     assert_eq!(checker.anomalies(), [], "another node and another process may know less");
-    checker.high_watermark(NODES[0], 2, PARTITION, Offset(3));
+    checker.high_watermark(NODES[0], (2, ReplicaId(7)), PARTITION, Offset(1));
+    assert!(checker.anomalies().is_empty(), "another replica has a high watermark of its own");
+    checker.high_watermark(NODES[0], (2, ReplicaId(1)), PARTITION, Offset(3));
     assert_eq!(kinds(&checker), [Kind::Regressed]);
 }

@@ -5,7 +5,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use levada_broker::node::event::{Answer, Request};
+use levada_broker::{
+    cluster::metadata::Node,
+    node::event::{Answer, Request},
+};
 use levada_protocol::{
     error::{Error, ErrorClass, ErrorCode, NodeAddresses},
     ids::{GroupId, IncarnationId, NodeId, ProducerId, TopicPartition},
@@ -132,7 +135,8 @@ impl Admin {
                 return;
             }
             Step::Register(addresses, incarnation) => {
-                Call::Request(Request::RegisterNode { addresses, incarnation, rack: String::new() })
+                let node = Node::new(addresses, incarnation, String::new());
+                Call::Request(Request::RegisterNode { node: Box::new(node) })
             }
             Step::Create(new) => Call::Request(Request::CreateTopic { new, dry_run: false }),
             Step::Alter { name } => {

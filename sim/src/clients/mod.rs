@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod auditor;
+pub mod mover;
 pub mod producer;
 pub mod reader;
 
@@ -19,6 +20,7 @@ use levada_protocol::{
     ids::{NodeId, Offset, TopicPartition},
 };
 
+use self::mover::{Sight, Wish};
 use crate::{
     checker::{Checker, Chunk},
     dice::Dice,
@@ -81,6 +83,7 @@ impl fmt::Display for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Answer(Answer::Topic(topic)) => write!(f, "topic {}", topic.name),
+            Self::Answer(Answer::Joined(state)) => write!(f, "joined, metadata as of {}", state.applied),
             Self::Answer(answer) => write!(f, "{answer:?}"),
             Self::Chunk(chunk) => {
                 write!(f, "{} batches, {}..{}", chunk.batches.len(), chunk.log_start, chunk.high_watermark)
@@ -121,6 +124,10 @@ pub struct Context<'a> {
     pub next_call: &'a mut u64,
     /// Numbers for streams of values.
     pub next_stream: &'a mut u32,
+    /// The cluster as a whole.
+    pub sight: &'a Sight,
+    /// What is to become of machines.
+    pub wishes: Vec<Wish>,
     /// Nothing new is to be begun any more, only brought to an end.
     pub settling: bool,
     /// Calls to make.
@@ -157,4 +164,9 @@ pub trait Client: fmt::Debug {
 
     /// What it still has to bring to an end, if anything.
     fn unfinished(&self) -> Option<String>;
+
+    /// How many things it has begun that matter for how much a world has seen.
+    fn begun(&self) -> u64 {
+        0
+    }
 }

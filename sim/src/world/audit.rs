@@ -26,12 +26,22 @@ impl World {
                     quiet_us = 0;
                     if self.queue.now_us() > by_us {
                         let what = format!("{} s after everything healed, {why}", within_us / 1_000_000);
+                        self.describe();
                         self.checker.report(Kind::Stuck, what);
                     }
                 }
             }
         }
         self.tell(format_args!("everything is settled"));
+    }
+
+    /// Tells where everything stands.
+    fn describe(&mut self) {
+        let running = self.processes.iter().filter_map(|(node, process)| Some((*node, process.running.as_ref()?)));
+        let lines: Vec<String> = running
+            .flat_map(|(node, running)| running.node.describe().into_iter().map(move |line| format!("n{node} {line}")))
+            .collect();
+        lines.iter().for_each(|line| self.tell(format_args!("{line}")));
     }
 
     /// What has not come right yet.
@@ -64,9 +74,21 @@ impl World {
                 return Some(format!("node {node} has {partition} up to {ends:?}, another one up to {first:?}"));
             }
         }
-        let expected = self.nodes.len().min(REPLICAS);
+        let expected = self.replicas_placed(partition);
         let sound = replicas == expected && leaders == 1;
         (!sound).then(|| format!("{partition} has {replicas} of {expected} replicas and {leaders} leaders"))
+    }
+
+    /// How many replicas a partition is to have.
+    fn replicas_placed(&self, partition: TopicPartition) -> usize {
+        let running = self.processes.values().find_map(|process| process.running.as_ref());
+        let placed = running.and_then(|running| {
+            let metadata = running.node.view().metadata.borrow().clone();
+            let topic = metadata.topic_by_id(partition.topic)?;
+            let placed = topic.partitions.iter().find(|placed| placed.partition == partition.partition)?;
+            Some(placed.wanted().len())
+        });
+        placed.unwrap_or_else(|| self.nodes.len().min(REPLICAS))
     }
 
     /// Compares what every replica has with what clients were told.

@@ -33,7 +33,7 @@ impl World {
         self.queue.after(rest_us, Happening::Fault);
     }
 
-    fn count(&mut self, fault: &'static str) {
+    pub(super) fn count(&mut self, fault: &'static str) {
         *self.faults.entry(fault).or_default() += 1;
     }
 

@@ -8,7 +8,7 @@ use levada_protocol::{
     error::{Error, Result},
     ids::NodeId,
 };
-use levada_storage_engine::disk::Lane;
+use levada_storage_engine::disk::{Disk as _, Lane};
 
 use super::{Happening, World};
 use crate::{
@@ -32,12 +32,14 @@ impl Happening {
             | Self::Flush { node, run }
             | Self::DiskOp { node, run, .. }
             | Self::DiskDone { node, run, .. }
+            | Self::ReadDone { node, run, .. }
             | Self::Unreachable { node, run, .. }
             | Self::Resume { node, run } => Some((*node, Some(*run))),
             Self::Peer { to, .. } | Self::Call { to, .. } => Some((*to, None)),
             Self::Response { .. }
             | Self::Wake(_)
             | Self::Fault
+            | Self::Look
             | Self::Start(_)
             | Self::Heal { .. }
             | Self::DiskSpeed { .. }
@@ -74,6 +76,8 @@ impl World {
             }
             Happening::Wake(client) => self.step_client(client, Input::Wake),
             Happening::Fault => self.next_fault(),
+            Happening::Look => self.look(),
+            Happening::ReadDone { node, token, result, .. } => self.give(node, Event::Read { token, result }),
             Happening::Start(node) => self.start(node),
             Happening::Resume { node, .. } => self.resume(node),
             Happening::Heal { partition } if partition == self.partition => self.heal_network(),
@@ -141,7 +145,7 @@ impl World {
         running.node.flush(&mut effects);
         for view in running.node.view().partitions() {
             let shown = view.state.borrow().high_watermark;
-            self.checker.high_watermark(node, run, view.partition, shown);
+            self.checker.high_watermark(node, (run, view.replica), view.partition, shown);
         }
         self.follow(node, effects);
     }
@@ -152,7 +156,20 @@ impl World {
             match effect {
                 Effect::Send { to, message } => self.send(node, to, message),
                 Effect::Disk { lane, token, ops } => {
-                    let names: Vec<&str> = ops.iter().map(|op| op.call()).collect();
+                    let names: Vec<String> = ops
+                        .iter()
+                        .map(|op| {
+                            format!(
+                                "{}({})",
+                                op.call(),
+                                op.subject()
+                                    .rsplit(char::from(47))
+                                    .next()
+                                    .unwrap_or_default()
+                                    .trim_start_matches(char::from(48))
+                            )
+                        })
+                        .collect();
                     self.tell(format_args!("n{node} {lane:?} #{token}: {}", names.join(" ")));
                     let Some(process) = self.processes.get_mut(&node) else { continue };
                     let run = process.run;
@@ -161,6 +178,12 @@ impl World {
                         self.queue.after(0, Happening::DiskDone { node, run, done });
                     }
                     self.begin_disk_op(node, lane);
+                }
+                Effect::Read { token, file, pos, len } => {
+                    let Some(process) = self.processes.get_mut(&node) else { continue };
+                    let (run, us) = (process.run, process.read_us());
+                    let result = process.disk().read(&file, pos, len);
+                    self.queue.after(us, Happening::ReadDone { node, run, token, result });
                 }
                 Effect::Reply { id, result } => {
                     let running = self.processes.get_mut(&node).and_then(|process| process.running.as_mut());
@@ -316,12 +339,14 @@ impl World {
             nodes: &self.nodes,
             next_call: &mut self.next_call,
             next_stream: &mut self.next_stream,
+            sight: &self.sight,
+            wishes: Vec::new(),
             settling: self.settling,
             calls: Vec::new(),
             wake_after_us: None,
         };
         client.step(input, &mut ctx);
-        let Context { now_us, calls, wake_after_us, .. } = ctx;
+        let Context { now_us, calls, wake_after_us, wishes, .. } = ctx;
         if let Some(us) = wake_after_us {
             self.queue.after(us, Happening::Wake(id));
         }
@@ -333,5 +358,6 @@ impl World {
                 self.queue.at(at_us, Happening::Call { from: id, to, call, what: what.clone() });
             }
         }
+        wishes.into_iter().for_each(|wish| self.fulfil(wish));
     }
 }

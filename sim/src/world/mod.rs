@@ -8,26 +8,35 @@
 mod audit;
 mod disturb;
 mod events;
+mod machines;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use levada_broker::raft::wire::PeerMessage;
 use levada_protocol::{
     error::Result,
     ids::{NodeId, TopicPartition},
     source::NewTopic,
 };
-use levada_storage_engine::disk::Lane;
+use levada_storage_engine::disk::{DiskError, Lane};
 
 use crate::{
     checker::{Anomaly, Checker, Counts, Kind},
-    clients::{Call, CallId, Client, Response, admin::Admin, auditor::Auditor, producer::Producer, reader::Reader},
+    clients::{
+        Call, CallId, Client, Response,
+        admin::Admin,
+        auditor::Auditor,
+        mover::{Mover, Sight},
+        producer::Producer,
+        reader::Reader,
+    },
     dice::Dice,
     disks::{Done, Speed},
     faults::Nemesis,
     network::{ClientId, Network, Weather},
     options::Options,
-    process::Process,
+    process::{Process, REPLICAS},
     queue::Queue,
     story::Story,
 };
@@ -36,6 +45,8 @@ use crate::{
 const TOPIC: &str = "levada";
 /// How long founding a cluster may take.
 const FOUNDING_US: u64 = 20_000_000;
+/// Machines that may be added.
+const SPARES: u64 = 2;
 /// How often the world looks whether everything has come right.
 const LOOK_US: u64 = 200_000;
 
@@ -46,6 +57,8 @@ enum Happening {
     Flush { node: NodeId, run: u32 },
     DiskOp { node: NodeId, run: u32, lane: Lane },
     DiskDone { node: NodeId, run: u32, done: Done },
+    ReadDone { node: NodeId, run: u32, token: u64, result: std::result::Result<Bytes, DiskError> },
+    Look,
     Peer { from: NodeId, to: NodeId, message: PeerMessage },
     Unreachable { node: NodeId, run: u32, other: NodeId },
     Call { from: ClientId, to: NodeId, call: CallId, what: Call },
@@ -82,6 +95,8 @@ pub struct Outcome {
     pub faults: BTreeMap<&'static str, u32>,
     /// How long it lasted, in its own time.
     pub lasted_us: u64,
+    /// How many times nodes or replicas were moved about.
+    pub moves: u64,
 }
 
 /// A world.
@@ -93,7 +108,12 @@ pub struct World {
     network: Network,
     nemesis: Nemesis,
     processes: BTreeMap<NodeId, Process<Happening>>,
+    /// The machines there are.
     nodes: Vec<NodeId>,
+    founders: BTreeSet<NodeId>,
+    /// How many times machines were started that are gone.
+    runs: BTreeMap<NodeId, u32>,
+    sight: Sight,
     clients: Vec<(Box<dyn Client>, Dice)>,
     partitions: Vec<TopicPartition>,
     checker: Checker,
@@ -122,6 +142,9 @@ impl World {
             nemesis: Nemesis::new(Dice::new(options.seed, "faults"), options.mix, nodes.clone()),
             processes: nodes.iter().copied().map(machine).collect(),
             nodes,
+            founders,
+            runs: BTreeMap::new(),
+            sight: Sight::default(),
             clients: Vec::new(),
             partitions: Vec::new(),
             checker: Checker::default(),
@@ -162,6 +185,7 @@ impl World {
             counts: self.checker.counts(),
             faults: self.faults,
             lasted_us: self.queue.now_us(),
+            moves: self.clients.iter().map(|(client, _)| client.begun()).sum(),
         }
     }
 
@@ -241,8 +265,20 @@ impl World {
         })
     }
 
+    /// Somebody moves nodes and replicas about, if the options say so.
+    fn employ_mover(&mut self) {
+        if self.options.moves {
+            let last = self.options.nodes;
+            let replicas = self.nodes.len().min(REPLICAS);
+            let spares = (last + 1..=last + SPARES).map(NodeId).collect();
+            self.employ(Box::new(Mover::new(TOPIC, spares, u32::try_from(replicas).unwrap_or(1))));
+            self.queue.after(0, Happening::Look);
+        }
+    }
+
     /// The time of faults.
     fn trouble(&mut self) {
+        self.employ_mover();
         self.network.weather = self.options.weather;
         for (node, speed) in self.nodes.clone().into_iter().zip(self.options.disks.clone()) {
             self.queue.after(0, Happening::DiskSpeed { node, speed });

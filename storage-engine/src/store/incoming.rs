@@ -1,10 +1,12 @@
 //! Becoming a replica of a group that is there already: its segments arrive from another node.
 //!
-//! 1. Files are written under names of their own (`.part`), piece by piece ([`Store::write_incoming`]). They survive a
-//!    restart: [`Store::incoming`] says how long each is, and whoever fetches reads what is there and goes on behind it.
-//! 2. When all that a [`Snapshot`] names is there, checked and synced, [`Store::install`] gives the files their names and
-//!    makes the group. It is durable with the next checkpoint, not before: until [`StoreEvent::Checkpointed`] says so, nothing
-//!    of the group may be promised to anybody.
+//! 1. A file is written under a name of its own (`.part`), piece by piece ([`Store::write_incoming`]), and when it is
+//!    complete it is synced and gets another (`.copy`). Copies survive a restart: [`Store::incoming`] says how long each is,
+//!    and whoever fetches reads it again instead. Parts do not: whether a sync of them failed before, nobody knows, and then
+//!    what can be read of them is not what is on the disk.
+//! 2. When all that a [`Snapshot`] names is there, [`Store::install`] gives the files their names and makes the group. It is
+//!    durable with the next checkpoint, not before: until [`super::StoreEvent::Checkpointed`] says so, nothing of the group
+//!    may be promised to anybody.
 //!
 //! A crash before that checkpoint leaves files that nothing names, which the next start removes; the group begins again.
 //!
@@ -17,11 +19,7 @@ use levada_protocol::ids::{GroupId, LogIndex, Lsn};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{
-    Group, Job, Lane, Store, StoreEffect,
-    group::Captured,
-    snapshot::Snapshot,
-};
+use super::{Group, Job, Lane, Store, StoreEffect, group::Captured, snapshot::Snapshot};
 use crate::{
     disk::{Disk, DiskOp, FileName},
     error::OpenError,
@@ -29,44 +27,56 @@ use crate::{
     segment,
 };
 
-const SUFFIX: &str = ".part";
+const PART: &str = ".part";
+const COPY: &str = ".copy";
 
 /// Files that arrive, and what is to be done to them.
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
-    /// How far each is written, or will be by what waits.
-    files: BTreeMap<(GroupId, LogIndex), u64>,
+    files: BTreeMap<(GroupId, LogIndex), File>,
     waiting: Vec<(Job, Vec<DiskOp>)>,
+}
+
+/// A file that arrives.
+#[derive(Clone, Copy, Debug)]
+struct File {
+    /// How far it is written, or will be by what waits.
+    len: u64,
+    is_complete: bool,
 }
 
 impl Incoming {
     /// What a restart finds.
     pub(super) fn found(disk: &dyn Disk) -> Result<Self, OpenError> {
-        let mut files = BTreeMap::new();
+        let mut incoming = Self::default();
         for name in disk.list(segment::DIRECTORY)? {
-            let Some(key) = name.strip_suffix(SUFFIX).and_then(segment::parse_stem) else { continue };
-            let file = part_file(key);
-            files.insert(key, disk.len(&file)?.unwrap_or(0));
+            if let Some(key) = name.strip_suffix(COPY).and_then(segment::parse_stem) {
+                let len = disk.len(&file_name(key, COPY))?.unwrap_or(0);
+                incoming.files.insert(key, File { len, is_complete: true });
+            } else if name.ends_with(PART) {
+                let file = FileName::new(format!("{}/{name}", segment::DIRECTORY));
+                incoming.waiting.push((Job::Remove, vec![DiskOp::Remove { file }]));
+            }
         }
-        Ok(Self { files, waiting: Vec::new() })
+        Ok(incoming)
     }
 }
 
-/// The name of a file while it arrives.
-fn part_file((group, first_index): (GroupId, LogIndex)) -> FileName {
+/// The name of a file while it arrives, or when it has.
+fn file_name((group, first_index): (GroupId, LogIndex), suffix: &str) -> FileName {
     let name = segment::file_name(group, first_index);
-    FileName::new(format!("{}{SUFFIX}", name.as_str().trim_end_matches(".seg")))
+    FileName::new(format!("{}{suffix}", name.as_str().trim_end_matches(".seg")))
 }
 
 impl Store {
-    /// How much is there of the files that arrive for a group: first entry and length.
+    /// The copies that are there of a group's segments: first entry and length.
     #[must_use]
     pub fn incoming(&self, group: GroupId) -> BTreeMap<LogIndex, u64> {
         let files = self.incoming.files.range((group, LogIndex(0))..=(group, LogIndex(u64::MAX)));
-        files.map(|((_, first), len)| (*first, *len)).collect()
+        files.filter(|(_, file)| file.is_complete).map(|((_, first), file)| (*first, file.len)).collect()
     }
 
-    /// The groups for which there are such files.
+    /// The groups for which there are files that arrive or have arrived.
     #[must_use]
     pub fn incoming_groups(&self) -> Vec<GroupId> {
         let mut groups: Vec<GroupId> = self.incoming.files.keys().map(|(group, _)| *group).collect();
@@ -74,37 +84,56 @@ impl Store {
         groups
     }
 
-    /// The file that arrives, to be read: what was written of it and answered.
+    /// A copy's file, to be read.
     #[must_use]
     pub fn incoming_file(&self, group: GroupId, first_index: LogIndex) -> FileName {
-        part_file((group, first_index))
+        file_name((group, first_index), COPY)
     }
 
     /// Appends to a file that arrives; the first piece makes it. [`super::StoreEvent::Incoming`] follows.
     pub fn write_incoming(&mut self, group: GroupId, first_index: LogIndex, bytes: Bytes) {
         let key = (group, first_index);
         let mut ops = Vec::new();
-        let pos = *self.incoming.files.entry(key).or_insert_with(|| {
-            ops.push(DiskOp::Create { file: part_file(key) });
-            0
+        let file = self.incoming.files.entry(key).or_insert_with(|| {
+            ops.push(DiskOp::Create { file: file_name(key, PART) });
+            File { len: 0, is_complete: false }
         });
-        self.incoming.files.insert(key, pos + bytes.len() as u64);
-        ops.push(DiskOp::Write { file: part_file(key), pos, bufs: vec![bytes] });
+        debug_assert!(!file.is_complete, "a copy is complete");
+        let pos = file.len;
+        file.len += bytes.len() as u64;
+        ops.push(DiskOp::Write { file: file_name(key, PART), pos, bufs: vec![bytes] });
         self.incoming.waiting.push((Job::Incoming(group), ops));
     }
 
-    /// Makes a file that arrives, and its name, durable. [`super::StoreEvent::Incoming`] follows.
-    pub fn sync_incoming(&mut self, group: GroupId, first_index: LogIndex) {
+    /// Makes a file that has arrived a copy, durably. [`super::StoreEvent::Incoming`] follows.
+    pub fn finish_incoming(&mut self, group: GroupId, first_index: LogIndex) {
+        let key = (group, first_index);
+        if let Some(file) = self.incoming.files.get_mut(&key) {
+            file.is_complete = true;
+        }
         let dir = segment::DIRECTORY.to_owned();
-        let ops = vec![DiskOp::Sync { file: part_file((group, first_index)) }, DiskOp::SyncDir { dir }];
+        let ops = vec![
+            DiskOp::Sync { file: file_name(key, PART) },
+            DiskOp::Rename { from: file_name(key, PART), to: file_name(key, COPY) },
+            DiskOp::SyncDir { dir },
+        ];
         self.incoming.waiting.push((Job::Incoming(group), ops));
+    }
+
+    /// Removes all files of a group that arrived, or began to.
+    pub fn discard_incoming(&mut self, group: GroupId) {
+        let files = self.incoming.files.range((group, LogIndex(0))..=(group, LogIndex(u64::MAX)));
+        for first in files.map(|((_, first), _)| *first).collect::<Vec<_>>() {
+            self.discard_incoming_file(group, first);
+        }
     }
 
     /// Removes a file that arrived, or began to.
-    pub fn discard_incoming(&mut self, group: GroupId, first_index: LogIndex) {
-        if self.incoming.files.remove(&(group, first_index)).is_some() {
-            let ops = vec![DiskOp::Remove { file: part_file((group, first_index)) }];
-            self.incoming.waiting.push((Job::Remove, ops));
+    pub fn discard_incoming_file(&mut self, group: GroupId, first_index: LogIndex) {
+        let key = (group, first_index);
+        if self.incoming.files.remove(&key).is_some() {
+            let ops = [PART, COPY].map(|suffix| DiskOp::Remove { file: file_name(key, suffix) });
+            self.incoming.waiting.push((Job::Remove, ops.into()));
         }
     }
 
@@ -134,8 +163,9 @@ impl Store {
         let mut ops = Vec::new();
         for segment in snapshot.segments() {
             let key = (group, segment.first_index());
-            assert!(self.incoming.files.remove(&key).is_some(), "segment {} of group {group} has arrived", key.1);
-            ops.push(DiskOp::Rename { from: part_file(key), to: segment::file_name(group, key.1) });
+            let file = self.incoming.files.remove(&key);
+            assert!(file.is_some_and(|file| file.is_complete), "segment {} of group {group} has arrived", key.1);
+            ops.push(DiskOp::Rename { from: file_name(key, COPY), to: segment::file_name(group, key.1) });
         }
         if !ops.is_empty() {
             ops.push(DiskOp::SyncDir { dir: segment::DIRECTORY.to_owned() });

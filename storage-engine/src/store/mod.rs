@@ -303,6 +303,12 @@ impl Store {
             self.removed.extend(files.into_iter().map(|file| (group, file)));
         }
         self.ready.remove(&group);
+        // Another group of that number may come, whose entries are not these.
+        self.kept.retain(|kept| {
+            let stays = kept.group != group;
+            self.kept_bytes -= if stays { 0 } else { kept.bytes };
+            stays
+        });
         self.checkpointing.forget(group);
         if let Doubt::Groups(groups) = &mut self.doubt {
             groups.remove(&group);

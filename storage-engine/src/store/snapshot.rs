@@ -212,11 +212,8 @@ impl SegmentCheck {
         let frames = bytes.len().min(to_usize(frames_end.saturating_sub(before)));
         self.checksum.update(bytes.split_off(..frames).unwrap_or_default());
         self.footer.extend(bytes);
-        let is_too_long = if self.segment.record.sealed {
-            self.footer.len() > FOOTER_BYTES_MAX
-        } else {
-            self.position > frames_end
-        };
+        let is_too_long =
+            if self.segment.record.sealed { self.footer.len() > FOOTER_BYTES_MAX } else { self.position > frames_end };
         if is_too_long { Err(DamageCause::Field { field: SIZE, value: self.position }) } else { Ok(()) }
     }
 

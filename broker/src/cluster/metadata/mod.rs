@@ -21,12 +21,12 @@ use levada_protocol::{
     topic::TopicConfig,
 };
 
+use self::wire::{malformed, node_to_wire, topic_from_wire};
 pub use self::{
     moves::{Move, move_command},
     nodes::{removed, unknown_node},
     wire::topic_info,
 };
-use self::wire::{malformed, node_to_wire, topic_from_wire};
 use super::feature::{LEVEL_FIRST, LEVEL_MAX};
 
 /// One replica of a partition.
@@ -51,6 +51,10 @@ pub struct Partition {
     pub target: Vec<Replica>,
     /// The replicas that it was made with, once it has had others.
     pub first: Vec<Replica>,
+    /// Replicas of targets that were given up while the group was on its way to them: it may consist of them.
+    pub leaving: Vec<Replica>,
+    /// Of all of these, those that have lost what they had.
+    pub lost: Vec<ReplicaId>,
 }
 
 /// A topic.

@@ -3,6 +3,10 @@
 //! A partition has the replicas it has, and, while it is to have others, a target. Its leader brings the raft group from one
 //! to the other (`raft/membership.rs`) and reports when it is there; then the target becomes what it has. A replica on a node
 //! that is in both keeps its number; every other one gets a number that was never given before.
+//!
+//! A target may be given up for another while the group is anywhere on its way, so the replicas of all targets since the group
+//! last arrived stay known, and stay on their nodes, until it has arrived again: one of them may be all that there is. A
+//! replica that has lost what it had is not one of them any more, and its number is never used again.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,10 +18,7 @@ use levada_protocol::{
     messages::metadata as messages,
 };
 
-use super::{
-    Applied, Metadata, Partition, Replica, Topic, malformed, unknown_node,
-    wire::partition_from_wire,
-};
+use super::{Applied, Metadata, Partition, Replica, Topic, malformed, unknown_node, wire::partition_from_wire};
 
 /// A partition is to have other replicas, or another order of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,15 +38,18 @@ impl Metadata {
         Replica { id, node }
     }
 
-    /// The replica of that number is to be replaced by a new one on the same node.
+    /// The replica of that number has lost what it had, and is to be replaced by a new one on the same node if it is wanted.
     pub(super) fn renew(&mut self, partition: &mut Partition, lost: ReplicaId) {
         let wanted = partition.wanted().to_vec();
+        partition.lost.push(lost);
+        if !wanted.iter().any(|replica| replica.id == lost) {
+            return;
+        }
         let renewed = |replica: &Replica| {
             if replica.id == lost { self.draw_replica(replica.node) } else { *replica }
         };
         let target: Vec<Replica> = wanted.iter().map(renewed).collect();
-        partition.remember_first();
-        partition.target = target;
+        partition.set_target(target);
     }
 
     pub(super) fn move_replicas(&mut self, command: messages::MoveReplicas) -> Result<Applied> {
@@ -77,16 +81,12 @@ impl Metadata {
     }
 
     fn retarget(&mut self, partition: &mut Partition, nodes: &[NodeId]) {
-        let known: Vec<Replica> = partition.target.iter().chain(&partition.replicas).copied().collect();
-        let replica = |node: &NodeId| {
-            let there = known.iter().find(|replica| replica.node == *node);
-            there.copied().unwrap_or_else(|| self.draw_replica(*node))
-        };
+        let replica = |node: &NodeId| partition.on(*node).unwrap_or_else(|| self.draw_replica(*node));
         let target: Vec<Replica> = nodes.iter().map(replica).collect();
-        partition.remember_first();
         // While a move is under way the group may have gone some of the way already.
-        let is_done = partition.target.is_empty() && target == partition.replicas;
-        partition.target = if is_done { Vec::new() } else { target };
+        if !partition.target.is_empty() || target != partition.replicas {
+            partition.set_target(target);
+        }
     }
 
     pub(super) fn finish_move(&mut self, finish: &messages::FinishMove) -> Result<Applied> {
@@ -97,6 +97,8 @@ impl Metadata {
             wanted.sort_unstable();
             if wanted == voters {
                 partition.replicas = std::mem::take(&mut partition.target);
+                partition.leaving.clear();
+                partition.lost.clear();
             }
         })
     }
@@ -104,17 +106,13 @@ impl Metadata {
     pub(super) fn replace_replica(&mut self, replace: &messages::ReplaceReplica) -> Result<Applied> {
         let lost = ReplicaId(replace.replica_id);
         self.change_partition(GroupId(replace.group), |metadata, partition| {
-            if partition.wanted().iter().any(|replica| replica.id == lost) {
+            if partition.everybody().contains_key(&lost) {
                 metadata.renew(partition, lost);
             }
         })
     }
 
-    fn change_partition(
-        &mut self,
-        group: GroupId,
-        change: impl FnOnce(&mut Self, &mut Partition),
-    ) -> Result<Applied> {
+    fn change_partition(&mut self, group: GroupId, change: impl FnOnce(&mut Self, &mut Partition)) -> Result<Applied> {
         let place = self.partition_of(group).ok_or_else(|| {
             Error::new(ErrorCode::UnknownPartition, format!("raft group {group} is not one of a partition (any more)"))
         })?;
@@ -134,7 +132,11 @@ impl Metadata {
             if partition.partition.get() as usize != grown.partitions.len()
                 || grown.partitions.len() >= TOPIC_PARTITIONS_MAX as usize
             {
-                let why = format!("topic {} has {} partitions by now; look, and try again", topic.name, topic.partitions.len());
+                let why = format!(
+                    "topic {} has {} partitions by now; look, and try again",
+                    topic.name,
+                    topic.partitions.len()
+                );
                 return Err(Error::new(ErrorCode::InvalidRequest, why));
             }
             self.number(&mut partition);
@@ -160,22 +162,41 @@ impl Partition {
         if self.target.is_empty() { &self.replicas } else { &self.target }
     }
 
-    /// Every replica that it has or is to have, and where.
+    /// All of them that are worth something.
+    pub(super) fn known(&self) -> impl Iterator<Item = Replica> {
+        let all = self.target.iter().chain(&self.replicas).chain(&self.leaving);
+        all.copied().filter(|replica| !self.lost.contains(&replica.id))
+    }
+
+    /// Every replica that may belong to its group, or is to, and where.
     #[must_use]
     pub fn everybody(&self) -> BTreeMap<ReplicaId, NodeId> {
-        self.replicas.iter().chain(&self.target).map(|replica| (replica.id, replica.node)).collect()
+        self.known().map(|replica| (replica.id, replica.node)).collect()
+    }
+
+    /// The replica on a node, if there is one or is to be.
+    #[must_use]
+    pub fn on(&self, node: NodeId) -> Option<Replica> {
+        self.known().find(|replica| replica.node == node)
+    }
+
+    fn set_target(&mut self, target: Vec<Replica>) {
+        if self.first.is_empty() {
+            self.first = self.replicas.clone();
+        }
+        let given_up = std::mem::replace(&mut self.target, target);
+        for replica in given_up {
+            let is_known = self.target.contains(&replica) || self.replicas.contains(&replica);
+            if !is_known && !self.leaving.contains(&replica) && !self.lost.contains(&replica.id) {
+                self.leaving.push(replica);
+            }
+        }
     }
 
     /// The replicas that it was made with: what its raft group began with.
     #[must_use]
     pub fn first(&self) -> &[Replica] {
         if self.first.is_empty() { &self.replicas } else { &self.first }
-    }
-
-    fn remember_first(&mut self) {
-        if self.first.is_empty() {
-            self.first = self.replicas.clone();
-        }
     }
 }
 

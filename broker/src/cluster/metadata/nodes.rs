@@ -107,7 +107,7 @@ impl Metadata {
         for topic in topics {
             let mut renewed = (*topic).clone();
             for partition in &mut renewed.partitions {
-                let lost = partition.wanted().iter().filter(|replica| replica.node == node).map(|replica| replica.id);
+                let lost = partition.known().filter(|replica| replica.node == node).map(|replica| replica.id);
                 for replica in lost.collect::<Vec<_>>() {
                     self.renew(partition, replica);
                 }
@@ -144,9 +144,8 @@ impl Metadata {
     /// Whether a node has replicas, or is to have some.
     #[must_use]
     pub fn holds_replicas(&self, node: NodeId) -> bool {
-        let partitions = self.topics.values().flat_map(|topic| &topic.partitions);
-        let mut replicas = partitions.flat_map(|partition| partition.replicas.iter().chain(&partition.target));
-        replicas.any(|replica| replica.node == node)
+        let mut partitions = self.topics.values().flat_map(|topic| &topic.partitions);
+        partitions.any(|partition| partition.everybody().values().any(|there| *there == node))
     }
 
     pub(super) fn set_feature_level(&mut self, set: messages::SetFeatureLevel) -> Result<Applied> {

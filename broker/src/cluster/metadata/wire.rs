@@ -127,6 +127,8 @@ fn partition_to_wire(partition: &Partition) -> wire::Partition {
         replicas: replicas_to_wire(&partition.replicas),
         target: replicas_to_wire(&partition.target),
         first: replicas_to_wire(&partition.first),
+        leaving: replicas_to_wire(&partition.leaving),
+        lost: partition.lost.iter().map(|replica| replica.get()).collect(),
     }
 }
 
@@ -137,6 +139,8 @@ pub(super) fn partition_from_wire(wire: wire::Partition) -> Partition {
         replicas: replicas_from_wire(wire.replicas),
         target: replicas_from_wire(wire.target),
         first: replicas_from_wire(wire.first),
+        leaving: replicas_from_wire(wire.leaving),
+        lost: wire.lost.into_iter().map(ReplicaId).collect(),
     }
 }
 

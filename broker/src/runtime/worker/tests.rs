@@ -85,7 +85,8 @@ async fn fixture() -> Fixture {
     let mut store = StoreConfig::default();
     store.journal.files_keep = 2;
     let founders = BTreeSet::from([node]);
-    let config = NodeConfig { cluster, node, incarnation, founders, default_replicas: 1, seed: 1, store, copy_bytes_per_s: 1 };
+    let config =
+        NodeConfig { cluster, node, incarnation, founders, default_replicas: 1, seed: 1, store, copy_bytes_per_s: 1 };
     let core = Node::open(Arc::clone(&disk), config).unwrap();
     let book = Arc::new(AddressBook::new(core.view(), BTreeMap::new(), BTreeMap::new()));
     let caller = Caller { cluster: Some(cluster), node, incarnation };

@@ -1,0 +1,75 @@
+//! Machines come and go, and how the cluster stands as a whole.
+
+use levada_protocol::ids::NodeId;
+
+use super::{Happening, LOOK_US, World};
+use crate::{
+    clients::mover::{Sight, Wish},
+    process::Process,
+};
+
+impl World {
+    /// Looks at the cluster as a whole, and goes on doing so.
+    pub(super) fn look(&mut self) {
+        self.queue.after(LOOK_US, Happening::Look);
+        let mut sight = Sight::default();
+        let mut metadata = None;
+        let mut is_calm = true;
+        for process in self.processes.values() {
+            let Some(running) = &process.running else {
+                is_calm = false;
+                continue;
+            };
+            let ours = running.node.view().metadata.borrow().clone();
+            is_calm &= running.node.is_settled() && *metadata.get_or_insert_with(|| ours.clone()) == ours;
+            sight.removed.extend(ours.removed());
+        }
+        let is_still = metadata.is_some_and(|metadata| {
+            let partitions = metadata.topics().flat_map(|topic| &topic.partitions).cloned();
+            let known: Vec<NodeId> = metadata.nodes().keys().copied().collect();
+            metadata.admitted().is_empty()
+                && known == self.nodes
+                && metadata.nodes().values().all(|node| !node.draining)
+                && partitions.into_iter().all(|partition| partition.target.is_empty())
+        });
+        sight.is_calm = is_calm && is_still;
+        // Who was removed and came back is not removed any more.
+        sight.removed.retain(|node| self.nodes.contains(node));
+        self.sight = sight;
+    }
+
+    /// Something becomes of a machine.
+    pub(super) fn fulfil(&mut self, wish: Wish) {
+        self.tell(format_args!("MACHINE {wish:?}"));
+        match wish {
+            Wish::Wipe(node) => {
+                self.count("lost disk");
+                self.lose(node);
+            }
+            Wish::LookAgain => {}
+            Wish::Gone(node) => {
+                self.count("decommissioned node");
+                self.lose(node);
+            }
+            Wish::Begin { node, incarnation, state } => {
+                self.count("joined node");
+                let run = self.runs.get(&node).copied().unwrap_or(0);
+                let process = Process::joining(&self.options, (node, incarnation), &self.founders, run, *state);
+                self.processes.insert(node, process);
+                self.nodes.push(node);
+                self.nodes.sort_unstable();
+                self.nemesis.set_nodes(self.nodes.clone());
+                self.start(node);
+            }
+        }
+        self.sight.is_calm = false;
+    }
+
+    fn lose(&mut self, node: NodeId) {
+        if let Some(process) = self.processes.remove(&node) {
+            self.runs.insert(node, process.run);
+        }
+        self.nodes.retain(|there| *there != node);
+        self.nemesis.set_nodes(self.nodes.clone());
+    }
+}

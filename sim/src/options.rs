@@ -109,7 +109,7 @@ impl Options {
             ticks_burst: dice.chance(50),
             write_bytes_min: dice.pick(&[0, 16 << 10, 64 << 10]).unwrap_or(0),
             moves: false,
-            copy_bytes_per_s: dice.pick(&[4 << 20, 64 << 20]).unwrap_or(4 << 20),
+            copy_bytes_per_s: dice.pick(&[16 << 20, 64 << 20]).unwrap_or(4 << 20),
             lie: None,
         }
     }

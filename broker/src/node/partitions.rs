@@ -114,8 +114,13 @@ impl Node {
             let why = format!("the replica of {place} here is replaced by another");
             self.close(place, group, &Error::new(ErrorCode::NotReady, why), out);
         }
-        let others = partition.replicas.iter().rev().filter(|replica| replica.node != self.config.node);
-        let source = Source { nodes: others.map(|replica| replica.node).collect(), replica: own };
+        // Not the preferred leader first. Replicas that are only to be may have everything already.
+        let mut nodes: Vec<NodeId> = partition.replicas.iter().rev().map(|replica| replica.node).collect();
+        nodes.extend(
+            partition.everybody().into_values().filter(|node| !partition.replicas.iter().any(|r| r.node == *node)),
+        );
+        nodes.retain(|node| *node != self.config.node);
+        let source = Source { nodes, replica: own };
         self.copies.begin(group, source, &mut self.store);
     }
 

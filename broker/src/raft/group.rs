@@ -307,7 +307,10 @@ impl Group {
     pub fn step(&mut self, from: NodeId, message: eraftpb::Message) {
         let raft = &self.raw.raft;
         let is_ours = message.get_to() == raft.id;
-        if !is_ours || self.replicas.get(&ReplicaId(message.get_from())) != Some(&from) {
+        // One that is not known here may be known to newer metadata, which of group 0 only the leader can send: it is taken
+        // to be where it speaks from.
+        let sender = *self.replicas.entry(ReplicaId(message.get_from())).or_insert(from);
+        if !is_ours || sender != from {
             tracing::warn!(group = self.id.get(), %from, "raft.message.foreign: it is not of a replica on that node");
             return;
         }

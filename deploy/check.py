@@ -58,6 +58,8 @@ headless = services[spec["serviceName"]]["spec"]
 same("clusterIP", headless["clusterIP"], "None")
 same("publishNotReadyAddresses", headless["publishNotReadyAddresses"], True)
 same("podManagementPolicy", spec["podManagementPolicy"], "Parallel")
+# An update with pods that start all at once goes on only with this.
+same("updateStrategy", spec["updateStrategy"], {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}})
 same("maxUnavailable", budget["spec"]["maxUnavailable"], 1)
 # A service called levada must not put variables into the environment that the server does not know.
 same("enableServiceLinks", pod["enableServiceLinks"], False)

@@ -110,3 +110,20 @@ fn the_defaults_of_storage_are_storages_own() {
     let (ours, theirs) = (load(SMALLEST, &[], &[]).unwrap().store(), StoreConfig::default());
     assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
 }
+
+#[test]
+fn the_example_of_the_systemd_unit_loads_and_shows_defaults() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/systemd/levada.toml");
+    let example = std::fs::read_to_string(path).unwrap();
+    let config = load(&example, &[], &[]).unwrap();
+    assert_eq!(config.data_dir, std::path::Path::new("/var/lib/levada"), "the unit's StateDirectory=");
+    assert!(config.seed_nodes.iter().any(|seed| seed.native == config.listen.native), "it is the file of a founder");
+    // `#key = value` shows a default; `# words` are words.
+    let uncomment = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if !rest.is_empty() && !rest.starts_with(' ') => format!("{rest}\n"),
+        _ => format!("{line}\n"),
+    };
+    let all: String = example.lines().map(uncomment).collect();
+    assert_ne!(all, example);
+    assert_eq!(load(&all, &[], &[]).unwrap(), config);
+}

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use levada_broker::{
     config::ServerConfig,
-    logging,
+    logging, metrics,
     server::{Hooks, Listeners, Running, report_faults},
 };
 use levada_compute::{
@@ -65,7 +65,7 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
         running = Running::start(config, listeners, hooks) => running?,
         () = shutdown.cancelled() => return Ok(()),
     };
-    levada_compute::metrics::describe();
+    metrics::describe(levada_compute::metrics::ALL);
     let deps =
         FlightDeps { source: running.source(), sink: running.sink(), catalog: running.catalog(), authorizer, codec };
     let flight = FlightServer::serve(flight_listener, deps, FlightConfig::default(), shutdown.clone());

@@ -27,7 +27,7 @@ pub fn status_of(error: &Error) -> Status {
 
 /// The same error, counted as the end of a call.
 pub(crate) fn counted(error: Error) -> Error {
-    metrics::counter!(FLIGHT_ERRORS_TOTAL, "code" => error.code.name()).increment(1);
+    metrics::counter!(FLIGHT_ERRORS_TOTAL.name, "code" => error.code.name()).increment(1);
     error
 }
 

@@ -19,7 +19,8 @@ const HEAD: &str = "\
 Made from the constants in the code by `cargo xtask metrics`: change it there.
 
 Every node serves its own at `GET /metrics` of its HTTP address, in Prometheus' text form. A histogram has the usual
-`_bucket`, `_sum` and `_count`. A metric appears when it is first counted.
+`_bucket`, `_sum` and `_count`. A metric appears when it is first counted. `deploy/prometheus/alerts.yml` has alerts over
+them, `deploy/grafana/levada.json` a dashboard.
 ";
 
 fn page() -> String {

@@ -9,8 +9,8 @@ pub const JOURNAL_WRITE_SECONDS: Metric = Metric::histogram("levada_journal_writ
 pub const JOURNAL_SYNC_SECONDS: Metric = Metric::histogram("levada_journal_sync_seconds", "seconds")
     .means("one fdatasync of the journal; every acknowledgement waits for one")
     .when_high(
-        "the disk is slow, or shared: take others off it, or move leaders away from this node with \
-         `levada cluster move-leader`",
+        "the disk is slow, or shared: `levada doctor --data-dir DIR` measures it beside Levada. Take others off it, or \
+         move leaders away with `levada cluster move-leader`",
     );
 pub const JOURNAL_BLOCK_BYTES: Metric = Metric::histogram("levada_journal_block_bytes", "bytes")
     .means("one block of the journal, which is one group commit")

@@ -3,7 +3,7 @@
 //!
 //! One token tells all parts to stop: a signal cancels it, and so does the end of any part.
 
-mod flags;
+pub(crate) mod flags;
 
 use std::{io::Read, path::PathBuf, sync::Arc};
 
@@ -94,7 +94,7 @@ fn raise_file_limit() {
 }
 
 /// The environment that configures a server; what tests pass on to each other is none of its business.
-fn environment() -> impl Iterator<Item = (String, String)> {
+pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
     let variables =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     variables.filter(|(name, _)| !name.starts_with("LEVADA_TEST_"))

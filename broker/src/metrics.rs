@@ -10,6 +10,8 @@ use levada_protocol::{
     frame::Api,
     metric::{Kind, Metric},
 };
+/// Those of the disk, which this crate serves with its own.
+pub use levada_storage_engine::metrics as storage;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 pub const REQUESTS: Metric = Metric::counter("levada_requests_total", "requests")
@@ -176,7 +178,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         .set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &bytes)?
         .install_recorder()?;
     describe(ALL);
-    describe(levada_storage_engine::metrics::ALL);
+    describe(storage::ALL);
     *installed = Some(handle.clone());
     Ok(handle)
 }

@@ -17,6 +17,7 @@ mod print;
 mod produce;
 mod scrape;
 mod server;
+mod top;
 mod topic;
 mod units;
 
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
             Command::Produce(args) => produce::run(&global, args).await,
             Command::Consume(args) => consume::run(&global, args).await,
             Command::Cluster(command) => cluster::run(&global, command).await,
+            Command::Top(args) => top::run(&global, args).await,
             Command::Doctor(args) => doctor::run(&global, args).await,
             Command::Bench(command) => bench::run(&global, command).await,
             Command::Completions(args) => completions::run(&args),

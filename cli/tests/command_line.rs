@@ -18,9 +18,19 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn help_names_every_command_and_exit_code() {
     let help = text(&levada(&["--help"]).stdout);
-    for word in
-        ["server", "dev", "topic", "produce", "consume", "cluster", "doctor", "bench", "completions", "Exit codes:"]
-    {
+    for word in [
+        "server",
+        "dev",
+        "topic",
+        "produce",
+        "consume",
+        "cluster",
+        "top",
+        "doctor",
+        "bench",
+        "completions",
+        "Exit codes:",
+    ] {
         assert!(help.contains(word), "{word} is not in:\n{help}");
     }
     let help = text(&levada(&["server", "--help"]).stdout);
@@ -52,7 +62,9 @@ fn a_wrong_command_line_ends_with_2() {
 #[test]
 fn no_cluster_ends_with_4_and_says_what_to_do() {
     let nobody = ["--bootstrap", "127.0.0.1:1", "--timeout", "300ms"];
-    for command in [&["topic", "list"][..], &["produce", "t"], &["consume", "t"], &["cluster", "status"]] {
+    for command in
+        [&["topic", "list"][..], &["produce", "t"], &["consume", "t"], &["cluster", "status"], &["top", "--once"]]
+    {
         let output = levada(&[&nobody, command].concat());
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(4), "{command:?}: {said}");

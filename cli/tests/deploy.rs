@@ -13,7 +13,7 @@ const GUIDE: &str = include_str!("../../docs/operations.md");
 
 /// Every name under which a metric is served.
 fn served() -> BTreeSet<String> {
-    let all = [levada_broker::metrics::ALL, levada_storage_engine::metrics::ALL, levada_compute::metrics::ALL];
+    let all = [levada_broker::metrics::ALL, levada_broker::metrics::storage::ALL, levada_compute::metrics::ALL];
     let names = all.into_iter().flatten().flat_map(|metric| {
         let suffixes: &[&str] = if metric.kind == Kind::Histogram { &["_bucket", "_sum", "_count"] } else { &[""] };
         suffixes.iter().map(|suffix| format!("{}{suffix}", metric.name))

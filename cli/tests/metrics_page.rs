@@ -9,7 +9,7 @@ use levada_protocol::metric::{Kind, Metric};
 /// Where a crate's constants stand, what they are about, all of them, and the text that declares them.
 const CRATES: [(&str, &[Metric], &str); 3] = [
     ("The node", levada_broker::metrics::ALL, include_str!("../../broker/src/metrics.rs")),
-    ("The disk", levada_storage_engine::metrics::ALL, include_str!("../../storage-engine/src/metrics.rs")),
+    ("The disk", levada_broker::metrics::storage::ALL, include_str!("../../storage-engine/src/metrics.rs")),
     ("Arrow Flight", levada_compute::metrics::ALL, include_str!("../../compute/src/metrics.rs")),
 ];
 
@@ -20,7 +20,7 @@ Made from the constants in the code by `cargo xtask metrics`: change it there.
 
 Every node serves its own at `GET /metrics` of its HTTP address, in Prometheus' text form. A histogram has the usual
 `_bucket`, `_sum` and `_count`. A metric appears when it is first counted. `deploy/prometheus/alerts.yml` has alerts over
-them, `deploy/grafana/levada.json` a dashboard.
+them, `deploy/grafana/levada.json` a dashboard; `levada top` shows some of them in a terminal.
 ";
 
 fn page() -> String {

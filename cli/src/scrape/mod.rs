@@ -15,6 +15,8 @@ use self::samples::Samples;
 pub(crate) struct Scrape {
     /// What was counted and measured.
     pub(crate) samples: Samples,
+    /// When the answer was there.
+    pub(crate) at: Instant,
     /// From the request to the answer.
     pub(crate) took: Duration,
     /// This machine's clock in the middle of it, in seconds since 1970.
@@ -31,7 +33,7 @@ impl Scrape {
         }
         let took = began.elapsed();
         let clock_s = (wall + took / 2).as_secs_f64();
-        Ok(Self { samples: Samples::parse(&answer.body), took, clock_s })
+        Ok(Self { samples: Samples::parse(&answer.body), at: Instant::now(), took, clock_s })
     }
 
     /// By how many seconds the node's clock is ahead of this machine's; off by half of `took` at most, and the

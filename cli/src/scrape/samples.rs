@@ -41,6 +41,39 @@ impl Samples {
         let labels = &self.of(metric.name).first()?.labels;
         labels.iter().find(|(name, _)| name == label).map(|(_, value)| value.as_str())
     }
+
+    /// A quantile of what a histogram got since an earlier scrape, or ever. Within a bucket it takes values to be spread
+    /// evenly, as Prometheus does. None if there is nothing.
+    pub(crate) fn quantile(&self, metric: Metric, quantile: f64, since: Option<&Self>) -> Option<f64> {
+        let buckets = |samples: &Self| -> BTreeMap<u64, (f64, f64)> {
+            let mut buckets = BTreeMap::new();
+            for sample in samples.of(&format!("{}_bucket", metric.name)) {
+                let le = sample.labels.iter().find(|(name, _)| name == "le").and_then(|(_, le)| le.parse::<f64>().ok());
+                let Some(le) = le.filter(|le| *le >= 0.0) else { continue };
+                // Positive floats are in the order of their bits.
+                buckets.entry(le.to_bits()).or_insert((le, 0.0)).1 += sample.value;
+            }
+            buckets
+        };
+        let earlier = since.map(buckets).unwrap_or_default();
+        let counts: Vec<(f64, f64)> = buckets(self)
+            .into_iter()
+            // A process that was started again counts from 0.
+            .map(|(key, (le, count))| (le, (count - earlier.get(&key).map_or(0.0, |(_, count)| *count)).max(0.0)))
+            .collect();
+        let total = counts.last().map(|(_, count)| *count).filter(|count| *count > 0.0)?;
+        let rank = quantile * total;
+        let (mut below_le, mut below_count) = (0.0, 0.0);
+        for (le, count) in counts {
+            if count >= rank {
+                let is_open = le.is_infinite() || count <= below_count;
+                let part = if is_open { 0.0 } else { (rank - below_count) / (count - below_count) };
+                return Some(if le.is_infinite() { below_le } else { below_le + (le - below_le) * part });
+            }
+            (below_le, below_count) = (le, count);
+        }
+        None
+    }
 }
 
 /// `name{label="value",…} number`.
@@ -87,7 +120,7 @@ fn labels(mut rest: &str) -> Option<(Vec<(String, String)>, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use levada_broker::metrics::{CONTROLLER, NODE_INFO, REQUESTS, TAIL_BYTES};
+    use levada_broker::metrics::{NODE_INFO, PRODUCE_SECONDS, REQUESTS, TAIL_BYTES};
 
     use super::*;
 
@@ -101,8 +134,26 @@ mod tests {
         assert_eq!(samples.get(TAIL_BYTES), Some(1500.0));
         assert_eq!(samples.label(NODE_INFO, "version"), Some("0.1.0"));
         assert_eq!(samples.label(NODE_INFO, "rack"), None);
-        assert_eq!(samples.get(CONTROLLER), None);
+        assert_eq!(samples.get(PRODUCE_SECONDS), None);
         assert_eq!(samples.0.len(), 3, "{samples:?}");
         assert_eq!(samples.of("levada_requests_total")[1].labels[1].1, "}\"\\ ");
+    }
+
+    #[test]
+    fn quantiles_are_of_what_came_since() {
+        let of = |counts: [u32; 4]| {
+            let lines = ["0.001", "0.002", "0.1", "+Inf"].iter().zip(counts);
+            let lines = lines.map(|(le, count)| format!("levada_produce_seconds_bucket{{le=\"{le}\"}} {count}\n"));
+            Samples::parse(&lines.collect::<String>())
+        };
+        let (first, second) = (of([100, 100, 100, 100]), of([100, 110, 120, 120]));
+        let quantile = |quantile, since| second.quantile(PRODUCE_SECONDS, quantile, since).unwrap();
+        assert!((quantile(0.25, Some(&first)) - 0.0015).abs() < 1e-9);
+        assert!((quantile(0.75, Some(&first)) - 0.051).abs() < 1e-9);
+        assert!(quantile(0.5, None) < 0.001);
+        assert_eq!(first.quantile(PRODUCE_SECONDS, 0.5, Some(&first)), None, "nothing came");
+        assert!(first.quantile(PRODUCE_SECONDS, 0.5, Some(&second)).is_none(), "it was started again");
+        let beyond = of([0, 0, 0, 5]).quantile(PRODUCE_SECONDS, 0.5, None).unwrap();
+        assert!((beyond - 0.1).abs() < 1e-9, "more is not known");
     }
 }

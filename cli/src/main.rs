@@ -9,6 +9,7 @@ mod bench;
 mod cluster;
 mod completions;
 mod consume;
+mod debug;
 mod dev;
 mod disk;
 mod doctor;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
             Command::Consume(args) => consume::run(&global, args).await,
             Command::Cluster(command) => cluster::run(&global, command).await,
             Command::Top(args) => top::run(&global, args).await,
+            Command::Debug(command) => debug::run(&global, command).await,
             Command::Doctor(args) => doctor::run(&global, args).await,
             Command::Bench(command) => bench::run(&global, command).await,
             Command::Completions(args) => completions::run(&args),

@@ -151,6 +151,20 @@ fn a_doctor_says_what_is_wrong_and_ends_with_1() {
 }
 
 #[test]
+fn a_bundle_without_a_cluster_says_what_it_lacks() {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bundle-{}.tar.gz", std::process::id()));
+    let name = file.to_str().expect("a name");
+    let output = levada(&["--bootstrap", "127.0.0.1:1", "--timeout", "100ms", "debug", "bundle", "--file", name]);
+    let (shown, progress) = (text(&output.stdout), text(&output.stderr));
+    std::fs::remove_file(&file).expect("it is there");
+    assert!(output.status.success() && shown.contains("missing.txt"), "{shown}{progress}");
+    for lack in ["cluster-status.json is missing", "--http names them", "config.txt is missing: --config FILE"] {
+        assert!(progress.contains(lack), "{lack}: {progress}");
+    }
+    assert!(progress.contains("doctor.json (") && progress.contains("machine/proc-version ("), "{progress}");
+}
+
+#[test]
 fn completions_are_for_a_shell() {
     let script = text(&levada(&["completions", "bash"]).stdout);
     assert!(script.contains("complete") && script.contains("--bootstrap"));

@@ -9,19 +9,19 @@ use super::Finding;
 use crate::server::{environment, flags::ConfigFlags};
 
 /// A configuration that the server would take.
-pub(super) struct Configuration {
-    pub(super) config: ServerConfig,
+pub(crate) struct Configuration {
+    pub(crate) config: ServerConfig,
     /// Whether it says which node this is and where; else it is the defaults of any node.
-    pub(super) is_of_a_node: bool,
+    pub(crate) is_of_a_node: bool,
     /// Whether it names a data directory.
-    pub(super) names_directory: bool,
+    pub(crate) names_directory: bool,
 }
 
 const CHECK: &str = "config";
 
 impl Configuration {
     /// Loads it, and says how that went.
-    pub(super) fn load(file: Option<PathBuf>, flags: ConfigFlags) -> (Option<Self>, Finding) {
+    pub(crate) fn load(file: Option<PathBuf>, flags: ConfigFlags) -> (Option<Self>, Finding) {
         let mut given: Vec<(String, String)> = flags.over(environment()).collect();
         let has = |name: &str, given: &[(String, String)]| given.iter().any(|(variable, _)| variable == name);
         let is_of_a_node = file.is_some() || has("LEVADA_NODE_ID", &given);

@@ -5,7 +5,7 @@
 //! findings; what a check decides by is kept apart from how it looks, so that it can be tested.
 
 mod cluster;
-mod configuration;
+pub(crate) mod configuration;
 mod directory;
 mod doors;
 mod limits;
@@ -50,11 +50,11 @@ enum State {
 
 /// What was seen, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Finding {
+pub(crate) struct Finding {
     /// What was looked at: stable, for scripts.
     check: &'static str,
     state: State,
-    saw: String,
+    pub(crate) saw: String,
     /// Empty when there is nothing to be done.
     todo: String,
 }

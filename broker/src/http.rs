@@ -17,6 +17,7 @@ use axum::{
     routing::get,
     serve::Listener,
 };
+use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -25,7 +26,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use crate::server::readiness::Readiness;
+use crate::{metrics as names, runtime::clock::Clock, server::readiness::Readiness};
 
 /// Connections at once; more wait in the kernel.
 const CONNECTIONS_MAX: usize = 64;
@@ -37,16 +38,17 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 struct Shared {
     metrics: PrometheusHandle,
+    clock: Clock,
     readiness: Arc<Readiness>,
 }
 
 /// Serves metrics and health, for ever.
-pub(crate) async fn serve(listener: TcpListener, metrics: PrometheusHandle, readiness: Arc<Readiness>) {
+pub(crate) async fn serve(listener: TcpListener, metrics: PrometheusHandle, clock: Clock, readiness: Arc<Readiness>) {
     let router = Router::new()
         .route("/metrics", get(render))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
-        .with_state(Shared { metrics: metrics.clone(), readiness });
+        .with_state(Shared { metrics: metrics.clone(), clock, readiness });
     let listener = Bounded { listener, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
     let upkeep = async {
         loop {
@@ -65,6 +67,10 @@ pub(crate) async fn serve(listener: TcpListener, metrics: PrometheusHandle, read
 }
 
 async fn render(State(shared): State<Shared>) -> impl IntoResponse {
+    // These two are of the moment: who asks several nodes compares their clocks.
+    #[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970 come near 2^53 in the year 287396")]
+    gauge!(names::CLOCK_SECONDS.name).set(shared.clock.now().wall_ms as f64 / 1e3);
+    gauge!(names::READY.name).set(f64::from(u8::from(shared.readiness.report().ready)));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.render())
 }
 

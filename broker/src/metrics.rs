@@ -1,57 +1,165 @@
-//! The metrics of this crate, by name. The operator's guide is made from these constants.
+//! The metrics of this crate. What each means stands in the constant, and `docs/metrics.md` is made from it.
 //!
 //! Nothing is counted per partition: a node may have thousands. What matters of partitions is counted as "how many are
 //! in this state".
+#![allow(missing_docs, reason = "each constant says what it means")]
 
 use std::sync::{Mutex, PoisonError};
 
-use levada_protocol::frame::Api;
+use levada_protocol::{
+    frame::Api,
+    metric::{Kind, Metric},
+};
+/// Those of the disk, which this crate serves with its own.
+pub use levada_storage_engine::metrics as storage;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-/// Counter: requests answered, by `api` and `code` (`OK` or the error's name).
-pub const REQUESTS: &str = "levada_requests_total";
-/// Histogram, seconds: from the last byte of a produce request to its acknowledgement, successful ones only.
-pub const PRODUCE_SECONDS: &str = "levada_produce_seconds";
-/// Counter, bytes: batches acknowledged here as leader.
-pub const PRODUCE_BYTES: &str = "levada_produce_bytes_total";
-/// Counter: records acknowledged here as leader.
-pub const PRODUCE_RECORDS: &str = "levada_produce_records_total";
-/// Counter, bytes: batches read here, for any door.
-pub const READ_BYTES: &str = "levada_read_bytes_total";
-/// Gauge: native connections that have shaken hands.
-pub const CONNECTIONS: &str = "levada_connections";
-/// Counter: native connections that were refused, by `reason`.
-pub const CONNECTIONS_REFUSED: &str = "levada_connections_refused_total";
-/// Gauge, bytes: requests under way on all client connections.
-pub const IN_FLIGHT_BYTES: &str = "levada_in_flight_bytes";
-/// Counter: frames of raft messages sent, by `node`.
-pub const PEER_FRAMES: &str = "levada_peer_frames_total";
-/// Counter: raft messages dropped because a node's queue was full, by `node`.
-pub const PEER_MESSAGES_DROPPED: &str = "levada_peer_messages_dropped_total";
-/// Histogram, seconds: one round of the node core.
-pub const WORKER_ROUND_SECONDS: &str = "levada_worker_round_seconds";
-/// Gauge: events that wait for the node core.
-pub const WORKER_QUEUE: &str = "levada_worker_queue";
-/// Gauge, bytes: entries in memory that a quorum or a segment does not have yet, or that were written lately.
-pub const TAIL_BYTES: &str = "levada_tail_bytes";
-/// Gauge, bytes: committed entries of partitions led elsewhere that wait for this disk's segments.
-pub const BACKLOG_BYTES: &str = "levada_backlog_bytes";
-/// Counter: failures of the data directory; each ends the process.
-pub const STORAGE_FAILURES: &str = "levada_storage_failures_total";
-/// Gauge: partitions with a replica here.
-pub const PARTITIONS: &str = "levada_partitions";
-/// Gauge: partitions led here.
-pub const PARTITIONS_LED: &str = "levada_partitions_led";
-/// Gauge: partitions in the cluster's metadata without a leader known here.
-pub const PARTITIONS_LEADERLESS: &str = "levada_partitions_leaderless";
-/// Gauge: partitions led here of which a replica is behind by more than a moment's work.
-pub const PARTITIONS_UNDER_REPLICATED: &str = "levada_partitions_under_replicated";
-/// Gauge: entries by which the worst replica of any partition led here is behind.
-pub const REPLICA_BEHIND_MAX: &str = "levada_replica_entries_behind_max";
-/// Gauge: records committed in partitions led here, since they were made (the sum of their high watermarks).
-pub const RECORDS_COMMITTED: &str = "levada_records_committed";
-/// Gauge: 1 when this node is the controller.
-pub const CONTROLLER: &str = "levada_controller";
+pub const REQUESTS: Metric = Metric::counter("levada_requests_total", "requests")
+    .by(&["api", "code"])
+    .means("requests answered, by api and code (OK or the error's name)")
+    .when_high("codes other than `OK` that grow: `docs/cli.md` and the error's message say what each asks for");
+pub const PRODUCE_SECONDS: Metric = Metric::histogram("levada_produce_seconds", "seconds")
+    .means("from the last byte of a produce request to its acknowledgement, successful ones only")
+    .when_high(
+        "compare `levada_journal_sync_seconds` on all nodes: an acknowledgement waits for the disks of a \
+         majority. If these are quick, see `levada_tail_bytes` and `levada_worker_round_seconds`",
+    );
+pub const PRODUCE_BYTES: Metric =
+    Metric::counter("levada_produce_bytes_total", "bytes").means("batches acknowledged here as leader");
+pub const PRODUCE_RECORDS: Metric =
+    Metric::counter("levada_produce_records_total", "records").means("records acknowledged here as leader");
+pub const READ_BYTES: Metric =
+    Metric::counter("levada_read_bytes_total", "bytes").means("batches read here, for any door");
+pub const CONNECTIONS: Metric = Metric::gauge("levada_connections", "connections")
+    .means("native connections that have shaken hands")
+    .when_high("near `limits.connections_max` new ones are refused: raise it, or let clients share connections");
+pub const CONNECTIONS_REFUSED: Metric = Metric::counter("levada_connections_refused_total", "connections")
+    .by(&["reason"])
+    .means("native connections that were refused, by reason")
+    .when_high(
+        "`full`: `limits.connections_max` is reached; anything else: somebody who is no client of this cluster knocks",
+    );
+pub const IN_FLIGHT_BYTES: Metric =
+    Metric::gauge("levada_in_flight_bytes", "bytes").means("requests under way on all client connections").when_high(
+        "near `limits.request_bytes_max` no client is read any more: the node does not keep up, see \
+         `levada_produce_seconds`",
+    );
+pub const PEER_FRAMES: Metric =
+    Metric::counter("levada_peer_frames_total", "frames").by(&["node"]).means("frames of raft messages sent, by node");
+pub const PEER_MESSAGES_DROPPED: Metric = Metric::counter("levada_peer_messages_dropped_total", "messages")
+    .by(&["node"])
+    .means("raft messages dropped because a node's queue was full, by node")
+    .when_high("that node, or the way to it, does not keep up: look at its disk and the network");
+pub const WORKER_ROUND_SECONDS: Metric =
+    Metric::histogram("levada_worker_round_seconds", "seconds").means("one round of the node core").when_high(
+        "above 0.05 the core itself is slow: the machine lacks processor time, or reads from a slow disk for a \
+         replica that is far behind",
+    );
+pub const WORKER_QUEUE: Metric = Metric::gauge("levada_worker_queue", "events")
+    .means("events that wait for the node core")
+    .when_high("as for `levada_worker_round_seconds`");
+pub const TAIL_BYTES: Metric = Metric::gauge("levada_tail_bytes", "bytes")
+    .means("entries in memory that a quorum or a segment does not have yet, or that were written lately")
+    .when_high("near half of `tail.bytes_max` producers wait: the disk or the quorum does not keep up");
+pub const BACKLOG_BYTES: Metric = Metric::gauge("levada_backlog_bytes", "bytes")
+    .means("committed entries of partitions led elsewhere that wait for this disk's segments")
+    .when_high(
+        "near half of `tail.bytes_max` this node refuses entries of other leaders until its disk has caught up; \
+         some megabytes are as they should be",
+    );
+pub const STORAGE_FAILURES: Metric = Metric::counter("levada_storage_failures_total", "failures")
+    .means("failures of the data directory; each ends the process")
+    .when_high("look at the log and at the disk (`dmesg`) before you start the node again");
+pub const PARTITIONS: Metric = Metric::gauge("levada_partitions", "partitions")
+    .means("partitions with a replica here")
+    .when_high("each idle one costs processor time: see Sizing in `docs/operations.md`");
+pub const PARTITIONS_LED: Metric = Metric::gauge("levada_partitions_led", "partitions")
+    .means("partitions led here")
+    .when_high("more than on other nodes: `levada cluster move-leader`");
+pub const PARTITIONS_LEADERLESS: Metric = Metric::gauge("levada_partitions_leaderless", "partitions")
+    .means("partitions in the cluster's metadata without a leader known here")
+    .when_high("start the nodes that are down: a partition needs a majority of its replicas");
+pub const PARTITIONS_UNDER_REPLICATED: Metric = Metric::gauge("levada_partitions_under_replicated", "partitions")
+    .means("partitions led here of which a replica's node is down, or behind by more than a moment's work")
+    .when_high("`levada cluster status` shows which replicas; start their nodes, or look at their disks");
+pub const REPLICA_BEHIND_MAX: Metric = Metric::gauge("levada_replica_entries_behind_max", "entries")
+    .means("by how much the worst replica of any partition led here is behind")
+    .when_high("when it does not fall, that replica is down, or its disk or network is too slow for the load");
+pub const RECORDS_COMMITTED: Metric = Metric::gauge("levada_records_committed", "records")
+    .means("records committed in partitions led here, since they were made (the sum of their high watermarks)");
+pub const CONTROLLER: Metric = Metric::gauge("levada_controller", "1 or 0")
+    .means("1 when this node is the controller")
+    .when_high("the sum over all nodes is 1: 0 for long means that no majority of the founders is up");
+pub const READY: Metric = Metric::gauge("levada_ready", "1 or 0")
+    .means("1 when this node serves, as `/health/ready` says")
+    .when_high("(when it is 0) `/health/ready` says what the node waits for");
+pub const NODE_INFO: Metric = Metric::gauge("levada_node_info", "1")
+    .by(&["node", "cluster", "version"])
+    .means("always 1: which node of which cluster this is, and which version it runs");
+pub const CLOCK_SECONDS: Metric =
+    Metric::gauge("levada_clock_seconds", "seconds").means("the node's clock when it was asked, since 1970").when_high(
+        "ahead of the other nodes by more than a second: mend its time synchronisation, as retention goes by the clock",
+    );
+pub const DISK_FREE_BYTES: Metric = Metric::gauge("levada_disk_free_bytes", "bytes")
+    .means("what is free on the data directory's file system, for who is not root")
+    .when_high(
+        "(when it is low) free or add space, or shorten the retention of the largest topics; without space the \
+         node answers BUSY and in the end stops",
+    );
+pub const DISK_TOTAL_BYTES: Metric =
+    Metric::gauge("levada_disk_total_bytes", "bytes").means("the size of the data directory's file system");
+pub const PROCESS_ANONYMOUS_BYTES: Metric = Metric::gauge("levada_process_anonymous_bytes", "bytes")
+    .means("memory of the process without mapped files (RssAnon)")
+    .when_high(
+        "above the sum that `docs/operations.md` gives under Configuration: lower `tail.bytes_max` and \
+         `limits.request_bytes_max`; if it grows on, something is not given back, which is a defect",
+    );
+pub const PROCESS_OPEN_FILES: Metric = Metric::gauge("levada_process_open_files", "descriptors")
+    .means("open descriptors of the process: files, connections")
+    .when_high(
+        "near `levada_process_open_files_max`: raise the hard limit (`ulimit -Hn`, `LimitNOFILE=`) before the \
+         node runs out",
+    );
+pub const PROCESS_OPEN_FILES_MAX: Metric =
+    Metric::gauge("levada_process_open_files_max", "descriptors").means("how many descriptors the process may have");
+pub const PROCESS_START_SECONDS: Metric = Metric::gauge("levada_process_start_seconds", "seconds")
+    .means("when the process started, since 1970")
+    .when_high("(when it changes) the node was started again: its log says why");
+
+/// All metrics of this crate.
+pub const ALL: &[Metric] = &[
+    REQUESTS,
+    PRODUCE_SECONDS,
+    PRODUCE_BYTES,
+    PRODUCE_RECORDS,
+    READ_BYTES,
+    CONNECTIONS,
+    CONNECTIONS_REFUSED,
+    IN_FLIGHT_BYTES,
+    PEER_FRAMES,
+    PEER_MESSAGES_DROPPED,
+    WORKER_ROUND_SECONDS,
+    WORKER_QUEUE,
+    TAIL_BYTES,
+    BACKLOG_BYTES,
+    STORAGE_FAILURES,
+    PARTITIONS,
+    PARTITIONS_LED,
+    PARTITIONS_LEADERLESS,
+    PARTITIONS_UNDER_REPLICATED,
+    REPLICA_BEHIND_MAX,
+    RECORDS_COMMITTED,
+    CONTROLLER,
+    READY,
+    NODE_INFO,
+    CLOCK_SECONDS,
+    DISK_FREE_BYTES,
+    DISK_TOTAL_BYTES,
+    PROCESS_ANONYMOUS_BYTES,
+    PROCESS_OPEN_FILES,
+    PROCESS_OPEN_FILES_MAX,
+    PROCESS_START_SECONDS,
+];
 
 /// Installs the recorder of this process, once, and gives the handle that renders it.
 ///
@@ -69,87 +177,16 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &seconds)?
         .set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &bytes)?
         .install_recorder()?;
-    describe();
-    levada_storage_engine::metrics::describe();
+    describe(ALL);
+    describe(storage::ALL);
     *installed = Some(handle.clone());
     Ok(handle)
 }
 
-/// What kind of number a metric is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// It only grows.
-    Counter,
-    /// It goes up and down.
-    Gauge,
-    /// A distribution, in buckets.
-    Histogram,
-}
-
-/// A metric.
-#[derive(Clone, Copy, Debug)]
-pub struct Metric {
-    /// Its name.
-    pub name: &'static str,
-    /// Which kind of number it is.
-    pub kind: Kind,
-    /// What it means.
-    pub meaning: &'static str,
-}
-
-const fn metric(name: &'static str, kind: Kind, meaning: &'static str) -> Metric {
-    Metric { name, kind, meaning }
-}
-
-/// All metrics of this crate.
-pub const ALL: &[Metric] = &[
-    metric(REQUESTS, Kind::Counter, "requests answered, by api and code (OK or the error's name)"),
-    metric(
-        PRODUCE_SECONDS,
-        Kind::Histogram,
-        "seconds from the last byte of a produce request to its acknowledgement, successful ones only",
-    ),
-    metric(PRODUCE_BYTES, Kind::Counter, "bytes of batches acknowledged here as leader"),
-    metric(PRODUCE_RECORDS, Kind::Counter, "records acknowledged here as leader"),
-    metric(READ_BYTES, Kind::Counter, "bytes of batches read here, for any door"),
-    metric(CONNECTIONS, Kind::Gauge, "native connections that have shaken hands"),
-    metric(CONNECTIONS_REFUSED, Kind::Counter, "native connections that were refused, by reason"),
-    metric(IN_FLIGHT_BYTES, Kind::Gauge, "bytes of requests under way on all client connections"),
-    metric(PEER_FRAMES, Kind::Counter, "frames of raft messages sent, by node"),
-    metric(PEER_MESSAGES_DROPPED, Kind::Counter, "raft messages dropped because a node's queue was full, by node"),
-    metric(WORKER_ROUND_SECONDS, Kind::Histogram, "seconds of one round of the node core"),
-    metric(WORKER_QUEUE, Kind::Gauge, "events that wait for the node core"),
-    metric(
-        TAIL_BYTES,
-        Kind::Gauge,
-        "bytes of entries in memory that a quorum or a segment does not have yet, or that were written lately",
-    ),
-    metric(
-        BACKLOG_BYTES,
-        Kind::Gauge,
-        "bytes of committed entries of partitions led elsewhere that wait for this disk's segments",
-    ),
-    metric(STORAGE_FAILURES, Kind::Counter, "failures of the data directory; each ends the process"),
-    metric(PARTITIONS, Kind::Gauge, "partitions with a replica here"),
-    metric(PARTITIONS_LED, Kind::Gauge, "partitions led here"),
-    metric(PARTITIONS_LEADERLESS, Kind::Gauge, "partitions in the cluster's metadata without a leader known here"),
-    metric(
-        PARTITIONS_UNDER_REPLICATED,
-        Kind::Gauge,
-        "partitions led here of which a replica is behind by more than a moment's work",
-    ),
-    metric(REPLICA_BEHIND_MAX, Kind::Gauge, "entries by which the worst replica of any partition led here is behind"),
-    metric(
-        RECORDS_COMMITTED,
-        Kind::Gauge,
-        "records committed in partitions led here, since they were made (the sum of their high watermarks)",
-    ),
-    metric(CONTROLLER, Kind::Gauge, "1 when this node is the controller"),
-];
-
-fn describe() {
+/// Tells the installed recorder what metrics mean.
+pub fn describe(all: &[Metric]) {
     use metrics::{describe_counter, describe_gauge, describe_histogram};
-    for metric in ALL {
+    for metric in all {
         match metric.kind {
             Kind::Counter => describe_counter!(metric.name, metric.meaning),
             Kind::Gauge => describe_gauge!(metric.name, metric.meaning),

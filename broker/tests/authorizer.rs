@@ -18,11 +18,12 @@ use levada_protocol::{
     limits::FRAME_BYTES_MAX,
     messages::{
         native::{
-            AlterTopicRequest, ClusterStatusRequest, ClusterStatusResponse, CreateTopicRequest, DeleteTopicRequest,
-            FetchRequest, HandshakeRequest, InitProducerRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse,
-            NodeAddresses, PeerIdentity, RegisterNodeRequest, TopicInfo, TransferLeaderRequest,
+            AdmitNodeRequest, AlterTopicRequest, BalanceRequest, ClusterStatusRequest, ClusterStatusResponse,
+            CreateTopicRequest, DeleteTopicRequest, DrainNodeRequest, FetchRequest, HandshakeRequest,
+            InitProducerRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse, NodeAddresses, PeerIdentity,
+            RegisterNodeRequest, ResizeTopicRequest, TopicInfo, TransferLeaderRequest,
         },
-        peer::{FoundClusterRequest, RaftFrame, SeedStateRequest},
+        peer::{FoundClusterRequest, JoinClusterRequest, RaftFrame, SeedStateRequest},
     },
 };
 use tokio::{
@@ -86,7 +87,10 @@ fn fate(api: Api) -> Fate {
         Api::AlterTopic => Fate::Refused(Action::Alter, topic),
         Api::DeleteTopic => Fate::Refused(Action::Delete, topic),
         Api::ClusterStatus | Api::SeedState => Fate::Refused(Action::Describe, cluster),
-        Api::TransferLeader => Fate::Refused(Action::Alter, cluster),
+        Api::TransferLeader | Api::AdmitNode | Api::DrainNode | Api::Balance | Api::JoinCluster => {
+            Fate::Refused(Action::Alter, cluster)
+        }
+        Api::ResizeTopic => Fate::Refused(Action::Alter, topic),
         Api::RegisterNode | Api::FoundCluster | Api::Raft => Fate::ForNodes,
     }
 }
@@ -119,12 +123,27 @@ async fn ask(client: &mut Client, api: Api, topic: &TopicInfo) -> Result<Bytes> 
         Api::ClusterStatus => client.call(api, &ClusterStatusRequest { all_nodes: true }, nothing).await,
         Api::RegisterNode => {
             let incarnation = client.hello.incarnation.clone();
-            let request = RegisterNodeRequest { addresses: Some(elsewhere), incarnation, rack: "r9".into() };
+            let rack = "r9".into();
+            let request = RegisterNodeRequest { addresses: Some(elsewhere), incarnation, rack, ..Default::default() };
             client.call(api, &request, nothing).await
         }
         Api::TransferLeader => {
             let group = topic.partitions[0].group;
             client.call(api, &TransferLeaderRequest { group, node_id: 1 }, nothing).await
+        }
+        Api::AdmitNode => client.call(api, &AdmitNodeRequest { node_id: 9, replace: false }, nothing).await,
+        Api::DrainNode => {
+            // Of a node alone, this checks and says no: it is asked what it would do to take it back.
+            client.call(api, &DrainNodeRequest { node_id: 1, cancel: true, dry_run: true }, nothing).await
+        }
+        Api::Balance => client.call(api, &BalanceRequest { dry_run: true }, nothing).await,
+        Api::ResizeTopic => {
+            client.call(api, &ResizeTopicRequest { name, partitions: Some(2), replicas: None }, nothing).await
+        }
+        Api::JoinCluster => {
+            let incarnation = Bytes::from_static(&[7; 16]);
+            let request = JoinClusterRequest { node_id: 9, incarnation, feature_level_max: 9, ..Default::default() };
+            client.call(api, &request, nothing).await
         }
         Api::SeedState => client.call(api, &SeedStateRequest::default(), nothing).await,
         Api::FoundCluster => client.call(api, &FoundClusterRequest::default(), nothing).await,

@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
 use common::{Client, batch, cluster, produce_request, produced, produced_in};
 use levada_protocol::{
@@ -242,7 +244,22 @@ async fn health_and_metrics_are_seen_from_outside() {
         "levada_journal_sync_seconds_bucket",
         "levada_worker_round_seconds_bucket",
         "levada_connections",
+        "levada_node_info{node=\"1\",cluster=",
+        "levada_ready 1",
+        "levada_disk_free_bytes",
+        "levada_process_anonymous_bytes",
+        "levada_process_open_files_max",
     ] {
         assert!(metrics.contains(name), "{name} is missing in {metrics}");
+    }
+    let clock = metrics.lines().find_map(|line| line.strip_prefix("levada_clock_seconds ")).unwrap();
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+    assert!((0.0..5.0).contains(&(now - clock.parse::<f64>().unwrap())), "the clock of the moment: {clock}");
+    // What is shown is what is described, and told to be what it is.
+    let described = || levada_broker::metrics::ALL.iter().chain(levada_storage_engine::metrics::ALL);
+    for line in metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').unwrap();
+        assert!(described().any(|metric| metric.name == name && metric.kind.name() == kind), "{line}");
+        assert!(metrics.contains(&format!("# HELP {name} ")), "{name} has no words");
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use levada_client::{Admin, ClientConfig};
 
-use crate::{bench, cluster, completions, consume, dev, exit, produce, server, topic, units};
+use crate::{bench, cluster, completions, consume, debug, dev, doctor, exit, produce, server, top, topic, units};
 
 /// Levada: a replicated log whose readers get columns.
 #[derive(Parser)]
@@ -72,6 +72,13 @@ pub(crate) enum Command {
     /// Looks after the cluster
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Shows nodes, partitions, throughput, latency, lag and disks, until q is pressed
+    Top(top::TopArgs),
+    /// Looks for what is wrong with a machine, a configuration or a cluster, and says what to do
+    Doctor(doctor::DoctorArgs),
+    /// Gathers what is needed to find out what is wrong
+    #[command(subcommand)]
+    Debug(debug::DebugCommand),
     /// Measures throughput and latency
     #[command(subcommand)]
     Bench(bench::BenchCommand),

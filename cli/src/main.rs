@@ -9,11 +9,16 @@ mod bench;
 mod cluster;
 mod completions;
 mod consume;
+mod debug;
 mod dev;
+mod disk;
+mod doctor;
 mod exit;
 mod print;
 mod produce;
+mod scrape;
 mod server;
+mod top;
 mod topic;
 mod units;
 
@@ -37,6 +42,9 @@ fn main() -> ExitCode {
             Command::Produce(args) => produce::run(&global, args).await,
             Command::Consume(args) => consume::run(&global, args).await,
             Command::Cluster(command) => cluster::run(&global, command).await,
+            Command::Top(args) => top::run(&global, args).await,
+            Command::Debug(command) => debug::run(&global, command).await,
+            Command::Doctor(args) => doctor::run(&global, args).await,
             Command::Bench(command) => bench::run(&global, command).await,
             Command::Completions(args) => completions::run(&args),
         }

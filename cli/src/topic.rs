@@ -28,7 +28,7 @@ pub(crate) enum TopicCommand {
         /// The topic
         topic: String,
     },
-    /// Changes a topic's settings
+    /// Changes a topic's settings, its number of partitions or of replicas
     Alter(AlterArgs),
     /// Deletes topics and their records
     Delete {
@@ -77,6 +77,12 @@ pub(crate) struct AlterArgs {
     /// Takes this back to its default; may be given several times
     #[arg(long, value_name = "KEY")]
     unset: Vec<String>,
+    /// Gives it so many partitions: more than it has. Keys may go to other partitions from then on
+    #[arg(long, value_name = "N")]
+    partitions: Option<u32>,
+    /// Gives it so many replicas of each partition; they are moved in the background
+    #[arg(long, value_name = "N")]
+    replicas: Option<u32>,
 }
 
 pub(crate) async fn run(global: &Global, command: TopicCommand) -> Result<()> {
@@ -206,14 +212,22 @@ async fn all_offsets(admin: &Admin, topic: &Topic, within: Duration) -> Vec<Opti
 }
 
 async fn alter(global: &Global, args: AlterArgs) -> Result<()> {
-    if args.set.is_empty() && args.unset.is_empty() {
-        return Err(exit::usage("nothing to change: give --set KEY=VALUE or --unset KEY"));
+    let (sets, resizes) =
+        (!(args.set.is_empty() && args.unset.is_empty()), args.partitions.or(args.replicas).is_some());
+    if !sets && !resizes {
+        return Err(exit::usage(
+            "nothing to change: give --set KEY=VALUE, --unset KEY, --partitions N or --replicas N",
+        ));
     }
     let admin = global.admin().await?;
-    let topic = admin
-        .alter_topic(&args.topic, args.set.into_iter().collect(), args.unset)
-        .await
-        .with_context(|| format!("cannot alter topic {:?}", args.topic))?;
+    let what = || format!("cannot alter topic {:?}", args.topic);
+    if sets {
+        admin.alter_topic(&args.topic, args.set.into_iter().collect(), args.unset).await.with_context(what)?;
+    }
+    if resizes {
+        admin.resize_topic(&args.topic, args.partitions, args.replicas).await.with_context(what)?;
+    }
+    let topic = admin.describe_topic(&args.topic).await.with_context(what)?;
     said(global, &topic_json(&topic, None), &format!("altered topic {}", topic.name))
 }
 

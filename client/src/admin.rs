@@ -8,9 +8,10 @@ use levada_protocol::{
     frame::Api,
     ids::{ClusterId, GroupId, NodeId, Offset, PartitionId, Term, TopicPartition},
     messages::native::{
-        AlterTopicRequest, ClusterStatusRequest, ClusterStatusResponse, CreateTopicRequest, DeleteTopicRequest,
-        FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, TopicResponse,
-        TransferLeaderRequest, TransferLeaderResponse,
+        AdmitNodeRequest, AdmitNodeResponse, AlterTopicRequest, BalanceRequest, ClusterStatusRequest,
+        ClusterStatusResponse, CreateTopicRequest, DeleteTopicRequest, DrainNodeRequest, FetchRequest, FetchResponse,
+        ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MoveInfo, MovesResponse, ResizeTopicRequest,
+        TopicResponse, TransferLeaderRequest, TransferLeaderResponse,
     },
     source::NewTopic,
 };
@@ -215,6 +216,70 @@ impl Admin {
     pub async fn cluster_status(&self, all_nodes: bool) -> Result<ClusterStatusResponse> {
         let request = ClusterStatusRequest { all_nodes };
         self.cluster.call(Target::Any, Api::ClusterStatus, &request, Duration::ZERO).await?.message()
+    }
+
+    /// Lets a node join the cluster: a new one, or with `replace` one that lost its data directory. It joins when it starts
+    /// (or at once, if it waits already).
+    ///
+    /// # Errors
+    /// `InvalidRequest`: it is there already; `FeatureLevel`: some node runs an older build.
+    pub async fn admit_node(&self, node: NodeId, replace: bool) -> Result<()> {
+        let request = AdmitNodeRequest { node_id: node.get(), replace };
+        let frame = self.cluster.call(Target::Controller, Api::AdmitNode, &request, Duration::ZERO).await?;
+        frame.message::<AdmitNodeResponse>().map(drop)
+    }
+
+    /// Has a node give up all its replicas and leave the cluster. This returns when that has begun; the controller goes on
+    /// with it, whatever becomes of the caller.
+    ///
+    /// # Errors
+    /// `UnknownNode`; `NotEnoughNodes`: no other node could take a replica.
+    pub async fn decommission_node(&self, node: NodeId) -> Result<()> {
+        self.drain(node, false, false).await.map(drop)
+    }
+
+    /// What [`Admin::decommission_node`] would move.
+    ///
+    /// # Errors
+    /// As it.
+    pub async fn plan_decommission(&self, node: NodeId) -> Result<Vec<MoveInfo>> {
+        self.drain(node, false, true).await
+    }
+
+    /// Has a node stay that was about to leave.
+    ///
+    /// # Errors
+    /// `UnknownNode`.
+    pub async fn cancel_decommission(&self, node: NodeId) -> Result<()> {
+        self.drain(node, true, false).await.map(drop)
+    }
+
+    async fn drain(&self, node: NodeId, cancel: bool, dry_run: bool) -> Result<Vec<MoveInfo>> {
+        let request = DrainNodeRequest { node_id: node.get(), cancel, dry_run };
+        let frame = self.cluster.call(Target::Controller, Api::DrainNode, &request, Duration::ZERO).await?;
+        frame.message::<MovesResponse>().map(|response| response.moves)
+    }
+
+    /// Spreads replicas and preferred leaders evenly over the nodes. The controller does so by itself when nothing else
+    /// moves; this begins at once. With `dry_run` it only says what would move.
+    ///
+    /// # Errors
+    /// `FeatureLevel`: some node runs an older build.
+    pub async fn balance(&self, dry_run: bool) -> Result<Vec<MoveInfo>> {
+        let request = BalanceRequest { dry_run };
+        let frame = self.cluster.call(Target::Controller, Api::Balance, &request, Duration::ZERO).await?;
+        frame.message::<MovesResponse>().map(|response| response.moves)
+    }
+
+    /// Gives a topic more partitions, or another number of replicas of each, or both. Replicas are moved after this
+    /// returns.
+    ///
+    /// # Errors
+    /// `UnknownTopic`; `InvalidRequest`: fewer partitions than there are; `NotEnoughNodes`.
+    pub async fn resize_topic(&self, name: &str, partitions: Option<u32>, replicas: Option<u32>) -> Result<Arc<Topic>> {
+        let request = ResizeTopicRequest { name: name.to_owned(), partitions, replicas };
+        let frame = self.cluster.call(Target::Controller, Api::ResizeTopic, &request, Duration::ZERO).await?;
+        topic_of(frame.message()?)
     }
 
     /// Moves a partition's leadership to another node that has a replica of it.

@@ -1,35 +1,42 @@
-//! The metrics of this crate, by name. The operator's guide lists them.
+//! The metrics of this crate. What each means stands in the constant, and `docs/metrics.md` is made from it.
+#![allow(missing_docs, reason = "each constant says what it means")]
 
-use metrics::{Unit, describe_counter, describe_gauge};
+use levada_protocol::metric::Metric;
 
-/// Counter: bytes of Arrow data handed to Flight readers.
-pub const FLIGHT_READ_BYTES_TOTAL: &str = "levada_flight_read_bytes_total";
-/// Counter: records handed to Flight readers.
-pub const FLIGHT_READ_RECORDS_TOTAL: &str = "levada_flight_read_records_total";
-/// Gauge: Flight reads under way.
-pub const FLIGHT_READERS: &str = "levada_flight_readers";
-/// Counter: batches that were let go of because their reader had stalled, to be read again when it goes on.
-pub const FLIGHT_STALLED_DROPPED_TOTAL: &str = "levada_flight_stalled_dropped_total";
-/// Counter: bytes of batches appended for Flight writers.
-pub const FLIGHT_WRITTEN_BYTES_TOTAL: &str = "levada_flight_written_bytes_total";
-/// Counter: records appended for Flight writers.
-pub const FLIGHT_WRITTEN_RECORDS_TOTAL: &str = "levada_flight_written_records_total";
-/// Counter: appends that were tried again for Flight writers.
-pub const FLIGHT_WRITE_RETRIES_TOTAL: &str = "levada_flight_write_retries_total";
-/// Gauge: connections to the Flight port.
-pub const FLIGHT_CONNECTIONS: &str = "levada_flight_connections";
-/// Counter: Flight calls that ended in an error, by `code`.
-pub const FLIGHT_ERRORS_TOTAL: &str = "levada_flight_errors_total";
+pub const FLIGHT_READ_BYTES_TOTAL: Metric =
+    Metric::counter("levada_flight_read_bytes_total", "bytes").means("Arrow data handed to Flight readers");
+pub const FLIGHT_READ_RECORDS_TOTAL: Metric =
+    Metric::counter("levada_flight_read_records_total", "records").means("records handed to Flight readers");
+pub const FLIGHT_READERS: Metric = Metric::gauge("levada_flight_readers", "reads")
+    .means("Flight reads under way")
+    .when_high("each holds up to about 2 MiB; look whether readers that nobody needs any more still follow");
+pub const FLIGHT_STALLED_DROPPED_TOTAL: Metric = Metric::counter("levada_flight_stalled_dropped_total", "batches")
+    .means("batches that were let go of because their reader had stalled, to be read again when it goes on")
+    .when_high("readers do not keep up, or hang: look at them; the node is none the worse for it");
+pub const FLIGHT_WRITTEN_BYTES_TOTAL: Metric =
+    Metric::counter("levada_flight_written_bytes_total", "bytes").means("batches appended for Flight writers");
+pub const FLIGHT_WRITTEN_RECORDS_TOTAL: Metric =
+    Metric::counter("levada_flight_written_records_total", "records").means("records appended for Flight writers");
+pub const FLIGHT_WRITE_RETRIES_TOTAL: Metric = Metric::counter("levada_flight_write_retries_total", "appends")
+    .means("appends that were tried again for Flight writers")
+    .when_high("leaders move, or are slow: look at `levada_partitions_leaderless` and `levada_journal_sync_seconds`");
+pub const FLIGHT_CONNECTIONS: Metric = Metric::gauge("levada_flight_connections", "connections")
+    .means("connections to the Flight port")
+    .when_high("past 1,024 more wait: let clients share connections, or spread them over nodes");
+pub const FLIGHT_ERRORS_TOTAL: Metric = Metric::counter("levada_flight_errors_total", "calls")
+    .by(&["code"])
+    .means("Flight calls that ended in an error, by code")
+    .when_high("the code says whose fault it is: `INTERNAL` and `DAMAGED` are the node's, most others the caller's");
 
-/// Tells the installed recorder what the metrics mean.
-pub fn describe() {
-    describe_counter!(FLIGHT_READ_BYTES_TOTAL, Unit::Bytes, "Arrow data handed to Flight readers");
-    describe_counter!(FLIGHT_READ_RECORDS_TOTAL, "Records handed to Flight readers");
-    describe_gauge!(FLIGHT_READERS, "Flight reads under way");
-    describe_counter!(FLIGHT_STALLED_DROPPED_TOTAL, "Batches let go of because their reader had stalled");
-    describe_counter!(FLIGHT_WRITTEN_BYTES_TOTAL, Unit::Bytes, "Batches appended for Flight writers");
-    describe_counter!(FLIGHT_WRITTEN_RECORDS_TOTAL, "Records appended for Flight writers");
-    describe_counter!(FLIGHT_WRITE_RETRIES_TOTAL, "Appends that were tried again for Flight writers");
-    describe_gauge!(FLIGHT_CONNECTIONS, "Connections to the Flight port");
-    describe_counter!(FLIGHT_ERRORS_TOTAL, "Flight calls that ended in an error, by code");
-}
+/// All metrics of this crate.
+pub const ALL: &[Metric] = &[
+    FLIGHT_READ_BYTES_TOTAL,
+    FLIGHT_READ_RECORDS_TOTAL,
+    FLIGHT_READERS,
+    FLIGHT_STALLED_DROPPED_TOTAL,
+    FLIGHT_WRITTEN_BYTES_TOTAL,
+    FLIGHT_WRITTEN_RECORDS_TOTAL,
+    FLIGHT_WRITE_RETRIES_TOTAL,
+    FLIGHT_CONNECTIONS,
+    FLIGHT_ERRORS_TOTAL,
+];

@@ -362,9 +362,14 @@ mod tests {
             Api::ClusterStatus => 9,
             Api::RegisterNode => 10,
             Api::TransferLeader => 11,
+            Api::AdmitNode => 12,
+            Api::DrainNode => 13,
+            Api::Balance => 14,
+            Api::ResizeTopic => 15,
             Api::SeedState => 20,
             Api::FoundCluster => 21,
             Api::Raft => 22,
+            Api::JoinCluster => 23,
         }
     }
 
@@ -372,7 +377,7 @@ mod tests {
     fn the_numbers_are_pinned() {
         let known: Vec<_> = (0..=u16::MAX).filter_map(|value| Some((value, Api::from_u16(value)?))).collect();
         let values: Vec<_> = known.iter().map(|(value, _)| *value).collect();
-        assert_eq!(values, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 20, 21, 22]);
+        assert_eq!(values, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 20, 21, 22, 23]);
         for (value, api) in known {
             assert_eq!((number(api), api as u16), (value, value), "{api:?}");
         }

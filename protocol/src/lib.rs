@@ -6,7 +6,8 @@
 //!
 //! Reading order: [`ids`] and [`limits`], then [`batch`] (what a record looks like), [`frame`] and [`messages`]
 //! (what crosses a socket), [`error`] (what can go wrong, with stable codes), [`topic`] (names and settings),
-//! [`source`], [`codec`] and [`context`] (the seams), [`ticket`] (what a Flight reader asks for).
+//! [`source`], [`codec`] and [`context`] (the seams), [`ticket`] (what a Flight reader asks for), [`metric`] (what the other
+//! crates' numbers are described with).
 
 pub mod batch;
 pub mod codec;
@@ -16,6 +17,7 @@ pub mod frame;
 pub mod ids;
 pub mod limits;
 pub mod messages;
+pub mod metric;
 pub mod partitioner;
 pub mod source;
 pub mod ticket;

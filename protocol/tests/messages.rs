@@ -8,12 +8,16 @@ use std::fmt::Debug;
 use bytes::Bytes;
 use levada_protocol::messages::{
     metadata::{
-        AllocateProducerIds, AlterTopic, Command, CreateTopic, DeleteTopic, LogStart, Node, Partition,
-        PartitionCommand, PartitionState, Producer, ProducerBatch, RegisterNode, Replica, Roll, SegmentEnd, State,
-        Topic, command::Kind, partition_command::Kind as PartitionKind,
+        AddPartitions, AdmitNode, AllocateProducerIds, AlterTopic, Command, CreateTopic, DeleteTopic, DrainNode,
+        FinishMove, JoinNode, LogStart, Membership, Move, MoveReplicas, Node, Partition, PartitionCommand,
+        PartitionState, Producer, ProducerBatch, RegisterNode, RemoveNode, ReplaceReplica, Replica, Roll, SegmentEnd,
+        SetFeatureLevel, State, Topic, command::Kind, partition_command::Kind as PartitionKind,
     },
     native::{ErrorMessage, HandshakeRequest, HandshakeResponse, NodeAddresses, PeerIdentity},
-    peer::{EntryHead, Leadership, RaftFrame, RaftMessage},
+    peer::{
+        AskSegment, AskSnapshot, CatchUp, EntryHead, Leadership, Placement, RaftFrame, RaftMessage, SegmentBytes,
+        SnapshotBytes, catch_up::Kind as CatchUpKind,
+    },
 };
 use prost::Message;
 
@@ -68,7 +72,19 @@ fn golden_raft_frame() {
         priority: -16,
         context: Bytes::from_static(b"why"),
     };
-    let frame = RaftFrame { messages: vec![message], leaderships: vec![Leadership { group: 17, term: 18 }] };
+    let placement = Placement { group: 19, voters: vec![20], lost_replica: 21, replace_replica: 22 };
+    let kinds = [
+        CatchUpKind::AskSnapshot(AskSnapshot {}),
+        CatchUpKind::Snapshot(SnapshotBytes { payload_bytes: Some(24) }),
+        CatchUpKind::AskSegment(AskSegment { first_index: 25, position: 26, bytes_max: 27 }),
+        CatchUpKind::Segment(SegmentBytes { first_index: 28, position: 29, payload_bytes: Some(30) }),
+    ];
+    let frame = RaftFrame {
+        messages: vec![message],
+        leaderships: vec![Leadership { group: 17, term: 18 }],
+        placements: vec![placement],
+        catch_ups: kinds.map(|kind| CatchUp { group: 23, kind: Some(kind) }).into(),
+    };
     pinned(
         frame,
         &[
@@ -80,6 +96,11 @@ fn golden_raft_frame() {
             b"\x70\x1f",
             b"\x7a\x03why",
             b"\x12\x04\x08\x11\x10\x12",
+            b"\x1a\x09\x08\x13\x12\x01\x14\x18\x15\x20\x16",
+            b"\x22\x04\x08\x17\x12\x00",
+            b"\x22\x06\x08\x17\x1a\x02\x08\x18",
+            b"\x22\x0a\x08\x17\x22\x06\x08\x19\x10\x1a\x18\x1b",
+            b"\x22\x0a\x08\x17\x2a\x06\x08\x1c\x10\x1d\x18\x1e",
         ],
     );
 }
@@ -92,17 +113,35 @@ fn node() -> Node {
         flight: "f:2".into(),
         http: "h:3".into(),
         rack: "r4".into(),
+        member_id: 13,
+        feature_level_max: 14,
+        draining: true,
     }
 }
 
-const NODE: &[u8] = b"\x08\x03\x12\x04life\x1a\x03n:1\x22\x03f:2\x2a\x03h:3\x32\x02r4";
+const NODE: &[u8] = b"\x08\x03\x12\x04life\x1a\x03n:1\x22\x03f:2\x2a\x03h:3\x32\x02r4\x38\x0d\x40\x0e\x48\x01";
+
+fn partition() -> Partition {
+    let replica = |replica_id, node_id| vec![Replica { replica_id, node_id }];
+    Partition {
+        partition: 7,
+        group: 8,
+        replicas: replica(9, 10),
+        target: replica(13, 14),
+        first: replica(15, 16),
+        leaving: replica(17, 18),
+        lost: vec![19],
+    }
+}
+
+const PARTITION: &[u8] = b"\x08\x07\x10\x08\x1a\x04\x08\x09\x10\x0a\x22\x04\x08\x0d\x10\x0e\x2a\x04\x08\x0f\x10\x10\
+    \x32\x04\x08\x11\x10\x12\x3a\x01\x13";
 
 fn topic() -> Topic {
-    let replicas = vec![Replica { replica_id: 9, node_id: 10 }];
     Topic {
         name: "t".into(),
         topic_id: Bytes::from_static(b"id"),
-        partitions: vec![Partition { partition: 7, group: 8, replicas }],
+        partitions: vec![partition()],
         config: [("k".to_owned(), "v".to_owned())].into(),
         schema_json: "{}".into(),
         schema_id: 11,
@@ -110,17 +149,26 @@ fn topic() -> Topic {
     }
 }
 
-const TOPIC: &[u8] = b"\x0a\x01t\x12\x02id\x1a\x0a\x08\x07\x10\x08\x1a\x04\x08\x09\x10\x0a\
-    \x22\x06\x0a\x01k\x12\x01v\x2a\x02{}\x30\x0b\x38\x0c";
+const TOPIC: &[u8] = b"\x0a\x01t\x12\x02id\x1a\x1f\x08\x07\x10\x08\x1a\x04\x08\x09\x10\x0a\x22\x04\x08\x0d\x10\x0e\
+    \x2a\x04\x08\x0f\x10\x10\x32\x04\x08\x11\x10\x12\x3a\x01\x13\x22\x06\x0a\x01k\x12\x01v\x2a\x02{}\x30\x0b\x38\x0c";
 
 /// Every command there is; a new one has no arm here.
 fn command_bytes(kind: &Kind) -> Vec<u8> {
     let parts: &[&[u8]] = match kind {
-        Kind::RegisterNode(_) => &[b"\x0a\x1d", b"\x0a\x1b", NODE],
-        Kind::CreateTopic(_) => &[b"\x12\x25", b"\x0a\x23", TOPIC],
+        Kind::RegisterNode(_) => &[b"\x0a\x23", b"\x0a\x21", NODE],
+        Kind::CreateTopic(_) => &[b"\x12\x3a", b"\x0a\x38", TOPIC],
         Kind::DeleteTopic(_) => &[b"\x1a\x04", b"\x0a\x02id"],
         Kind::AlterTopic(_) => &[b"\x22\x0f", b"\x0a\x02id", b"\x12\x06\x0a\x01k\x12\x01v", b"\x1a\x01u"],
         Kind::AllocateProducerIds(_) => &[b"\x2a\x04", b"\x08\x03\x10\x04"],
+        Kind::SetFeatureLevel(_) => &[b"\x32\x02\x08\x05"],
+        Kind::AdmitNode(_) => &[b"\x3a\x04\x08\x03\x10\x01"],
+        Kind::JoinNode(_) => &[b"\x42\x23", b"\x0a\x21", NODE],
+        Kind::DrainNode(_) => &[b"\x4a\x04\x08\x03\x10\x01"],
+        Kind::RemoveNode(_) => &[b"\x52\x02\x08\x03"],
+        Kind::MoveReplicas(_) => &[b"\x5a\x0c", b"\x0a\x0a", b"\x0a\x02id\x10\x07\x1a\x02\x08\x09"],
+        Kind::FinishMove(_) => &[b"\x62\x06\x08\x08\x12\x02\x09\x0a"],
+        Kind::ReplaceReplica(_) => &[b"\x6a\x04\x08\x08\x10\x09"],
+        Kind::AddPartitions(_) => &[b"\x72\x25", b"\x0a\x02id", b"\x12\x1f", PARTITION],
     };
     parts.concat()
 }
@@ -133,8 +181,19 @@ fn golden_commands() {
         Kind::RegisterNode(RegisterNode { node: Some(node()) }),
         Kind::CreateTopic(CreateTopic { topic: Some(topic()) }),
         Kind::DeleteTopic(DeleteTopic { topic_id: topic_id.clone() }),
-        Kind::AlterTopic(AlterTopic { topic_id, set, unset: vec!["u".into()] }),
+        Kind::AlterTopic(AlterTopic { topic_id: topic_id.clone(), set, unset: vec!["u".into()] }),
         Kind::AllocateProducerIds(AllocateProducerIds { node_id: 3, count: 4 }),
+        Kind::SetFeatureLevel(SetFeatureLevel { level: 5 }),
+        Kind::AdmitNode(AdmitNode { node_id: 3, replace: true }),
+        Kind::JoinNode(JoinNode { node: Some(node()) }),
+        Kind::DrainNode(DrainNode { node_id: 3, drain: true }),
+        Kind::RemoveNode(RemoveNode { node_id: 3 }),
+        Kind::MoveReplicas(MoveReplicas {
+            moves: vec![Move { topic_id: topic_id.clone(), partition: 7, nodes: vec![8, 9] }],
+        }),
+        Kind::FinishMove(FinishMove { group: 8, voters: vec![9, 10] }),
+        Kind::ReplaceReplica(ReplaceReplica { group: 8, replica_id: 9 }),
+        Kind::AddPartitions(AddPartitions { topic_id, partitions: vec![partition()] }),
     ] {
         let expected = command_bytes(&kind);
         pinned(Command { kind: Some(kind) }, &[&expected]);
@@ -143,9 +202,35 @@ fn golden_commands() {
 
 #[test]
 fn golden_state() {
-    let state =
-        State { nodes: vec![node()], topics: vec![topic()], next_group: 21, next_replica: 22, next_producer_id: 23 };
-    pinned(state, &[b"\x0a\x1b", NODE, b"\x12\x23", TOPIC, b"\x18\x15\x20\x16\x28\x17"]);
+    let state = State {
+        nodes: vec![node()],
+        topics: vec![topic()],
+        next_group: 21,
+        next_replica: 22,
+        next_producer_id: 23,
+        feature_level: 24,
+        admitted: vec![AdmitNode { node_id: 25, replace: true }],
+        removed: vec![26],
+        members_given: 27,
+    };
+    pinned(
+        state,
+        &[
+            b"\x0a\x21",
+            NODE,
+            b"\x12\x38",
+            TOPIC,
+            b"\x18\x15\x20\x16\x28\x17\x30\x18",
+            b"\x3a\x04\x08\x19\x10\x01\x42\x01\x1a\x48\x1b",
+        ],
+    );
+}
+
+#[test]
+fn golden_membership() {
+    let membership =
+        Membership { replica_id: 1, voters: vec![2], outgoing: vec![3], learners: vec![4], learners_next: vec![5] };
+    pinned(membership, &[b"\x08\x01\x12\x01\x02\x1a\x01\x03\x22\x01\x04\x2a\x01\x05"]);
 }
 
 /// Every command to a partition there is; a new one has no arm here.

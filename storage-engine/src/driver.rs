@@ -174,13 +174,13 @@ struct Meter {
 impl Meter {
     fn new(lane: Lane) -> Self {
         let (write_seconds, sync_seconds, block_bytes) = match lane {
-            Lane::Journal => (JOURNAL_WRITE_SECONDS, JOURNAL_SYNC_SECONDS, Some(histogram!(JOURNAL_BLOCK_BYTES))),
+            Lane::Journal => (JOURNAL_WRITE_SECONDS, JOURNAL_SYNC_SECONDS, Some(histogram!(JOURNAL_BLOCK_BYTES.name))),
             Lane::Segments => (SEGMENT_WRITE_SECONDS, SEGMENT_SYNC_SECONDS, None),
         };
         Self {
             lane,
-            write_seconds: histogram!(write_seconds),
-            sync_seconds: histogram!(sync_seconds),
+            write_seconds: histogram!(write_seconds.name),
+            sync_seconds: histogram!(sync_seconds.name),
             block_bytes,
             slow_told: None,
             slow_untold: 0,

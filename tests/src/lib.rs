@@ -2,6 +2,8 @@
 
 pub mod dev;
 pub mod disks;
+pub mod http;
 pub mod ledger;
 pub mod nodes;
+pub mod prometheus;
 pub mod tools;

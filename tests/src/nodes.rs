@@ -12,6 +12,8 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::http;
+
 /// One node's process, or where it would run.
 #[derive(Debug)]
 pub struct NodeProcess {
@@ -197,18 +199,8 @@ fn kill_children(wrapper: u32) -> Result<()> {
     Ok(())
 }
 
-/// Asks `/health/ready` over plain HTTP.
 fn is_ready(http: &str) -> bool {
-    use std::io::{Read as _, Write as _};
-    let ask = || -> std::io::Result<String> {
-        let mut socket = std::net::TcpStream::connect(http)?;
-        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-        write!(socket, "GET /health/ready HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    http::get(http, "/health/ready").is_ok()
 }
 
 fn tail(log: &Path) -> String {

@@ -1,4 +1,5 @@
-//! The project's own commands: `cargo xtask test`, `cargo xtask demo`, `cargo xtask sim`, `cargo xtask tidy`.
+//! The project's own commands: `cargo xtask test`, `cargo xtask demo`, `cargo xtask sim`, `cargo xtask tidy`,
+//! `cargo xtask metrics`.
 //!
 //! What a newcomer types after cloning. Each command prints what it does and how long that took, installs what it
 //! needs beyond Rust, and says exactly what is missing when it cannot.
@@ -27,6 +28,8 @@ enum Command {
     Test,
     /// Looks for what the compiler does not: leftovers, dead files, long files and functions.
     Tidy,
+    /// Writes docs/metrics.md anew from the constants in the code.
+    Metrics,
     /// Real data through three nodes, one of which is killed: nothing acknowledged is lost.
     Demo {
         /// As `cargo xtask demo -- --help` lists them.
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Test => test::run(),
         Command::Tidy => tidy::run(),
+        Command::Metrics => process::metrics(),
         Command::Demo { arguments } => process::demo(&arguments),
         Command::Sim { arguments } => process::sim(&arguments),
     };

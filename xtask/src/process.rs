@@ -61,6 +61,13 @@ pub(crate) fn sim(arguments: &[String]) -> Result<bool> {
     succeeds(command.args(arguments))
 }
 
+/// `cargo xtask metrics`: the test that compares `docs/metrics.md` with the constants of all crates, told to write it. Not a
+/// dependency on these crates: this one builds in seconds.
+pub(crate) fn metrics() -> Result<bool> {
+    let mut command = cargo(&["test", "--quiet", "--package", "levada", "--test", "metrics_page"]);
+    succeeds(command.env("TEST_WRITE_METRICS_PAGE", "1"))
+}
+
 /// `cargo xtask demo`: real data through three nodes, optimised.
 pub(crate) fn demo(arguments: &[String]) -> Result<bool> {
     println!("building the levada command and the demo (optimised; minutes the first time)");

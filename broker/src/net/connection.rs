@@ -153,14 +153,14 @@ struct Counted;
 
 impl Counted {
     fn new() -> Self {
-        gauge!(names::CONNECTIONS).increment(1.0);
+        gauge!(names::CONNECTIONS.name).increment(1.0);
         Self
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        gauge!(names::CONNECTIONS).decrement(1.0);
+        gauge!(names::CONNECTIONS.name).decrement(1.0);
     }
 }
 
@@ -199,7 +199,7 @@ impl<H: Handler> Connection<'_, H> {
                 Ok(session)
             }
             Err(error) => {
-                counter!(names::CONNECTIONS_REFUSED, "reason" => error.code.name()).increment(1);
+                counter!(names::CONNECTIONS_REFUSED.name, "reason" => error.code.name()).increment(1);
                 self.push(encode_error(api, correlation_id, &error));
                 Err(error.into())
             }
@@ -303,7 +303,7 @@ impl<H: Handler> Connection<'_, H> {
     /// Tells the other side which rule it broke, if it did.
     fn refuse(&self, error: ReadError) -> ReadError {
         if let ReadError::Protocol(error) = &error {
-            counter!(names::CONNECTIONS_REFUSED, "reason" => error.code.name()).increment(1);
+            counter!(names::CONNECTIONS_REFUSED.name, "reason" => error.code.name()).increment(1);
             self.push(encode_error(u16::MAX, 0, error));
         }
         error
@@ -311,7 +311,7 @@ impl<H: Handler> Connection<'_, H> {
 }
 
 fn refusal(reason: &'static str, code: ErrorCode, why: &str) -> ReadError {
-    counter!(names::CONNECTIONS_REFUSED, "reason" => reason).increment(1);
+    counter!(names::CONNECTIONS_REFUSED.name, "reason" => reason).increment(1);
     Error::new(code, why).into()
 }
 

@@ -56,7 +56,7 @@ impl Broker {
         }
         let read = blocking(move || view.log.read(offset, max_bytes, state.high_watermark)).await?;
         let read = read.map_err(|error| read_failed(place, &error))?;
-        counter!(names::READ_BYTES).increment(read.batches.iter().map(|batch| batch.len() as u64).sum());
+        counter!(names::READ_BYTES.name).increment(read.batches.iter().map(|batch| batch.len() as u64).sum());
         Ok(LogChunk { batches: read.batches, next_offset: read.next_offset, ..end })
     }
 

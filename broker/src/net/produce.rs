@@ -57,9 +57,9 @@ pub(crate) async fn produce(
 
 /// Counts a batch that was acknowledged.
 pub(crate) fn count(bytes: usize, records: u32, begun: std::time::Instant) {
-    histogram!(names::PRODUCE_SECONDS).record(begun.elapsed());
-    counter!(names::PRODUCE_BYTES).increment(bytes as u64);
-    counter!(names::PRODUCE_RECORDS).increment(u64::from(records));
+    histogram!(names::PRODUCE_SECONDS.name).record(begun.elapsed());
+    counter!(names::PRODUCE_BYTES.name).increment(bytes as u64);
+    counter!(names::PRODUCE_RECORDS.name).increment(u64::from(records));
 }
 
 /// A partition as requests name it.

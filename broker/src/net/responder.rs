@@ -99,7 +99,7 @@ impl Responder {
             Ok((message, payload, payload_bytes))
         });
         let code = result.as_ref().err().map_or("OK", |error| error.code.name());
-        counter!(REQUESTS, "api" => api_name(open.api), "code" => code).increment(1);
+        counter!(REQUESTS.name, "api" => api_name(open.api), "code" => code).increment(1);
         let (head, payload) = match result {
             Ok((message, payload, payload_bytes)) => {
                 (encode_answer(open.api, open.correlation_id, &message, payload_bytes), payload)

@@ -89,7 +89,8 @@ impl Broker {
         }
     }
 
-    fn is_alive(&self, node: NodeId) -> bool {
+    /// Whether a node was heard from lately, or is connected.
+    pub(crate) fn is_alive(&self, node: NodeId) -> bool {
         let now_ms = self.clock.mono_ms();
         let heard = self.view.heard_ms(node).is_some_and(|heard_ms| heard_ms + ALIVE_MS >= now_ms);
         node == self.node() || heard || self.peers.is_connected(node)

@@ -99,7 +99,7 @@ impl Peers {
         let mut waiting = queue.lock();
         let bytes = message.wire_bytes();
         if waiting.bytes + bytes > PEER_QUEUE_BYTES_MAX {
-            counter!(names::PEER_MESSAGES_DROPPED, "node" => to.to_string()).increment(1);
+            counter!(names::PEER_MESSAGES_DROPPED.name, "node" => to.to_string()).increment(1);
             return false;
         }
         waiting.bytes += bytes;
@@ -200,7 +200,7 @@ async fn carry(connection: dial::Connection, queue: &Queue, to: NodeId) -> Error
 fn frame(messages: Vec<PeerMessage>, to: NodeId) -> VecDeque<Bytes> {
     let (frame, payload) = wire::encode(messages);
     let payload_bytes = payload.iter().map(Bytes::len).sum();
-    counter!(names::PEER_FRAMES, "node" => to.to_string()).increment(1);
+    counter!(names::PEER_FRAMES.name, "node" => to.to_string()).increment(1);
     let mut chunks = VecDeque::with_capacity(1 + payload.len());
     chunks.push_back(encode_request(Api::Raft, 0, &frame, payload_bytes));
     chunks.extend(payload);

@@ -24,6 +24,7 @@ mod membership;
 mod observe;
 pub(crate) mod readiness;
 mod start;
+mod vitals;
 
 use std::{io, sync::Arc, time::Duration};
 

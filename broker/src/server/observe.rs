@@ -1,9 +1,9 @@
-//! Gauges that are read off the view now and then.
+//! Gauges that are read off the view now and then. What the process and its disk have left is in [`super::vitals`].
 #![allow(clippy::cast_precision_loss, reason = "gauges are floating point, and none of these comes near 2^52")]
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use levada_protocol::ids::GroupId;
+use levada_protocol::ids::{GroupId, NodeId, TopicPartition};
 use metrics::gauge;
 use tokio::time::sleep;
 
@@ -16,6 +16,9 @@ const BEHIND_TOLERATED: u64 = 200;
 
 /// Sets the gauges, for ever.
 pub(super) async fn observe(broker: Arc<Broker>) {
+    let (node, cluster) = (broker.node().to_string(), broker.identity.cluster.to_string());
+    let version = env!("CARGO_PKG_VERSION");
+    gauge!(names::NODE_INFO.name, "node" => node, "cluster" => cluster, "version" => version).set(1.0);
     loop {
         set(&broker);
         sleep(INTERVAL).await;
@@ -23,6 +26,15 @@ pub(super) async fn observe(broker: Arc<Broker>) {
 }
 
 fn set(broker: &Broker) {
+    let metadata = broker.metadata();
+    let down: BTreeSet<NodeId> = metadata.nodes().keys().copied().filter(|node| !broker.is_alive(*node)).collect();
+    // A replica whose node is down falls behind only once something is written: it counts from the first moment.
+    let lame: BTreeSet<TopicPartition> = metadata
+        .topics()
+        .flat_map(|topic| topic.partitions.iter().map(|partition| (topic.id, partition)))
+        .filter(|(_, partition)| partition.replicas.iter().any(|replica| down.contains(&replica.node)))
+        .map(|(topic, partition)| TopicPartition { topic, partition: partition.partition })
+        .collect();
     let partitions = broker.view.partitions();
     let (mut led, mut committed, mut under_replicated, mut behind_max) = (0u64, 0, 0u64, 0);
     for partition in &partitions {
@@ -34,18 +46,17 @@ fn set(broker: &Broker) {
         committed += state.high_watermark.get();
         let worst = partition.behind().into_values().max().unwrap_or(0);
         behind_max = worst.max(behind_max);
-        under_replicated += u64::from(worst > BEHIND_TOLERATED);
+        under_replicated += u64::from(worst > BEHIND_TOLERATED || lame.contains(&partition.partition));
     }
-    let metadata = broker.metadata();
     let groups: BTreeSet<GroupId> =
         metadata.topics().flat_map(|topic| &topic.partitions).map(|partition| partition.group).collect();
     let leaderless = groups.iter().filter(|group| broker.leader(**group).is_none()).count();
-    gauge!(names::PARTITIONS).set(partitions.len() as f64);
-    gauge!(names::PARTITIONS_LED).set(led as f64);
-    gauge!(names::RECORDS_COMMITTED).set(committed as f64);
-    gauge!(names::PARTITIONS_UNDER_REPLICATED).set(under_replicated as f64);
-    gauge!(names::REPLICA_BEHIND_MAX).set(behind_max as f64);
-    gauge!(names::PARTITIONS_LEADERLESS).set(leaderless as f64);
-    gauge!(names::IN_FLIGHT_BYTES).set(broker.requests.held() as f64);
-    gauge!(names::CONTROLLER).set(f64::from(u8::from(broker.is_controller())));
+    gauge!(names::PARTITIONS.name).set(partitions.len() as f64);
+    gauge!(names::PARTITIONS_LED.name).set(led as f64);
+    gauge!(names::RECORDS_COMMITTED.name).set(committed as f64);
+    gauge!(names::PARTITIONS_UNDER_REPLICATED.name).set(under_replicated as f64);
+    gauge!(names::REPLICA_BEHIND_MAX.name).set(behind_max as f64);
+    gauge!(names::PARTITIONS_LEADERLESS.name).set(leaderless as f64);
+    gauge!(names::IN_FLIGHT_BYTES.name).set(broker.requests.held() as f64);
+    gauge!(names::CONTROLLER.name).set(f64::from(u8::from(broker.is_controller())));
 }

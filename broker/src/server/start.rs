@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Hooks, Listeners, Running, ServerError, membership, observe, readiness::Readiness, stoppers};
+use super::{Hooks, Listeners, Running, ServerError, membership, observe, readiness::Readiness, stoppers, vitals};
 use crate::{
     bootstrap::{
         Identity,
@@ -52,9 +52,10 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
 
     let readiness = Arc::new(Readiness::new(config.node()));
     let metrics = crate::metrics::install().map_err(|error| ServerError::System(error.to_string()))?;
-    tasks.0.spawn(http::serve(http, metrics, Arc::clone(&readiness)));
+    tasks.0.spawn(http::serve(http, metrics, clock, Arc::clone(&readiness)));
 
     let (disk, record) = open_directory(&config).await?;
+    tasks.0.spawn(vitals::watch(config.data_dir.clone(), clock.now().wall_ms));
     let desk = Arc::new(SeedDesk::new(Arc::clone(&disk), record));
     let dispatch = Arc::new(Dispatch::new(Arc::clone(&desk), Arc::clone(&hooks.authorizer)));
     let bounds = Arc::new(bounds(&config));

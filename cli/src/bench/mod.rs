@@ -2,10 +2,9 @@
 //!
 //! Each benchmark makes a topic of its own, fills or follows it with values that do not compress and carry a checksum
 //! ([`values`]), and says under which conditions it ran: the machine, and what its disk needed for a bare write with
-//! fdatasync in the same minutes ([`disk`]). [`load`] sends without coordinated omission.
+//! fdatasync in the same minutes ([`crate::disk`]). [`load`] sends without coordinated omission.
 
 mod consume;
-mod disk;
 mod e2e;
 mod load;
 mod produce;
@@ -21,12 +20,17 @@ use levada_client::{Admin, NewTopic, Producer, ProducerConfig, Topic};
 use serde_json::{Map, Value, json};
 
 use self::{
-    disk::DiskTimes,
     load::{Load, Watch},
     report::Report,
     values::{Pool, VALUE_BYTES_MIN},
 };
-use crate::{args::Global, exit, produce::Codec, units};
+use crate::{
+    args::Global,
+    disk::{self, DiskTimes},
+    exit,
+    produce::Codec,
+    units,
+};
 
 /// What to measure.
 #[derive(Subcommand)]
@@ -207,8 +211,9 @@ impl LoadArgs {
     /// What the disk does now.
     async fn disk(&self, replicas: usize) -> Result<DiskTimes> {
         let (directory, bytes) = (self.disk_dir.clone(), usize::try_from(self.value_bytes)?);
-        let measured = tokio::task::spawn_blocking(move || disk::measure(&directory, replicas, bytes)).await;
-        measured.context("cannot measure the disk")?
+        let measured =
+            tokio::task::spawn_blocking(move || disk::measure(&directory, replicas, bytes, disk::Writes::Synced)).await;
+        measured.context("cannot measure the disk")?.context("--disk-dir says where")
     }
 
     fn conditions(&self, disk: &DiskTimes) -> Vec<(String, Value)> {

@@ -9,14 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    process::{ChildStdin, Command},
-    time::timeout,
-};
+use tokio::process::{ChildStdin, Command};
 
 use super::layout::{Layout, Node};
+use crate::scrape::http;
 
 /// How long a node may take to answer a health request.
 const HEALTH_WITHIN: Duration = Duration::from_millis(500);
@@ -88,7 +84,7 @@ impl Child {
 
     /// Whether it serves.
     pub(super) async fn is_ready(&self) -> bool {
-        timeout(HEALTH_WITHIN, get_ready(&self.http)).await.is_ok_and(|ready| ready.unwrap_or(false))
+        http::get(&self.http, "/health/ready", HEALTH_WITHIN).await.is_ok_and(|answer| answer.status == 200)
     }
 
     pub(super) fn ask_to_stop(&mut self) {
@@ -111,13 +107,4 @@ impl Child {
         let lines: Vec<&str> = text.lines().collect();
         lines.get(lines.len().saturating_sub(LOG_LINES_SHOWN)..).unwrap_or_default().join("\n")
     }
-}
-
-async fn get_ready(address: &str) -> std::io::Result<bool> {
-    let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET /health/ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut status = [0; 12];
-    stream.read_exact(&mut status).await?;
-    Ok(status.ends_with(b" 200"))
 }

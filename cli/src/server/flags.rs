@@ -14,7 +14,7 @@ pub(crate) struct ConfigFlags(Vec<(&'static Key, String)>);
 
 impl ConfigFlags {
     /// The environment as if it said what the flags say.
-    pub(super) fn over(
+    pub(crate) fn over(
         self,
         environment: impl Iterator<Item = (String, String)>,
     ) -> impl Iterator<Item = (String, String)> {

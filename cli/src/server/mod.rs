@@ -3,7 +3,7 @@
 //!
 //! One token tells all parts to stop: a signal cancels it, and so does the end of any part.
 
-mod flags;
+pub(crate) mod flags;
 
 use std::{io::Read, path::PathBuf, sync::Arc};
 
@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use levada_broker::{
     config::ServerConfig,
-    logging,
+    logging, metrics,
     server::{Hooks, Listeners, Running, report_faults},
 };
 use levada_compute::{
@@ -65,7 +65,7 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
         running = Running::start(config, listeners, hooks) => running?,
         () = shutdown.cancelled() => return Ok(()),
     };
-    levada_compute::metrics::describe();
+    metrics::describe(levada_compute::metrics::ALL);
     let deps =
         FlightDeps { source: running.source(), sink: running.sink(), catalog: running.catalog(), authorizer, codec };
     let flight = FlightServer::serve(flight_listener, deps, FlightConfig::default(), shutdown.clone());
@@ -94,7 +94,7 @@ fn raise_file_limit() {
 }
 
 /// The environment that configures a server; what tests pass on to each other is none of its business.
-fn environment() -> impl Iterator<Item = (String, String)> {
+pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
     let variables =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     variables.filter(|(name, _)| !name.starts_with("LEVADA_TEST_"))

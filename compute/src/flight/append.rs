@@ -168,7 +168,7 @@ impl Append {
             if !again || Instant::now() + pause > deadline {
                 return Err(error);
             }
-            counter!(FLIGHT_WRITE_RETRIES_TOTAL).increment(1);
+            counter!(FLIGHT_WRITE_RETRIES_TOTAL.name).increment(1);
             tracing::debug!(%error, partition = %self.partition, "an append is tried again");
             match self.before.take() {
                 Some(before) => {

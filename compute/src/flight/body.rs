@@ -46,7 +46,7 @@ pub(crate) struct DoGetBody {
 impl DoGetBody {
     /// Begins with the schema.
     pub(crate) fn new(reader: PartitionReader, stalls: &Stalls) -> Self {
-        gauge!(FLIGHT_READERS).increment(1);
+        gauge!(FLIGHT_READERS.name).increment(1);
         let head = schema_frames(&schema::write(reader.view().output()));
         Self { state: State::Ready(Box::new(reader)), held: stalls.watch(Held::new(head)) }
     }
@@ -84,7 +84,7 @@ impl Body for DoGetBody {
                     if let Some(made_of) = held.lost() {
                         this.state = State::Again(Box::pin(again(reader, made_of)));
                     } else if let Some(frame) = held.pop() {
-                        counter!(FLIGHT_READ_BYTES_TOTAL).increment(frame.len() as u64);
+                        counter!(FLIGHT_READ_BYTES_TOTAL.name).increment(frame.len() as u64);
                         this.state = State::Ready(reader);
                         return Poll::Ready(Some(Ok(Frame::data(frame))));
                     } else {
@@ -99,7 +99,7 @@ impl Body for DoGetBody {
                     };
                     match result {
                         Ok(Some(chunk)) => {
-                            counter!(FLIGHT_READ_RECORDS_TOTAL).increment(chunk.rows as u64);
+                            counter!(FLIGHT_READ_RECORDS_TOTAL.name).increment(chunk.rows as u64);
                             this.held.lock().put(chunk, waiting);
                             this.state = State::Ready(reader);
                         }
@@ -130,7 +130,7 @@ impl Body for DoGetBody {
 
 impl Drop for DoGetBody {
     fn drop(&mut self) {
-        gauge!(FLIGHT_READERS).decrement(1);
+        gauge!(FLIGHT_READERS.name).decrement(1);
     }
 }
 

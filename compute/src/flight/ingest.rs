@@ -276,8 +276,8 @@ impl Ingest {
             lane.in_flight -= 1;
         }
         let appended = result?;
-        counter!(FLIGHT_WRITTEN_BYTES_TOTAL).increment(bytes as u64);
-        counter!(FLIGHT_WRITTEN_RECORDS_TOTAL).increment(rows.into());
+        counter!(FLIGHT_WRITTEN_BYTES_TOTAL.name).increment(bytes as u64);
+        counter!(FLIGHT_WRITTEN_RECORDS_TOTAL.name).increment(rows.into());
         let app_metadata = to_json(&json!({
             "message": message,
             "partition": partition.get(),

@@ -65,14 +65,14 @@ impl Connection {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%peer, %error, "a Flight connection is gone already");
         }
-        gauge!(FLIGHT_CONNECTIONS).increment(1);
+        gauge!(FLIGHT_CONNECTIONS.name).increment(1);
         Self { stream, preface: Some((PREFACE_BYTES, Box::pin(sleep(handshake)))), _permit: permit }
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        gauge!(FLIGHT_CONNECTIONS).decrement(1);
+        gauge!(FLIGHT_CONNECTIONS.name).decrement(1);
     }
 }
 

@@ -89,7 +89,7 @@ impl Held {
         }
         let can_drop = self.made_of.is_some() && !self.frames.is_empty();
         if can_drop || !self.waiting.is_empty() {
-            counter!(FLIGHT_STALLED_DROPPED_TOTAL).increment(1);
+            counter!(FLIGHT_STALLED_DROPPED_TOTAL.name).increment(1);
         }
         if can_drop {
             self.frames = VecDeque::new();

@@ -27,7 +27,7 @@ pub fn status_of(error: &Error) -> Status {
 
 /// The same error, counted as the end of a call.
 pub(crate) fn counted(error: Error) -> Error {
-    metrics::counter!(FLIGHT_ERRORS_TOTAL, "code" => error.code.name()).increment(1);
+    metrics::counter!(FLIGHT_ERRORS_TOTAL.name, "code" => error.code.name()).increment(1);
     error
 }
 
@@ -44,7 +44,10 @@ const fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::NotController
         | ErrorCode::NotEnoughNodes
         | ErrorCode::WrongCluster
-        | ErrorCode::WrongIncarnation => Code::FailedPrecondition,
+        | ErrorCode::WrongIncarnation
+        | ErrorCode::FeatureLevel
+        | ErrorCode::NotAdmitted
+        | ErrorCode::NodeRemoved => Code::FailedPrecondition,
         ErrorCode::ProducerFenced | ErrorCode::OutOfOrderSequence => Code::Aborted,
         ErrorCode::InvalidRequest
         | ErrorCode::InvalidName
@@ -53,7 +56,7 @@ const fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::SchemaMismatch
         | ErrorCode::BadFrame
         | ErrorCode::InvalidTicket => Code::InvalidArgument,
-        ErrorCode::UnknownTopic | ErrorCode::UnknownPartition => Code::NotFound,
+        ErrorCode::UnknownTopic | ErrorCode::UnknownPartition | ErrorCode::UnknownNode => Code::NotFound,
         ErrorCode::OffsetOutOfRange => Code::OutOfRange,
         ErrorCode::TopicExists => Code::AlreadyExists,
         ErrorCode::UnsupportedVersion | ErrorCode::UnknownApi => Code::Unimplemented,

@@ -110,10 +110,10 @@ impl Rounds {
             unreachable: BTreeSet::new(),
             effects: Vec::new(),
             answered: Vec::new(),
-            round_seconds: histogram!(names::WORKER_ROUND_SECONDS),
-            queue_length: gauge!(names::WORKER_QUEUE),
-            tail_bytes: gauge!(names::TAIL_BYTES),
-            backlog_bytes: gauge!(names::BACKLOG_BYTES),
+            round_seconds: histogram!(names::WORKER_ROUND_SECONDS.name),
+            queue_length: gauge!(names::WORKER_QUEUE.name),
+            tail_bytes: gauge!(names::TAIL_BYTES.name),
+            backlog_bytes: gauge!(names::BACKLOG_BYTES.name),
             state,
         }
     }
@@ -258,7 +258,7 @@ impl Rounds {
 
     fn fail(&mut self, why: &str) -> Next {
         tracing::error!(why, "storage.failed");
-        counter!(names::STORAGE_FAILURES).increment(1);
+        counter!(names::STORAGE_FAILURES.name).increment(1);
         let error = Error::new(ErrorCode::StorageFailed, why);
         for pending in std::mem::take(&mut self.pending).into_values() {
             if let Some(reply) = pending.reply {

@@ -208,7 +208,7 @@ fn what_is_left_of_an_earlier_replica_is_not_its_own() {
 fn every_bit_of_a_file_that_arrives_is_checked() {
     let has_both = |snapshot: &Snapshot| {
         let mut kinds = snapshot.segments().into_iter().map(|segment| segment.is_sealed());
-        kinds.next() == Some(true) && kinds.last() == Some(false)
+        kinds.next() == Some(true) && kinds.next_back() == Some(false)
     };
     let (from, snapshot) = (0..).map(origin).find(|(_, snapshot)| has_both(snapshot)).unwrap();
     let segments = snapshot.segments();

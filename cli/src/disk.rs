@@ -1,7 +1,7 @@
-//! What the disk under a benchmark can do: write and fdatasync, as many at once as there are replicas.
+//! What a disk can do: small writes, each with its fdatasync or without.
 //!
-//! The floor below every acknowledgement. Measured before and after the load, in the same run, as disks of virtual
-//! machines change from one minute to the next.
+//! The floor below every acknowledgement. A benchmark measures it before and after its load, in the same run, as disks of
+//! virtual machines change from one minute to the next.
 
 use std::{
     fs::{self, File},
@@ -17,30 +17,44 @@ const TIME_MAX: Duration = Duration::from_secs(2);
 /// As long as a write of its own block takes part in none of its neighbours'.
 const STEP_BYTES_MIN: usize = 4096;
 
-/// Times of single writes with their fdatasync, in the order of their length.
+/// Whether writes wait until the disk has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writes {
+    /// They do, with fdatasync.
+    Synced,
+    /// They do not.
+    Plain,
+}
+
+/// Times of single writes, in the order of their length.
 #[derive(Debug, Default)]
-pub(super) struct DiskTimes(Vec<Duration>);
+pub(crate) struct DiskTimes(Vec<Duration>);
 
 impl DiskTimes {
-    pub(super) fn join(mut self, other: Self) -> Self {
+    pub(crate) fn join(mut self, other: Self) -> Self {
         self.0.extend(other.0);
         self.0.sort_unstable();
         self
     }
 
-    pub(super) fn median(&self) -> Option<Duration> {
+    pub(crate) fn median(&self) -> Option<Duration> {
         self.0.get(self.0.len() / 2).copied()
+    }
+
+    /// The longest of a hundred, about.
+    pub(crate) fn p99(&self) -> Option<Duration> {
+        self.0.get(self.0.len().saturating_sub(1) * 99 / 100).copied()
     }
 }
 
-/// Writes and syncs `bytes` at a time from `threads` threads at once, each into a file of its own in `directory`.
-pub(super) fn measure(directory: &Path, threads: usize, bytes: usize) -> Result<DiskTimes> {
+/// Writes `bytes` at a time from `threads` threads at once, each into a file of its own in `directory`.
+pub(crate) fn measure(directory: &Path, threads: usize, bytes: usize, writes: Writes) -> Result<DiskTimes> {
     let workers: Vec<_> = (0..threads.max(1))
         .map(|number| {
-            let path = directory.join(format!(".levada-bench-{}-{number}", std::process::id()));
+            let path = directory.join(format!(".levada-disk-{}-{number}", std::process::id()));
             std::thread::spawn(move || {
                 let file = Scratch::make(path)?;
-                let times = one(&file.file, bytes);
+                let times = one(&file.file, bytes, writes);
                 times.with_context(|| format!("cannot measure the disk with {}", file.path.display()))
             })
         })
@@ -53,7 +67,7 @@ pub(super) fn measure(directory: &Path, threads: usize, bytes: usize) -> Result<
     Ok(all)
 }
 
-fn one(file: &File, bytes: usize) -> Result<Vec<Duration>> {
+fn one(file: &File, bytes: usize, writes: Writes) -> Result<Vec<Duration>> {
     let buffer = vec![0xA5; bytes.max(1)];
     let step = u64::try_from(bytes.next_multiple_of(STEP_BYTES_MIN))?;
     // Written before, as a recycled journal file is: the sync below has no new blocks to find.
@@ -66,7 +80,9 @@ fn one(file: &File, bytes: usize) -> Result<Vec<Duration>> {
     for round in 0..ROUNDS as u64 {
         let write_began = Instant::now();
         file.write_all_at(&buffer, round * step)?;
-        file.sync_data()?;
+        if writes == Writes::Synced {
+            file.sync_data()?;
+        }
         times.push(write_began.elapsed());
         if began.elapsed() > TIME_MAX {
             break;
@@ -84,7 +100,7 @@ struct Scratch {
 impl Scratch {
     fn make(path: PathBuf) -> Result<Self> {
         let file = File::create(&path);
-        let file = file.with_context(|| format!("cannot make {} (--disk-dir says where)", path.display()))?;
+        let file = file.with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self { file, path })
     }
 }
@@ -104,10 +120,11 @@ mod tests {
     fn the_disk_is_measured_and_left_clean() {
         let directory = std::env::temp_dir().join(format!("levada-disk-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
-        let times = measure(&directory, 2, 1024).unwrap();
+        let times = measure(&directory, 2, 1024, Writes::Synced).unwrap();
         assert!(times.median().is_some_and(|median| median > Duration::ZERO));
+        assert!(times.p99() >= times.median());
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
         fs::remove_dir_all(&directory).unwrap();
-        assert!(measure(&directory, 1, 1024).is_err());
+        assert!(measure(&directory, 1, 1024, Writes::Plain).is_err());
     }
 }

@@ -1,67 +1,34 @@
-//! `levada cluster`: nodes, who leads what, and how far followers are behind.
+//! `levada cluster status`: whether the data is safe, nodes, who leads what, and how far followers are behind.
 
 use anyhow::{Context, Result};
-use clap::Subcommand;
-use levada_client::{NodeId, PartitionId};
+use levada_client::Admin;
 use levada_protocol::{
     ids::{ClusterId, IncarnationId},
     messages::native::{ClusterStatusResponse, NodeAddresses, NodeStatus, PartitionStatus},
 };
 use serde_json::{Value, json};
 
+use super::verdict::Verdict;
 use crate::{
     args::Global,
     print::{self, Column},
     units,
 };
 
-/// What to do with the cluster.
-#[derive(Subcommand)]
-pub(crate) enum ClusterCommand {
-    /// Shows nodes and partitions
-    Status {
-        /// Only the nodes
-        #[arg(long)]
-        nodes: bool,
-    },
-    /// Moves the leadership of a partition to another node that has a replica of it
-    MoveLeader {
-        /// The topic
-        topic: String,
-        /// The partition
-        partition: u32,
-        /// The node
-        node: u64,
-    },
-}
-
-pub(crate) async fn run(global: &Global, command: ClusterCommand) -> Result<()> {
-    let admin = global.admin().await?;
-    match command {
-        ClusterCommand::Status { nodes } => {
-            let mut status = admin.cluster_status(true).await.context("cannot ask for the cluster's status")?;
-            if nodes {
-                status.partitions.clear();
-            }
-            if global.is_json() { print::json(&status_json(&status)) } else { show(&status, nodes) }
-        }
-        ClusterCommand::MoveLeader { topic, partition, node } => {
-            admin
-                .transfer_leader(&topic, PartitionId(partition), NodeId(node))
-                .await
-                .with_context(|| format!("cannot move partition {partition} of {topic:?} to node {node}"))?;
-            if global.is_json() {
-                print::json(&json!({"topic": topic, "partition": partition, "leader": node}))
-            } else {
-                print::line(&format!("node {node} leads partition {partition} of {topic}"))
-            }
-        }
+/// Shows nodes and partitions, and first of all whether the data is safe.
+pub(super) async fn run(global: &Global, admin: &Admin, only_nodes: bool) -> Result<()> {
+    let mut status = admin.cluster_status(true).await.context("cannot ask for the cluster's status")?;
+    let verdict = Verdict::of(&status);
+    if only_nodes {
+        status.partitions.clear();
     }
+    if global.is_json() { print::json(&status_json(&status, &verdict)) } else { show(&status, &verdict, only_nodes) }
 }
 
-fn show(status: &ClusterStatusResponse, only_nodes: bool) -> Result<()> {
+fn show(status: &ClusterStatusResponse, verdict: &Verdict, only_nodes: bool) -> Result<()> {
     let cluster = ClusterId::from_slice(&status.cluster_id).map_or_else(|| "?".to_owned(), |id| id.to_string());
-    print::line(&format!("cluster {cluster}\n"))?;
+    print::line(&format!("cluster {cluster}, feature level {}", status.feature_level))?;
+    print::line(&format!("{verdict}\n"))?;
     let columns = [
         Column::Number("node"),
         Column::Text("state"),
@@ -74,8 +41,16 @@ fn show(status: &ClusterStatusResponse, only_nodes: bool) -> Result<()> {
     ];
     let nodes = status.nodes.iter().map(|node| {
         let NodeAddresses { node_id, native, flight, http } = node.addresses.clone().unwrap_or_default();
-        let role = if status.controller == Some(node_id) { "controller" } else { "" };
-        let state = if node.alive { "up" } else { "down" };
+        let role = match (status.controller == Some(node_id), node.metadata_voter) {
+            (true, _) => "controller",
+            (false, true) => "voter",
+            (false, false) => "",
+        };
+        let state = match (node.alive, node.draining) {
+            (true, false) => "up",
+            (true, true) => "leaving",
+            (false, _) => "down",
+        };
         let counts = [node.leads.to_string(), node.replicas.to_string()];
         let [leads, replicas] = counts;
         vec![node_id.to_string(), state.to_owned(), role.to_owned(), leads, replicas, native, flight, http]
@@ -93,6 +68,7 @@ fn show(status: &ClusterStatusResponse, only_nodes: bool) -> Result<()> {
         Column::Number("high watermark"),
         Column::Number("bytes"),
         Column::Text("entries behind"),
+        Column::Text("moving to"),
     ];
     let partitions = status.partitions.iter().map(|partition| {
         let behind: Vec<String> = partition
@@ -104,6 +80,7 @@ fn show(status: &ClusterStatusResponse, only_nodes: bool) -> Result<()> {
                 format!("{}:{entries}", replica.node_id)
             })
             .collect();
+        let moving: Vec<String> = partition.moving_to.iter().map(ToString::to_string).collect();
         vec![
             partition.topic.clone(),
             partition.partition.to_string(),
@@ -113,13 +90,18 @@ fn show(status: &ClusterStatusResponse, only_nodes: bool) -> Result<()> {
             partition.high_watermark.to_string(),
             partition.bytes.to_string(),
             behind.join(" "),
+            moving.join(" "),
         ]
     });
     print::line(&format!("\n{}", print::table(&columns, partitions)))
 }
 
-fn status_json(status: &ClusterStatusResponse) -> Value {
+fn status_json(status: &ClusterStatusResponse, verdict: &Verdict) -> Value {
     json!({
+        "safe": verdict.is_safe(),
+        "verdict": verdict.to_string(),
+        "feature_level": status.feature_level,
+        "admitted": status.admitted,
         "cluster_id": ClusterId::from_slice(&status.cluster_id).map(|id| id.to_string()),
         "controller": status.controller,
         "nodes": status.nodes.iter().map(node_json).collect::<Vec<_>>(),
@@ -138,6 +120,10 @@ fn node_json(node: &NodeStatus) -> Value {
         "alive": node.alive,
         "leads": node.leads,
         "replicas": node.replicas,
+        "draining": node.draining,
+        "metadata_voter": node.metadata_voter,
+        "copying": node.copying,
+        "copied_bytes": node.copied_bytes,
         "incarnation": IncarnationId::from_slice(&node.incarnation).map(|id| id.to_string()),
     })
 }
@@ -161,5 +147,6 @@ fn partition_json(partition: &PartitionStatus) -> Value {
         "high_watermark": partition.high_watermark,
         "bytes": partition.bytes,
         "replicas": replicas,
+        "moving_to": partition.moving_to,
     })
 }

@@ -1,0 +1,77 @@
+//! What the process and its disk have left: gauges that the system is asked for now and then.
+//!
+//! Asked on a thread that may wait, as a file system that hangs answers nothing. What the system does not say is left as
+//! it was.
+#![allow(clippy::cast_precision_loss, reason = "gauges are floating point; a byte of 8 PiB does not matter")]
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use metrics::gauge;
+use rustix::process::{Resource, getrlimit};
+use tokio::{task::spawn_blocking, time::sleep};
+
+use crate::metrics as names;
+
+/// How often: counting the descriptors of a busy node takes milliseconds.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// Sets the gauges, for ever. `started_ms` is when the process began, since 1970.
+pub(super) async fn watch(data_dir: PathBuf, started_ms: i64) {
+    gauge!(names::PROCESS_START_SECONDS.name).set(started_ms as f64 / 1e3);
+    loop {
+        let directory = data_dir.clone();
+        if spawn_blocking(move || set(&directory)).await.is_err() {
+            tracing::error!("vitals.failed");
+            return;
+        }
+        sleep(INTERVAL).await;
+    }
+}
+
+fn set(data_dir: &Path) {
+    if let Ok(space) = rustix::fs::statvfs(data_dir) {
+        gauge!(names::DISK_FREE_BYTES.name).set(space.f_bavail as f64 * space.f_frsize as f64);
+        gauge!(names::DISK_TOTAL_BYTES.name).set(space.f_blocks as f64 * space.f_frsize as f64);
+    }
+    if let Some(bytes) = fs::read_to_string("/proc/self/status").ok().as_deref().and_then(anonymous_bytes) {
+        gauge!(names::PROCESS_ANONYMOUS_BYTES.name).set(bytes as f64);
+    }
+    if let Ok(open) = open_files() {
+        gauge!(names::PROCESS_OPEN_FILES.name).set(open as f64);
+    }
+    // Without a limit there is none to come near to.
+    let limit = getrlimit(Resource::Nofile).current.map_or(f64::INFINITY, |limit| limit as f64);
+    gauge!(names::PROCESS_OPEN_FILES_MAX.name).set(limit);
+}
+
+/// `RssAnon` of `/proc/PID/status`.
+fn anonymous_bytes(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
+
+/// Open descriptors of this process, but for the one that lists them.
+fn open_files() -> io::Result<usize> {
+    Ok(fs::read_dir("/proc/self/fd")?.count().saturating_sub(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_says_what_there_is() {
+        assert_eq!(anonymous_bytes("VmRSS:\t 9 kB\nRssAnon:\t    1234 kB\nRssFile:\t 0 kB\n"), Some(1234 << 10));
+        assert_eq!(anonymous_bytes("VmRSS:\t 9 kB\n"), None);
+        let own = fs::read_to_string("/proc/self/status").unwrap();
+        assert!(anonymous_bytes(&own).is_some_and(|bytes| bytes > 1 << 16));
+        let before = open_files().unwrap();
+        let files: Vec<_> = (0..64).map(|_| fs::File::open("/proc/self/status").unwrap()).collect();
+        assert!(open_files().unwrap() >= files.len().max(before.saturating_sub(32)), "64 more are open");
+    }
+}

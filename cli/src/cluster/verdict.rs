@@ -1,0 +1,110 @@
+//! Is my data safe, is anyone behind: one answer from the cluster's status.
+
+use std::fmt;
+
+use levada_protocol::messages::native::{ClusterStatusResponse, PartitionStatus};
+
+/// Entries that a replica may be behind in the middle of work.
+const BEHIND_TOLERATED: u64 = 200;
+
+/// The answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    partitions: usize,
+    leaderless: usize,
+    /// With a replica that is on a node that is down, or behind.
+    under_replicated: usize,
+    moving: usize,
+    nodes_down: Vec<u64>,
+    has_controller: bool,
+}
+
+impl Verdict {
+    pub(super) fn of(status: &ClusterStatusResponse) -> Self {
+        let down = |id: u64| {
+            let mut nodes = status.nodes.iter();
+            let node = nodes.find(|node| node.addresses.as_ref().is_some_and(|addresses| addresses.node_id == id));
+            node.is_none_or(|node| !node.alive)
+        };
+        let is_short = |partition: &&PartitionStatus| {
+            partition.replicas.iter().any(|replica| {
+                down(replica.node_id) || replica.entries_behind.is_some_and(|behind| behind > BEHIND_TOLERATED)
+            })
+        };
+        let ids = status.nodes.iter().filter_map(|node| Some((node.addresses.as_ref()?.node_id, node.alive)));
+        Self {
+            partitions: status.partitions.len(),
+            leaderless: status.partitions.iter().filter(|partition| partition.leader.is_none()).count(),
+            under_replicated: status.partitions.iter().filter(is_short).count(),
+            moving: status.partitions.iter().filter(|partition| !partition.moving_to.is_empty()).count(),
+            nodes_down: ids.filter(|(_, alive)| !alive).map(|(id, _)| id).collect(),
+            has_controller: status.controller.is_some(),
+        }
+    }
+
+    /// Whether every partition can be written and has all its replicas.
+    pub(super) const fn is_safe(&self) -> bool {
+        self.has_controller && self.leaderless == 0 && self.under_replicated == 0
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_safe() {
+            write!(f, "safe: all {} partitions have a leader and all their replicas", self.partitions)?;
+        } else if self.leaderless > 0 || !self.has_controller {
+            write!(f, "NOT AVAILABLE: {} of {} partitions have no leader", self.leaderless, self.partitions)?;
+            if !self.has_controller {
+                write!(f, ", and the cluster no controller")?;
+            }
+        } else {
+            let (short, all) = (self.under_replicated, self.partitions);
+            write!(f, "AT RISK: {short} of {all} partitions have a replica that is down or behind")?;
+        }
+        if !self.nodes_down.is_empty() {
+            let down: Vec<String> = self.nodes_down.iter().map(ToString::to_string).collect();
+            write!(f, "; down: {}", down.join(", "))?;
+        }
+        if self.moving > 0 {
+            write!(f, "; {} partitions are on their way to other nodes", self.moving)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use levada_protocol::messages::native::{NodeAddresses, NodeStatus, ReplicaStatus};
+
+    use super::*;
+
+    fn status(alive: &[bool], leader: Option<u64>, behind: u64) -> ClusterStatusResponse {
+        let node = |(id, alive): (u64, &bool)| NodeStatus {
+            addresses: Some(NodeAddresses { node_id: id, ..Default::default() }),
+            alive: *alive,
+            ..Default::default()
+        };
+        let replica = |node_id| ReplicaStatus { node_id, entries_behind: Some(behind), ..Default::default() };
+        let partition =
+            PartitionStatus { leader, replicas: vec![replica(1), replica(2)], ..PartitionStatus::default() };
+        ClusterStatusResponse {
+            controller: Some(1),
+            nodes: (1..).zip(alive).map(node).collect(),
+            partitions: vec![partition],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn one_line_says_it() {
+        let says = |status: &ClusterStatusResponse| Verdict::of(status).to_string();
+        assert_eq!(
+            says(&status(&[true, true], Some(1), 3)),
+            "safe: all 1 partitions have a leader and all their replicas"
+        );
+        let down = says(&status(&[true, false], Some(1), 3));
+        assert_eq!(down, "AT RISK: 1 of 1 partitions have a replica that is down or behind; down: 2");
+        assert!(says(&status(&[true, true], Some(1), 5_000)).starts_with("AT RISK"));
+        assert!(says(&status(&[true, true], None, 0)).starts_with("NOT AVAILABLE: 1 of 1 partitions have no leader"));
+    }
+}

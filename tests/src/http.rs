@@ -1,0 +1,33 @@
+//! Plain HTTP, as much of it as a test needs.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+/// `GET` of a path (with its query) at `host:port`; the body.
+///
+/// # Errors
+/// Nobody answers within ten seconds, or not with 200.
+pub fn get(address: &str, path: &str) -> Result<String> {
+    let mut socket = TcpStream::connect(address).with_context(|| format!("cannot reach {address}"))?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    // In 1.0 the body ends where the connection does.
+    write!(socket, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("no HTTP: {answer}"))?;
+    let status = head.lines().next().unwrap_or_default();
+    ensure!(status.split(' ').nth(1) == Some("200"), "GET {path} at {address}: {status}: {body}");
+    Ok(body.to_owned())
+}
+
+/// A text as a part of a query.
+#[must_use]
+pub fn encode(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}

@@ -1,0 +1,128 @@
+//! The alerts and the dashboard of `deploy/`, in a real Prometheus with a real Alertmanager over real nodes.
+//!
+//! Runs where both are installed, or with `TEST_ALERTS=1`, which takes them from the Debian archive.
+
+use std::{io::Write as _, path::Path, process::Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use levada_tests::{
+    nodes::Nodes,
+    prometheus::{Monitors, Programs},
+    tools,
+};
+use serde_json::Value;
+
+const ALERTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/alerts.yml");
+const DASHBOARD: &str = include_str!("../../deploy/grafana/levada.json");
+
+/// What is shown only once something went wrong, or came through Flight.
+const MAY_BE_EMPTY: [&str; 5] =
+    ["code!=\"OK\"", "flight_errors", "stalled_dropped", "messages_dropped", "flight_written"];
+
+/// Alerts about the disk that this test happens to run on.
+const OF_THE_MACHINE: [&str; 3] = ["LevadaDiskFilling", "LevadaDiskFull", "LevadaFsyncSlow"];
+
+#[test]
+fn a_dead_node_is_told_to_whoever_must_know() -> Result<()> {
+    let wanted = std::env::var_os("TEST_ALERTS").is_some();
+    let Some(programs) = (if wanted { Some(Programs::get()?) } else { Programs::find() }) else {
+        // Not `println`, which is shown of failing tests only.
+        writeln!(std::io::stderr(), "SKIPPED: there is no prometheus and alertmanager; TEST_ALERTS=1 gets them")?;
+        return Ok(());
+    };
+    let alerts = Path::new(ALERTS);
+    programs.promtool("check", alerts)?;
+    programs.promtool("test", &alerts.with_file_name("alerts_test.yml"))?;
+
+    let directory = tempfile::tempdir()?;
+    let data: Vec<_> = (1..=3).map(|id| directory.path().join(format!("node-{id}"))).collect();
+    let mut nodes = Nodes::start(tools::levada(), &data, directory.path())?;
+    let http: Vec<String> = nodes.nodes.values().map(|node| node.http.clone()).collect();
+    levada(&nodes, &["topic", "create", "watched", "--partitions", "3"], "")?;
+    levada(&nodes, &["produce", "watched"], "one\ntwo\nthree\n")?;
+    levada(&nodes, &["consume", "watched", "--limit", "3"], "")?;
+
+    let monitors = Monitors::start(&programs, directory.path(), &http, &at_once(&std::fs::read_to_string(alerts)?))?;
+    let up = |count: &'static str| {
+        move |monitors: &Monitors| Ok((value_of(&monitors.query("sum(up)")?) == Some(count)).then_some(()))
+    };
+    monitors.eventually("three nodes are up", up("3"))?;
+    the_dashboard_is_answered(&monitors)?;
+    // One that began while not all nodes were seen yet is over by now.
+    monitors.eventually("nothing is wrong", |monitors| {
+        let firing = monitors.query("ALERTS{alertstate=\"firing\"}")?;
+        let of_the_machine = |alert: &Value| OF_THE_MACHINE.iter().any(|name| alert["metric"]["alertname"] == *name);
+        Ok(firing.iter().all(of_the_machine).then_some(()))
+    })?;
+    let before = monitors.received().len();
+    let firing = |name: &'static str| {
+        move |monitors: &Monitors| {
+            let alerts = monitors.received().into_iter().skip(before);
+            Ok(alerts.rev().find(|alert| alert["labels"]["alertname"] == name && alert["status"] == "firing"))
+        }
+    };
+
+    nodes.kill(3)?;
+    let down = monitors.eventually("the dead node is told", firing("LevadaNodeDown"))?;
+    assert_eq!(down["labels"]["instance"], http[2], "{down}");
+    assert_eq!(down["annotations"]["runbook_url"], "docs/operations.md#levadanodedown", "{down}");
+    let lame = monitors.eventually("partitions lack a replica", firing("LevadaUnderReplicated"))?;
+    assert!(lame["annotations"]["summary"].as_str().is_some_and(|text| text.contains("partitions have")), "{lame}");
+
+    nodes.kill(2)?;
+    monitors.eventually("one of three leads nothing", firing("LevadaNoLeader"))?;
+    monitors.eventually("nor is it the controller", firing("LevadaNoController"))?;
+    monitors.eventually("so it is not ready", firing("LevadaNodeNotReady"))?;
+
+    nodes.spawn(2)?;
+    nodes.spawn(3)?;
+    nodes.wait_ready()?;
+    for name in ["LevadaNodeDown", "LevadaUnderReplicated", "LevadaNoLeader", "LevadaNoController"] {
+        monitors.eventually("what is mended is told, too", |monitors| {
+            let alerts = monitors.received();
+            let last = alerts.iter().rfind(|alert| alert["labels"]["alertname"] == name);
+            Ok(last.filter(|alert| alert["status"] == "resolved").map(drop))
+        })?;
+    }
+    Ok(())
+}
+
+/// The rules with all their waiting taken out.
+fn at_once(rules: &str) -> String {
+    let line = |line: &str| if line.trim().starts_with("for: ") { String::new() } else { format!("{line}\n") };
+    rules.lines().map(line).collect()
+}
+
+/// Every query of every panel.
+fn the_dashboard_is_answered(monitors: &Monitors) -> Result<()> {
+    let dashboard: Value = serde_json::from_str(DASHBOARD)?;
+    let panels = dashboard["panels"].as_array().context("the dashboard has no panels")?;
+    let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
+    let mut asked = 0;
+    for query in targets.filter_map(|target| target["expr"].as_str()) {
+        let filled = query.replace("$job", "levada").replace("$instance", ".*").replace("$__rate_interval", "30s");
+        ensure!(!filled.contains('$'), "a variable that this test does not know: {filled}");
+        let may_be_empty = MAY_BE_EMPTY.iter().any(|part| query.contains(part));
+        monitors.eventually(&format!("an answer to {filled}"), |monitors| {
+            let answer = monitors.query(&filled)?;
+            Ok((may_be_empty || !answer.is_empty()).then_some(()))
+        })?;
+        asked += 1;
+    }
+    ensure!(asked > 20, "only {asked} queries");
+    Ok(())
+}
+
+/// The value of the one element of a vector.
+fn value_of(vector: &[Value]) -> Option<&str> {
+    vector.first()?["value"][1].as_str()
+}
+
+fn levada(nodes: &Nodes, arguments: &[&str], input: &str) -> Result<()> {
+    let mut command = std::process::Command::new(tools::levada());
+    command.args(arguments).env("LEVADA_BOOTSTRAP", nodes.bootstrap());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+    child.stdin.take().context("no input")?.write_all(input.as_bytes())?;
+    ensure!(child.wait()?.success(), "levada {arguments:?} failed");
+    Ok(())
+}

@@ -43,6 +43,22 @@ pub struct Nodes {
     pub nodes: BTreeMap<u64, NodeProcess>,
 }
 
+impl NodeProcess {
+    fn new(id: u64, data_dir: &Path, logs: &Path, ports: Vec<u16>) -> Result<Self> {
+        let mut ports = ports.into_iter();
+        let mut address = || ports.next().map(|port| format!("127.0.0.1:{port}")).context("not enough free ports");
+        Ok(Self {
+            id,
+            data_dir: data_dir.join("data"),
+            native: address()?,
+            flight: address()?,
+            http: address()?,
+            log: logs.join(format!("node-{id}.log")),
+            child: None,
+        })
+    }
+}
+
 impl Nodes {
     /// Starts a node on each of these data directories, with ids from 1, and waits until all are ready. Logs go to
     /// `logs`.
@@ -58,35 +74,97 @@ impl Nodes {
     /// # Errors
     /// When a node does not come up.
     pub fn start_wrapped(binary: &Path, data_dirs: &[PathBuf], logs: &Path, wrapper: &[&str]) -> Result<Self> {
+        let mut nodes = Self::prepare(binary, data_dirs, logs, wrapper)?;
+        nodes.start_all()?;
+        Ok(nodes)
+    }
+
+    fn prepare(binary: &Path, data_dirs: &[PathBuf], logs: &Path, wrapper: &[&str]) -> Result<Self> {
         let mut nodes = BTreeMap::new();
-        let mut ports = free_ports(data_dirs.len() * 3)?.into_iter();
-        let mut address = || ports.next().map(|port| format!("127.0.0.1:{port}")).context("not enough free ports");
+        let mut ports = free_ports(data_dirs.len() * 3)?;
         for (id, data_dir) in (1..).zip(data_dirs) {
-            let node = NodeProcess {
-                id,
-                data_dir: data_dir.join("data"),
-                native: address()?,
-                flight: address()?,
-                http: address()?,
-                log: logs.join(format!("node-{id}.log")),
-                child: None,
-            };
-            nodes.insert(id, node);
+            let rest = ports.split_off(3.min(ports.len()));
+            nodes.insert(id, NodeProcess::new(id, data_dir, logs, std::mem::replace(&mut ports, rest))?);
         }
         let seeds: Vec<String> = nodes.values().map(|node| format!("{}@{}", node.id, node.native)).collect();
-        let mut cluster = Self {
+        Ok(Self {
             binary: binary.to_owned(),
             seeds: seeds.join(","),
             // Small files: they are zeroed when a node is new, and these disks are small.
             environment: vec![("LEVADA_JOURNAL_FILES_KEEP".into(), "3".into())],
             wrapper: wrapper.iter().map(|&word| word.to_owned()).collect(),
             nodes,
-        };
-        for id in cluster.ids() {
-            cluster.spawn(id)?;
+        })
+    }
+
+    fn start_all(&mut self) -> Result<()> {
+        for id in self.ids() {
+            self.spawn(id)?;
         }
-        cluster.wait_ready()?;
-        Ok(cluster)
+        self.wait_ready()
+    }
+
+    /// The same with more of the servers' configuration in the environment.
+    ///
+    /// # Errors
+    /// When a node does not come up.
+    pub fn start_with(binary: &Path, data_dirs: &[PathBuf], logs: &Path, environment: &[(&str, &str)]) -> Result<Self> {
+        let mut nodes = Self::prepare(binary, data_dirs, logs, &[])?;
+        nodes.environment.extend(environment.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())));
+        nodes.start_all()?;
+        Ok(nodes)
+    }
+
+    /// Makes room for a node more, which asks the others to let it join once it is [spawned](Self::spawn).
+    ///
+    /// # Errors
+    /// When there are no free ports.
+    pub fn prepare_joining(&mut self, data_dir: &Path, logs: &Path) -> Result<u64> {
+        let id = self.nodes.keys().max().copied().unwrap_or(0) + 1;
+        self.nodes.insert(id, NodeProcess::new(id, data_dir, logs, free_ports(3)?)?);
+        Ok(id)
+    }
+
+    /// Asks a node to stop, and waits until its process has.
+    ///
+    /// # Errors
+    /// When it does not run, or does not stop within half a minute.
+    pub fn stop(&mut self, id: u64) -> Result<()> {
+        self.signal(id, Signal::TERM)?;
+        self.wait_ended(id).map(drop)
+    }
+
+    /// Waits until a node's process has ended by itself; the end of its log.
+    ///
+    /// # Errors
+    /// When it does not within half a minute.
+    pub fn wait_ended(&mut self, id: u64) -> Result<String> {
+        let node = self.nodes.get_mut(&id).with_context(|| format!("no node {id}"))?;
+        let mut child = node.child.take().with_context(|| format!("node {id} does not run"))?;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while child.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                node.child = Some(child);
+                bail!("node {id} does not end:\n{}", tail(&node.log));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(tail(&node.log))
+    }
+
+    /// Kills a node and empties its data directory.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub fn wipe(&mut self, id: u64) -> Result<()> {
+        self.kill(id)?;
+        let node = self.nodes.get(&id).with_context(|| format!("no node {id}"))?;
+        std::fs::remove_dir_all(&node.data_dir).with_context(|| format!("cannot empty {}", node.data_dir.display()))
+    }
+
+    /// Forgets a node that has left.
+    pub fn forget(&mut self, id: u64) {
+        self.nodes.remove(&id);
     }
 
     /// The ids of all nodes.

@@ -63,6 +63,10 @@ fn judge(
         let decision = Decision { joined: None, ..decision.clone() };
         return Ok(if founder { Verdict::Belong(decision) } else { Verdict::Knock(decision) });
     }
+    if !seeds.contains_key(&own.node) {
+        // It founds nothing.
+        return Ok(Verdict::Wait("no seed node that answers belongs to a cluster that could be joined".to_owned()));
+    }
     let silent: Vec<String> = seeds
         .keys()
         .filter(|seed| said.get(*seed).is_none_or(Option::is_none) && **seed != own.node)
@@ -308,6 +312,8 @@ mod tests {
         let stranger = judge(&record(4, 44), &seeds, &said(&[member(&founded)])).unwrap();
         assert_eq!(stranger, Verdict::Knock(founded.clone()));
         let other = Record { decision: Some(decision(8, &[(2, 22)])), ..record(2, 22) };
+        let alone = judge(&record(4, 44), &seeds, &said(&[record(1, 11), record(2, 22), record(3, 33)])).unwrap();
+        assert!(matches!(alone, Verdict::Wait(_)), "who is no seed founds nothing: {alone:?}");
         let two = judge(&record(1, 11), &seeds, &said(&[member(&founded), other])).unwrap_err();
         assert!(matches!(two, BootstrapError::TwoClusters { .. }), "{two}");
     }

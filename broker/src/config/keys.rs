@@ -31,7 +31,7 @@ pub const KEYS: &[Key] = &[
     key(
         "seed_nodes",
         "[]",
-        "the nodes that found the cluster, this one included, as id@host:port of their native addresses; empty: this node alone",
+        "nodes of the cluster as id@host:port of their native addresses: those that found it, all with the same list, or for a node that joins later some that are there; empty: this node alone",
     ),
     key(
         "insecure",

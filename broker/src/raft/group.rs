@@ -171,9 +171,12 @@ impl Group {
         &self.replicas
     }
 
-    /// Where replicas are, by what the metadata says now.
+    /// Where replicas are, by what the metadata says now. Those that it does not know any more stay where they were as long as
+    /// they belong to the group: they are to hear that they do not.
     pub fn set_replicas(&mut self, replicas: BTreeMap<ReplicaId, NodeId>) {
-        self.replicas = replicas;
+        let belong = self.conf.everybody();
+        self.replicas.retain(|replica, _| belong.contains(replica));
+        self.replicas.extend(replicas);
     }
 
     /// Which replica this is.
@@ -310,7 +313,11 @@ impl Group {
         // One that is not known here may be known to newer metadata, which of group 0 only the leader can send: it is taken
         // to be where it speaks from.
         let sender = *self.replicas.entry(ReplicaId(message.get_from())).or_insert(from);
-        if !is_ours || sender != from {
+        if !is_ours {
+            tracing::debug!(group = self.id.get(), %from, to = message.get_to(), "raft.message.late: to a replica that is gone");
+            return;
+        }
+        if sender != from {
             tracing::warn!(group = self.id.get(), %from, "raft.message.foreign: it is not of a replica on that node");
             return;
         }

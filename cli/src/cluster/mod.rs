@@ -119,6 +119,8 @@ async fn add(global: &Global, admin: &Admin, node: NodeId, no_wait: bool) -> Res
         return said(global, &json!({"node": node.get(), "admitted": true}), &words);
     }
     before.until_joined(node, None).await?;
+    // The controller would spread replicas by itself, a little later.
+    admin.balance(false).await.context("the node has joined, but replicas cannot be spread")?;
     before.until_settled(&format!("node {node} has joined and has its share")).await
 }
 

@@ -63,7 +63,7 @@ async fn a_wiped_node_is_refused_and_the_others_go_on() {
         matches!(&refused, ServerError::Bootstrap(BootstrapError::WrongIncarnation { node: NodeId(3), .. })),
         "{refused}"
     );
-    assert!(refused.to_string().contains("leave the node out"), "{refused}");
+    assert!(refused.to_string().contains("levada cluster replace 3"), "{refused}");
     let node = &nodes[0];
     common::ready(node.running()).await;
 }

@@ -130,7 +130,7 @@ codes! {
     Damaged = 61, Stop, "DAMAGED";
     /// The other side belongs to another cluster.
     WrongCluster = 62, Stop, "WRONG_CLUSTER";
-    /// The node id is known with another data directory: a wiped node must not come back under its old id.
+    /// The node id is known with another data directory: a wiped node comes back only as somebody new.
     WrongIncarnation = 63, Stop, "WRONG_INCARNATION";
     /// The node is not of the cluster, and nobody has let it join.
     NotAdmitted = 64, Stop, "NOT_ADMITTED";
@@ -308,10 +308,14 @@ mod tests {
                 (53, "INVALID_TICKET"),
                 (54, "NOT_ENOUGH_NODES"),
                 (55, "UNKNOWN_API"),
+                (56, "UNKNOWN_NODE"),
+                (57, "FEATURE_LEVEL"),
                 (60, "STORAGE_FAILED"),
                 (61, "DAMAGED"),
                 (62, "WRONG_CLUSTER"),
                 (63, "WRONG_INCARNATION"),
+                (64, "NOT_ADMITTED"),
+                (65, "NODE_REMOVED"),
             ]
         );
     }

@@ -4,10 +4,10 @@
 //! from journal blocks below `replay_from`. What the segments hold beyond counts as not written.
 //!
 //! ```text
-//! file    0 magic "LVDACKP\x02" | 8 body length u64 | 16 body | crc u32 of all before; twice, see atomic_file.rs
+//! file    0 magic "LVDACKP" and the format, 1 or 2 | 8 body length u64 | 16 body | crc u32 of all before; twice, see atomic_file.rs
 //! body    directory (16) | lsn u64 | replay from u64 | doubt u8 (0 none, 1 groups, 2 all) | doubted u32
 //!         doubted group u64 * doubted | groups u32 | group * groups
-//! group   group u64 | topic (16) | partition u32 | term u64 | vote u64 | commit u64 | applied u64 | born u64
+//! group   group u64 | topic (16) | partition u32 | term u64 | vote u64 | commit u64 | applied u64 | born u64 (format 2)
 //!         log start u64
 //!         first segment continues: index u64, offset u64, crc u32, generation u32 | term before u64
 //!         terms u32 | (first index u64, term u64) * terms | segments u32 | segment * segments
@@ -36,12 +36,16 @@ use crate::{
 
 const FILE: &str = "checkpoint";
 
-const MAGIC: [u8; 8] = *b"LVDACKP\x02";
+const MAGIC: [u8; 7] = *b"LVDACKP";
+/// Before groups could come back under their number.
+const FORMAT_FIRST: u8 = 1;
+/// With the block behind which a group was begun.
+const FORMAT: u8 = 2;
 const WHAT: &str = "the checkpoint";
 const PREFIX_BYTES: usize = 16;
 const CRC_BYTES: usize = 4;
 /// The least that a group, a run of a term and a segment take.
-const GROUP_BYTES_MIN: usize = 108;
+const GROUP_BYTES_MIN: usize = 100;
 const TERM_BYTES: usize = 16;
 const SEGMENT_BYTES: usize = 49;
 
@@ -100,17 +104,20 @@ impl Checkpoint {
     }
 
     fn encode(&self) -> Vec<u8> {
+        // As long as no group needs the second format, builds that know the first can read it, too.
+        let format = if self.groups.iter().all(|group| group.born == Lsn(0)) { FORMAT_FIRST } else { FORMAT };
         let mut out = Vec::new();
         out.put_slice(&MAGIC);
+        out.put_u8(format);
         out.put_u64_le(0);
         out.put_slice(&self.directory.to_bytes());
         out.put_u64_le(self.lsn.get());
         out.put_u64_le(self.replay_from.get());
         encode_doubt(&self.doubt, &mut out);
         put_len(&mut out, self.groups.len());
-        self.groups.iter().for_each(|group| group.encode(&mut out));
+        self.groups.iter().for_each(|group| group.encode(format, &mut out));
         let body = (out.len() - PREFIX_BYTES) as u64;
-        if let Some(place) = out.get_mut(MAGIC.len()..PREFIX_BYTES) {
+        if let Some(place) = out.get_mut(MAGIC.len() + 1..PREFIX_BYTES) {
             place.copy_from_slice(&body.to_le_bytes());
         }
         out.put_u32_le(crc32fast::hash(&out));
@@ -123,6 +130,10 @@ impl Checkpoint {
         if prefix.array() != Some(MAGIC) {
             return Err(DamageCause::Magic("checkpoint"));
         }
+        let format = prefix.u8().ok_or_else(short)?;
+        if !(FORMAT_FIRST..=FORMAT).contains(&format) {
+            return Err(DamageCause::Version { what: WHAT, version: format });
+        }
         let body = to_usize(prefix.u64().ok_or_else(short)?);
         let end = body.checked_add(PREFIX_BYTES + CRC_BYTES).ok_or_else(short)?;
         let (front, crc) = bytes.get(..end).and_then(<[u8]>::split_last_chunk).ok_or_else(short)?;
@@ -131,21 +142,26 @@ impl Checkpoint {
             return Err(DamageCause::Checksum { what: WHAT, stored, computed });
         }
         let mut fields = Decoder::new(front.get(PREFIX_BYTES..).unwrap_or_default());
-        Self::decode_body(&mut fields).filter(|_| fields.remaining() == 0).ok_or_else(short)
+        Self::decode_body(format, &mut fields).filter(|_| fields.remaining() == 0).ok_or_else(short)
     }
 
-    fn decode_body(fields: &mut Decoder<'_>) -> Option<Self> {
+    fn decode_body(format: u8, fields: &mut Decoder<'_>) -> Option<Self> {
         let directory = IncarnationId::from_bytes(fields.array()?);
         let (lsn, replay_from) = (Lsn(fields.u64()?), Lsn(fields.u64()?));
         let doubt = decode_doubt(fields)?;
         let count = fields.count(GROUP_BYTES_MIN)?;
-        let groups = (0..count).map(|_| GroupRecord::decode(fields)).collect::<Option<_>>()?;
+        let groups = (0..count).map(|_| GroupRecord::decode_in(format, fields)).collect::<Option<_>>()?;
         Some(Self { directory, lsn, replay_from, doubt, groups })
     }
 }
 
 impl GroupRecord {
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+    /// In the newest format.
+    pub(crate) fn encode_newest(&self, out: &mut Vec<u8>) {
+        self.encode(FORMAT, out);
+    }
+
+    fn encode(&self, format: u8, out: &mut Vec<u8>) {
         out.put_u64_le(self.group.get());
         out.put_slice(&self.topic_partition.topic.to_bytes());
         out.put_u32_le(self.topic_partition.partition.get());
@@ -153,7 +169,9 @@ impl GroupRecord {
         out.put_u64_le(self.hard_state.vote);
         out.put_u64_le(self.hard_state.commit.get());
         out.put_u64_le(self.applied.get());
-        out.put_u64_le(self.born.get());
+        if format >= FORMAT {
+            out.put_u64_le(self.born.get());
+        }
         encode_log(&self.log, out);
         for state in [&self.conf_state, &self.app_state] {
             put_len(out, state.len());
@@ -161,7 +179,12 @@ impl GroupRecord {
         }
     }
 
+    /// In the newest format.
     pub(crate) fn decode(fields: &mut Decoder<'_>) -> Option<Self> {
+        Self::decode_in(FORMAT, fields)
+    }
+
+    fn decode_in(format: u8, fields: &mut Decoder<'_>) -> Option<Self> {
         Some(Self {
             group: GroupId(fields.u64()?),
             topic_partition: TopicPartition {
@@ -170,7 +193,7 @@ impl GroupRecord {
             },
             hard_state: HardState { term: Term(fields.u64()?), vote: fields.u64()?, commit: LogIndex(fields.u64()?) },
             applied: LogIndex(fields.u64()?),
-            born: Lsn(fields.u64()?),
+            born: if format >= FORMAT { Lsn(fields.u64()?) } else { Lsn(0) },
             log: decode_log(fields)?,
             conf_state: Bytes::copy_from_slice(fields.bytes()?),
             app_state: Bytes::copy_from_slice(fields.bytes()?),
@@ -346,6 +369,19 @@ mod tests {
         assert_eq!(bytes[end..end + 4], crc32fast::hash(&bytes[..end]).to_le_bytes());
         assert_eq!(bytes.len(), end + 4);
         assert_eq!(Checkpoint::read(&store(&sample()), DIRECTORY).unwrap(), sample());
+    }
+
+    #[test]
+    fn the_first_format_is_read_and_written_where_it_is_enough() {
+        let mut first = sample();
+        first.groups.iter_mut().for_each(|group| group.born = Lsn(0));
+        let bytes = first.encode();
+        assert_eq!((bytes[7], bytes.len()), (FORMAT_FIRST, sample().encode().len() - 8));
+        assert_eq!(Checkpoint::decode(&bytes).unwrap(), first);
+        let mut later = bytes;
+        later[7] = 3;
+        let refused = Checkpoint::decode(&later).unwrap_err();
+        assert!(matches!(refused, DamageCause::Version { version: 3, .. }), "{refused}");
     }
 
     #[test]

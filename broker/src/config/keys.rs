@@ -25,7 +25,11 @@ const fn key(name: &'static str, default: &'static str, meaning: &'static str) -
 
 /// All keys.
 pub const KEYS: &[Key] = &[
-    key("node_id", "", "the node's number in the cluster, from 1; never reused for another data directory"),
+    key(
+        "node_id",
+        "",
+        "the node's number in the cluster, from 1; with another data directory it must be let in again (`levada cluster replace`)",
+    ),
     key("data_dir", "", "the directory that holds everything the node keeps"),
     key("rack", r#""""#, "where the node stands; replicas of a partition are spread over racks"),
     key(

@@ -224,11 +224,10 @@ impl Node {
 
     /// Whether everybody is there and nobody is about to go: replicas are spread when there is nothing else to do.
     fn is_calm(&self, metadata: &Metadata) -> bool {
-        metadata.admitted().is_empty()
-            && metadata.nodes().iter().all(|(id, node)| {
-                let heard = self.view.heard_ms(*id).is_some_and(|at| at + PRESENT_MS >= self.now.mono_ms);
-                !node.draining && (*id == self.config.node || heard)
-            })
+        metadata.nodes().iter().all(|(id, node)| {
+            let heard = self.view.heard_ms(*id).is_some_and(|at| at + PRESENT_MS >= self.now.mono_ms);
+            !node.draining && (*id == self.config.node || heard)
+        })
     }
 
     /// A message between a replica that comes into being and one that has what it needs.

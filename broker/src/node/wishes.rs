@@ -25,6 +25,9 @@ use crate::cluster::{
     placement,
 };
 
+/// The most that one request moves; it may be asked again.
+const BALANCE_MOVES_MAX: usize = 1_000;
+
 impl Controller {
     /// Checks a wish for a topic and says which command fulfils it.
     fn plan_topic(&self, new: NewTopic, id: TopicId, created_ms: i64, replicas: u32) -> Result<wire::Topic> {
@@ -169,7 +172,7 @@ impl Node {
             }
             Request::Balance { dry_run } => {
                 self.needs_membership()?;
-                let moves = balance::balance(self.controller.current(), usize::MAX);
+                let moves = balance::balance(self.controller.current(), BALANCE_MOVES_MAX);
                 if dry_run || moves.is_empty() {
                     out.push(Effect::Reply { id, result: Ok(Answer::Moves(moves)) });
                     return Ok(());

@@ -273,7 +273,7 @@ fn decode_raft(wire: peer::RaftMessage, payload: &mut Bytes) -> Result<eraftpb::
     use protobuf::ProtobufEnum as _;
     let kind = i32::try_from(wire.r#type).ok().and_then(eraftpb::MessageType::from_i32);
     let kind = kind.ok_or_else(|| bad(format!("raft message type {} is unknown", wire.r#type)))?;
-    // Snapshots need more than this message: catch-up from behind the log start is not offered yet.
+    // Who needs more than entries copies it before raft knows (`node/copying.rs`).
     if kind == eraftpb::MessageType::MsgSnapshot || raft::raw_node::is_local_msg(kind) {
         return Err(bad(format!("raft message {kind:?} does not come from a peer")));
     }

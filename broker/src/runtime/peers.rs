@@ -27,7 +27,7 @@ use levada_protocol::{
 use metrics::counter;
 use tokio::{
     net::tcp::{OwnedReadHalf, OwnedWriteHalf},
-    sync::Notify,
+    sync::{Notify, watch},
     time::sleep,
 };
 
@@ -62,6 +62,8 @@ pub struct Peers {
     book: Arc<AddressBook>,
     tasks: Tasks,
     worker: OnceLock<Worker>,
+    /// Told when the others say that this node is not of the cluster any more.
+    refused: OnceLock<watch::Sender<Option<Error>>>,
     queues: Mutex<BTreeMap<NodeId, Arc<Queue>>>,
 }
 
@@ -85,12 +87,18 @@ struct Waiting {
 
 impl Peers {
     pub(crate) fn new(caller: Caller, book: Arc<AddressBook>, tasks: Tasks) -> Self {
-        Self { caller, book, tasks, worker: OnceLock::new(), queues: Mutex::default() }
+        Self { caller, book, tasks, worker: OnceLock::new(), refused: OnceLock::new(), queues: Mutex::default() }
     }
 
     /// Where losses are reported.
     pub(crate) fn report_to(&self, worker: Worker) {
         let _ = self.worker.set(worker);
+    }
+
+    /// Who is told when another node says that this one was decommissioned: it may have been down when that happened, and
+    /// nobody else would tell it.
+    pub(crate) fn report_refusal(&self, refused: watch::Sender<Option<Error>>) {
+        let _ = self.refused.set(refused);
     }
 
     /// Queues a message; `false` when there is no room for it. [`Peers::wake`] sends it off.
@@ -149,6 +157,11 @@ impl Peers {
                 }
                 Err(error) => error,
             };
+            if error.code == ErrorCode::NodeRemoved
+                && let Some(refused) = self.refused.get()
+            {
+                refused.send_replace(Some(error.clone()));
+            }
             if backoff == BACKOFF_MIN {
                 tracing::warn!(node = to.get(), %error, "peer.unreachable");
             }

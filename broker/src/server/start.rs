@@ -100,6 +100,7 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
         authorizer: hooks.authorizer,
     });
     let (refuse, refused) = watch::channel(None);
+    broker.peers.report_refusal(refuse.clone());
     let running =
         Running { broker: Arc::clone(&broker), bounds, readiness: Arc::clone(&readiness), refused, connections, tasks };
     readiness.started(Arc::clone(&broker));

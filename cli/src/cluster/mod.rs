@@ -43,7 +43,8 @@ pub(crate) enum ClusterCommand {
         #[arg(long)]
         no_wait: bool,
     },
-    /// Has a node give up all its replicas to others, and leave the cluster
+    /// Has a node give up all its replicas to others, and leave the cluster; one that was added and has not come is not
+    /// expected any more
     Decommission {
         /// The node's id
         node: u64,
@@ -126,13 +127,21 @@ async fn add(global: &Global, admin: &Admin, node: NodeId, no_wait: bool) -> Res
 
 async fn replace(global: &Global, admin: &Admin, node: NodeId, no_wait: bool) -> Result<()> {
     let before = watch::Watch::begin(global, admin).await?;
+    let settled = format!("node {node} has come back and has all its replicas");
+    // Begun before, it may be on its way: then there is something to watch all the same.
+    if before.is_up(node) && before.is_moving() {
+        return before.until_settled(&settled).await;
+    }
+    if before.is_up(node) {
+        anyhow::bail!("node {node} is up; only one whose data directory is lost can be replaced");
+    }
     admin.admit_node(node, true).await.with_context(|| format!("node {node} cannot be replaced"))?;
     if no_wait {
         let words = format!("node {node} may come back; start it with an empty data directory");
         return said(global, &json!({"node": node.get(), "admitted": true}), &words);
     }
     before.until_joined(node, before.incarnation(node)).await?;
-    before.until_settled(&format!("node {node} has come back and has all its replicas")).await
+    before.until_settled(&settled).await
 }
 
 async fn decommission(global: &Global, admin: &Admin, node: NodeId, no_wait: bool) -> Result<()> {
@@ -149,10 +158,12 @@ async fn decommission(global: &Global, admin: &Admin, node: NodeId, no_wait: boo
 async fn balance(global: &Global, admin: &Admin, dry_run: bool, no_wait: bool) -> Result<()> {
     let before = watch::Watch::begin(global, admin).await?;
     let moves = admin.balance(true).await.context("cannot ask for a plan")?;
-    if dry_run || moves.is_empty() {
+    if dry_run || moves.is_empty() && !before.is_moving() {
         return plan(global, &moves);
     }
-    admin.balance(false).await.context("cannot spread replicas")?;
+    if !moves.is_empty() {
+        admin.balance(false).await.context("cannot spread replicas")?;
+    }
     if no_wait {
         return plan(global, &moves);
     }

@@ -52,6 +52,16 @@ impl<'a> Watch<'a> {
         node(&self.before, wanted).is_some()
     }
 
+    /// Whether a node was up.
+    pub(super) fn is_up(&self, wanted: NodeId) -> bool {
+        node(&self.before, wanted).is_some_and(|node| node.alive)
+    }
+
+    /// Whether replicas were on their way.
+    pub(super) fn is_moving(&self) -> bool {
+        self.before.partitions.iter().any(|partition| !partition.moving_to.is_empty())
+    }
+
     /// The data directory that a node had.
     pub(super) fn incarnation(&self, wanted: NodeId) -> Option<Bytes> {
         node(&self.before, wanted).map(|node| node.incarnation.clone())

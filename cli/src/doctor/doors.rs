@@ -44,7 +44,7 @@ pub(super) async fn check(configuration: &Configuration) -> Vec<Finding> {
             Err(error) => Finding::warning(
                 "seed-nodes",
                 format!("{seed}: {error:#}"),
-                "start that node, or open the way to it (firewall, routing); a majority of them must be up",
+                "start that node, or open the way to it (firewall, routing); a majority of those that found the cluster must be up",
             ),
         });
     }

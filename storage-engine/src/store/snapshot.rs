@@ -118,7 +118,7 @@ impl Snapshot {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let mut out = Vec::new();
-        self.record.encode(&mut out);
+        self.record.encode_newest(&mut out);
         out.into()
     }
 

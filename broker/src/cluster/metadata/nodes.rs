@@ -66,6 +66,9 @@ impl Metadata {
             );
             return Err(Error::new(ErrorCode::InvalidRequest, why));
         }
+        if admit.replace && !self.nodes.contains_key(&id) {
+            return Err(unknown_node(id));
+        }
         self.admitted.insert(id, admit.replace);
         Ok(Applied::NodesChanged)
     }
@@ -121,6 +124,10 @@ impl Metadata {
 
     pub(super) fn drain_node(&mut self, drain: messages::DrainNode) -> Result<Applied> {
         let id = NodeId(drain.node_id);
+        if drain.drain && !self.nodes.contains_key(&id) && self.admitted.remove(&id).is_some() {
+            // It has never come.
+            return Ok(Applied::NodesChanged);
+        }
         let node = self.nodes.get_mut(&id).ok_or_else(|| unknown_node(id))?;
         node.draining = drain.drain;
         Ok(Applied::NodesChanged)

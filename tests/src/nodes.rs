@@ -115,6 +115,11 @@ impl Nodes {
         Ok(nodes)
     }
 
+    /// From now on nodes are started with another build.
+    pub fn use_binary(&mut self, binary: &Path) {
+        binary.clone_into(&mut self.binary);
+    }
+
     /// Makes room for a node more, which asks the others to let it join once it is [spawned](Self::spawn).
     ///
     /// # Errors

@@ -7,6 +7,9 @@
 //!    checkpoint. What was written before is in order before it.
 //! 4. *Durable*: the journal recycles what no group needs, and the files go that the checkpoint does not name.
 //!
+//! What the owner says when it begins is one cut through all groups: the state of one may speak of another. So a group that
+//! is [installed](Store::install) after that is not in this checkpoint, and one that is removed after that still is.
+//!
 //! A group that is stuck (its quorum is lost, say) keeps entries that no segment may have, and with them the journal's
 //! oldest file. When that holds back too much, the group's entries are written to the journal once more. No checkpoint is
 //! written while that is under way: so the entries are in the journal as a whole, at the old place or at the new.
@@ -23,6 +26,7 @@ use super::{
 use crate::{
     checkpoint::{Checkpoint, GroupRecord},
     disk::{DiskOp, FileName},
+    journal::Doubt,
     segment,
 };
 
@@ -32,7 +36,13 @@ enum Stage {
     #[default]
     Idle,
     /// Waits for these groups' segments.
-    Capturing { waiting: BTreeMap<GroupId, (Bytes, Bytes)> },
+    Capturing {
+        waiting: BTreeMap<GroupId, (Bytes, Bytes)>,
+        /// Groups that were removed since it began.
+        removed: Vec<GroupRecord>,
+        /// As it was when it began.
+        doubt: Doubt,
+    },
     /// With the disk.
     Writing { lsn: Lsn, replay_from: Lsn, unnamed: Vec<FileName> },
 }
@@ -48,16 +58,25 @@ pub(super) struct Checkpointing {
 }
 
 impl Checkpointing {
-    /// A group is gone.
-    pub(super) fn forget(&mut self, group: GroupId) {
-        if let Stage::Capturing { waiting } = &mut self.stage {
-            waiting.remove(&group);
+    /// A group is gone, which stands here.
+    pub(super) fn forget(&mut self, group: &Group) {
+        if let Stage::Capturing { waiting, removed, .. } = &mut self.stage {
+            waiting.remove(&group.id());
+            removed.push(record(group));
+        }
+    }
+
+    /// How many checkpoints from now on, the one under way included, do not know what happens now.
+    pub(super) const fn blind(&self) -> u64 {
+        match self.stage {
+            Stage::Capturing { .. } => 1,
+            Stage::Idle | Stage::Writing { .. } => 0,
         }
     }
 
     /// Captures a group if it is waited for and ready; answers whether it did.
     pub(super) fn try_capture(&mut self, group: &mut Group) -> bool {
-        let Stage::Capturing { waiting } = &mut self.stage else { return false };
+        let Stage::Capturing { waiting, .. } = &mut self.stage else { return false };
         let id = group.id();
         if waiting.contains_key(&id)
             && let Some(log) = group.log.capture()
@@ -114,26 +133,29 @@ impl Store {
             waiting.insert(checkpoint.group, (checkpoint.conf_state, checkpoint.app_state));
         }
         self.checkpointing.began_at_bytes = self.journal.written_bytes();
-        self.checkpointing.stage = Stage::Capturing { waiting };
+        let doubt = self.doubt.clone();
+        self.checkpointing.stage = Stage::Capturing { waiting, removed: Vec::new(), doubt };
     }
 
     /// Writes the checkpoint once everything is captured.
     pub(super) fn poll_checkpoint(&mut self, effects: &mut Vec<StoreEffect>) {
-        let Stage::Capturing { waiting } = &self.checkpointing.stage else { return };
+        let Stage::Capturing { waiting, removed, doubt } = &mut self.checkpointing.stage else { return };
         if !waiting.is_empty() || self.groups.values().any(Group::is_submitted_again) {
             return;
         }
+        let (removed, doubt) = (std::mem::take(removed), doubt.clone());
         let lsn = self.journal.synced_lsn();
         let needed = self.groups.values_mut().filter_map(Group::needed_lsn).min();
         let replay_from = needed.map_or(Lsn(lsn.get() + 1), |needed| needed.min(Lsn(lsn.get() + 1)));
-        let groups = self.groups.values().map(record).collect();
         self.checkpoints += 1;
-        let checkpoint =
-            Checkpoint { directory: self.identity.incarnation, lsn, replay_from, doubt: self.doubt.clone(), groups };
+        let number = self.checkpoints;
+        let known = self.groups.values().filter(|group| group.first_checkpoint <= number).map(record);
+        let groups: Vec<GroupRecord> = known.chain(removed.iter().cloned()).collect();
+        let checkpoint = Checkpoint { directory: self.identity.incarnation, lsn, replay_from, doubt, groups };
         let mut ops = self.sync_segments();
         ops.extend(checkpoint.write());
         effects.push(self.effect(Lane::Segments, Job::Checkpoint, ops));
-        let unnamed = self.unnamed();
+        let unnamed = self.unnamed(&removed);
         self.checkpointing.stage = Stage::Writing { lsn, replay_from, unnamed };
     }
 
@@ -153,9 +175,12 @@ impl Store {
 
     /// Of the files that no log has any more, those that the checkpoint does not name either. It still does where it has
     /// a group as it stood before.
-    fn unnamed(&mut self) -> Vec<FileName> {
+    fn unnamed(&mut self, still_named: &[GroupRecord]) -> Vec<FileName> {
         let groups = &self.groups;
-        let is_unnamed = |(group, file): &mut (GroupId, FileName)| !groups.get(group).is_some_and(|g| g.names(file));
+        let is_unnamed = |(group, file): &mut (GroupId, FileName)| {
+            !groups.get(group).is_some_and(|g| g.names(file))
+                && !still_named.iter().any(|record| record.group == *group)
+        };
         self.removed.extract_if(.., is_unnamed).map(|(_, file)| file).collect()
     }
 

@@ -57,6 +57,8 @@ pub(super) struct Group {
     pub(super) hard_state: HardState,
     /// What blocks up to this one have of a group of its number is an earlier replica's.
     pub(super) born: Lsn,
+    /// The first checkpoint that may have it: what its owner said of other groups for an earlier one does not know it yet.
+    pub(super) first_checkpoint: u64,
     /// What the next checkpoint says of it.
     pub(super) captured: Captured,
     /// The blocks that hold what no checkpoint has.
@@ -78,6 +80,7 @@ impl Group {
             waits_since: None,
             hard_state: HardState { term: Term(0), vote: 0, commit: LogIndex(0) },
             born: Lsn(0),
+            first_checkpoint: 0,
             captured,
             runs: VecDeque::new(),
             submitted: VecDeque::new(),

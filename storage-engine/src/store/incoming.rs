@@ -29,6 +29,8 @@ use crate::{
 
 const PART: &str = ".part";
 const COPY: &str = ".copy";
+/// A file that arrives is synced whenever it has grown by this.
+const SYNC_BYTES: u64 = 4 << 20;
 
 /// Files that arrive, and what is to be done to them.
 #[derive(Debug, Default)]
@@ -101,7 +103,12 @@ impl Store {
         debug_assert!(!file.is_complete, "a copy is complete");
         let pos = file.len;
         file.len += bytes.len() as u64;
+        let synced = file.len / SYNC_BYTES > pos / SYNC_BYTES;
         ops.push(DiskOp::Write { file: file_name(key, PART), pos, bufs: vec![bytes] });
+        if synced {
+            // Not all at once at the end: others wait for this lane.
+            ops.push(DiskOp::Sync { file: file_name(key, PART) });
+        }
         self.incoming.waiting.push((Job::Incoming(group), ops));
     }
 
@@ -149,7 +156,6 @@ impl Store {
         !self.groups.contains_key(&group)
             && !self.removed.iter().any(|(removed, _)| *removed == group)
             && !self.leaving.contains_key(&group)
-            && self.to_remove.is_empty()
     }
 
     /// Makes a group from a snapshot whose files have arrived and are durable. It is in the checkpoint whose number is
@@ -185,8 +191,10 @@ impl Store {
             conf_state: record.conf_state,
             app_state: record.app_state,
         };
+        state.first_checkpoint = self.checkpoints + 1 + self.checkpointing.blind();
+        let first_checkpoint = state.first_checkpoint;
         self.groups.insert(group, state);
-        (handle, self.checkpoints + 1)
+        (handle, first_checkpoint)
     }
 
     /// Hands out what is to be done to files that arrive.

@@ -296,7 +296,9 @@ impl Store {
     pub fn remove_group(&mut self, group: GroupId) {
         if let Some(state) = self.groups.remove(&group) {
             self.backlog.forget(&state);
-            let leaving = Leaving { submitted: state.submitted(), until: self.checkpoints + 1 };
+            self.checkpointing.forget(&state);
+            let until = self.checkpoints + 1 + self.checkpointing.blind();
+            let leaving = Leaving { submitted: state.submitted(), until };
             self.leaving.insert(group, leaving);
             let files = state.log.close();
             self.dirty.retain(|file| !files.contains(file));
@@ -309,7 +311,6 @@ impl Store {
             self.kept_bytes -= if stays { 0 } else { kept.bytes };
             stays
         });
-        self.checkpointing.forget(group);
         if let Doubt::Groups(groups) = &mut self.doubt {
             groups.remove(&group);
         }

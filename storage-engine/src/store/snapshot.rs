@@ -97,6 +97,12 @@ impl Snapshot {
         self
     }
 
+    /// The offset that follows it.
+    #[must_use]
+    pub fn next_offset(&self) -> Offset {
+        self.record.log.end().offset
+    }
+
     /// The state machine as of that entry.
     #[must_use]
     pub const fn app_state(&self) -> &Bytes {
@@ -130,6 +136,16 @@ impl Snapshot {
         let mut fields = Decoder::new(bytes);
         let record = GroupRecord::decode(&mut fields).filter(|_| fields.remaining() == 0);
         let record = record.ok_or(DamageCause::Short(WHAT))?;
+        let (start, terms) = (record.log.start.index, &record.log.terms);
+        let rise = terms.windows(2).all(|pair| matches!(pair, [a, b] if a.0 < b.0 && a.1 < b.1));
+        let follow = terms.first().is_none_or(|(index, term)| *index >= start && *term >= record.log.term_before);
+        if start < LogIndex(1) || !rise || !follow || terms.last().is_some_and(|(index, _)| *index > record.applied) {
+            return Err(DamageCause::Field { field: "a term in a snapshot", value: start.get() });
+        }
+        let ends = record.log.segments.iter().map(|segment| (segment.start, segment.end));
+        if ends.clone().any(|(start, end)| end.index < start.index || end.offset < start.offset) {
+            return Err(DamageCause::Field { field: "a segment in a snapshot", value: record.applied.get() });
+        }
         if record.log.end().index != record.applied.next() {
             return Err(DamageCause::Field { field: "a snapshot's last entry", value: record.applied.get() });
         }

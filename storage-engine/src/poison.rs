@@ -17,7 +17,7 @@ impl DiskError {
 #[error(
     "the data directory is out of service: {cause}. Nothing is acknowledged any more, and nothing is retried, because \
      the system forgets what a failed write or sync left unwritten. Check the disk (kernel log, SMART, free space), then start the node again: it recovers from its journal. \
-     If the disk is broken, leave the node out: the others go on, and replacing a node is not offered yet"
+     If the disk is broken, let an empty one take its place (`levada cluster replace`)"
 )]
 pub struct Poisoned {
     /// The operation that failed first.

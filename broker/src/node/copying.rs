@@ -13,7 +13,7 @@
 //! 4. *Installing*: the group is made, and is in a checkpoint that is not durable yet.
 //!
 //! A question that is not answered is asked again, after some time to another node. Copies share a budget of bytes per
-//! second, and few go on at once.
+//! second, and few go on at once; one that no node has an answer for lets others go first.
 
 use std::collections::BTreeMap;
 
@@ -40,6 +40,8 @@ const COPIES_AT_ONCE: usize = 4;
 const PATIENCE_TICKS: u64 = 1_000 / TICK_MS;
 /// After so many questions without an answer another node is asked.
 const TRIES_MAX: u32 = 3;
+/// A copy that nobody had an answer for is tried again after so many ticks.
+const REST_TICKS: u64 = 5_000 / TICK_MS;
 /// The budget saves up this many ticks.
 const BUDGET_TICKS: i64 = 20;
 /// Pieces that are read for others, and for ourselves, at once.
@@ -58,10 +60,16 @@ pub(super) struct Source {
 #[derive(Debug)]
 enum Stage {
     Clearing,
-    Waiting,
+    /// For others to be done, and not before this tick.
+    Waiting {
+        not_before: u64,
+    },
     Asking,
     Copying(Box<Copying>),
-    Installing { snapshot: Box<Snapshot>, checkpoint: u64 },
+    Installing {
+        snapshot: Box<Snapshot>,
+        checkpoint: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -79,8 +87,9 @@ struct Copying {
 #[derive(Debug)]
 struct Copy {
     source: Source,
-    /// Which of the source's nodes is asked.
+    /// Which of the source's nodes is asked, and how many were in vain since one had an answer.
     asked: usize,
+    in_vain: usize,
     tries: u32,
     /// A question or a read is under way since this tick.
     since: Option<u64>,
@@ -95,7 +104,7 @@ enum Reading {
     /// A node wants it.
     Lend { to: NodeId, group: GroupId, first_index: LogIndex, position: u64 },
     /// A file that arrived before a restart.
-    Reread { group: GroupId },
+    Reread { group: GroupId, first_index: LogIndex, position: u64 },
 }
 
 /// A replica that is there, and durable.
@@ -131,8 +140,9 @@ impl Copies {
             Some(copy) if copy.source.replica == source.replica => copy.source = source,
             _ => {
                 self.give_up(group, store);
-                let (asked, tries, since, writing) = (0, 0, None, 0);
-                self.copies.insert(group, Copy { source, asked, tries, since, writing, stage: Stage::Clearing });
+                let copy =
+                    Copy { source, asked: 0, in_vain: 0, tries: 0, since: None, writing: 0, stage: Stage::Clearing };
+                self.copies.insert(group, copy);
             }
         }
     }
@@ -189,18 +199,28 @@ impl Copies {
         for group in groups {
             let Some(copy) = self.copies.get_mut(&group) else { continue };
             if matches!(copy.stage, Stage::Clearing) && store.is_gone(group) {
-                copy.stage = Stage::Waiting;
+                copy.stage = Stage::Waiting { not_before: 0 };
             }
-            if matches!(copy.stage, Stage::Waiting) && going < COPIES_AT_ONCE {
+            let is_due = matches!(copy.stage, Stage::Waiting { not_before } if self.ticks >= not_before);
+            if is_due && going < COPIES_AT_ONCE {
                 going += 1;
                 copy.stage = Stage::Asking;
             }
-            if copy.since.is_some_and(|since| self.ticks >= since + PATIENCE_TICKS) {
+            let is_reading = |reading: &Reading| matches!(reading, Reading::Reread { group: of, .. } if *of == group);
+            let is_late = copy.since.is_some_and(|since| self.ticks >= since + PATIENCE_TICKS);
+            // The own disk answers, sooner or later.
+            if is_late && !self.reading.values().any(is_reading) {
                 copy.since = None;
                 copy.tries += 1;
                 if copy.tries >= TRIES_MAX {
-                    copy.ask_another();
+                    copy.ask_another(self.ticks);
                 }
+            }
+            if matches!(copy.stage, Stage::Asking) && copy.source.nodes.is_empty() {
+                copy.rest(self.ticks);
+            }
+            if matches!(copy.stage, Stage::Waiting { .. }) && is_due {
+                tracing::warn!(group = group.get(), nodes = ?copy.source.nodes, "copy.stuck: none of these nodes has what the new replica needs, or answers; it is tried again");
             }
             self.go_on(group, store, out);
         }
@@ -215,7 +235,7 @@ impl Copies {
         let Some(&to) = copy.source.nodes.get(copy.asked % copy.source.nodes.len().max(1)) else { return };
         let say = |what| Effect::Send { to, message: PeerMessage::CatchUp { group, what } };
         match &mut copy.stage {
-            Stage::Clearing | Stage::Waiting | Stage::Installing { .. } => {}
+            Stage::Clearing | Stage::Waiting { .. } | Stage::Installing { .. } => {}
             Stage::Asking => {
                 copy.since = Some(self.ticks);
                 out.push(say(CatchUp::AskSnapshot));
@@ -224,7 +244,7 @@ impl Copies {
                 Next::Reread { first_index, position, bytes } => {
                     copy.since = Some(self.ticks);
                     self.last_read += 1;
-                    self.reading.insert(self.last_read, Reading::Reread { group });
+                    self.reading.insert(self.last_read, Reading::Reread { group, first_index, position });
                     let (token, file) = (self.last_read, store.incoming_file(group, first_index));
                     out.push(Effect::Read { token, file, pos: position, len: bytes });
                 }
@@ -311,10 +331,11 @@ impl Copies {
         }
         copy.since = None;
         copy.tries = 0;
+        copy.in_vain = 0;
         let Some(bytes) = bytes else {
             // The log starts later by now, or that node is no replica any more.
             store.discard_incoming_file(group, first_index);
-            copy.ask_another();
+            copy.ask_another(self.ticks);
             return;
         };
         self.copied_bytes += bytes.len() as u64;
@@ -333,7 +354,7 @@ impl Copies {
             Err(error) => {
                 tracing::warn!(group = group.get(), %from, %first_index, %error, "copy.segment.refused: another node is asked");
                 store.discard_incoming_file(group, first_index);
-                copy.ask_another();
+                copy.ask_another(self.ticks);
             }
         }
         self.go_on(group, store, out);
@@ -363,7 +384,9 @@ impl Copies {
                 let what = CatchUp::Segment { first_index, position, bytes: bytes.ok() };
                 out.push(Effect::Send { to, message: PeerMessage::CatchUp { group, what } });
             }
-            Some(Reading::Reread { group }) => self.on_reread(group, result, store, out),
+            Some(Reading::Reread { group, first_index, position }) => {
+                self.on_reread(group, (first_index, position), result, store, out);
+            }
             None => {}
         }
     }
@@ -371,14 +394,20 @@ impl Copies {
     fn on_reread(
         &mut self,
         group: GroupId,
+        (first_index, position): (LogIndex, u64),
         result: Result<Bytes, DiskError>,
         store: &mut Store,
         out: &mut Vec<Effect>,
     ) {
         let Some(copy) = self.copies.get_mut(&group) else { return };
         let Stage::Copying(copying) = &mut copy.stage else { return };
+        let is_asked = copying.segments.get(copying.at).is_some_and(|segment| segment.first_index() == first_index)
+            && copying.check.as_ref().is_some_and(|check| check.position() == position)
+            && position < copying.reread_to;
+        if !is_asked {
+            return;
+        }
         copy.since = None;
-        let Some(first_index) = copying.segments.get(copying.at).map(SnapshotSegment::first_index) else { return };
         let is_sound = match result {
             Ok(bytes) if !bytes.is_empty() => {
                 let is_end = copying
@@ -438,13 +467,23 @@ impl Copy {
         self.source.nodes.get(self.asked % self.source.nodes.len().max(1)).copied()
     }
 
-    fn ask_another(&mut self) {
+    fn ask_another(&mut self, now: u64) {
         self.asked += 1;
+        self.in_vain += 1;
         self.tries = 0;
         self.since = None;
-        if matches!(self.stage, Stage::Copying(_)) {
+        if self.in_vain > self.source.nodes.len() {
+            self.rest(now);
+        } else if matches!(self.stage, Stage::Copying(_)) {
             self.stage = Stage::Asking;
         }
+    }
+
+    /// Lets others go first.
+    fn rest(&mut self, now: u64) {
+        self.in_vain = 0;
+        self.since = None;
+        self.stage = Stage::Waiting { not_before: now + REST_TICKS };
     }
 }
 

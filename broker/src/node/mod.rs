@@ -141,6 +141,9 @@ impl Node {
             stopping: None,
             stopped: false,
         };
+        if node.controller.is_superseded(node.config.incarnation) {
+            return Err(NodeOpenError::Superseded { node: node.config.node });
+        }
         let metadata = node.controller.metadata();
         // Nobody has asked for anything yet, so nobody is answered.
         let mut nothing = Vec::new();
@@ -307,7 +310,7 @@ impl Node {
                     self.view.lead(group, Leadership { term, node: Some(from) });
                 }
             }
-            PeerMessage::Placed { group, voters } => self.on_placed(group, &voters),
+            PeerMessage::Placed { group, voters, targets_given } => self.on_placed(group, &voters, targets_given),
             PeerMessage::Lost { group, replica } => self.on_lost(group, replica, out),
             PeerMessage::Replace { group, replica } => self.on_replace(group, replica),
             PeerMessage::CatchUp { group, what } => self.on_catch_up(from, group, what, out),
@@ -359,6 +362,15 @@ pub enum NodeOpenError {
         cluster: u32,
         /// The build's.
         build: u32,
+    },
+    /// The cluster has let another data directory take this one's place.
+    #[error(
+        "another data directory has taken the place of this one as node {node}, and what is in it is not needed any more; \
+         remove it, or, to use this machine as well, start it with an empty directory and another id"
+    )]
+    Superseded {
+        /// The node.
+        node: NodeId,
     },
     /// A checkpoint's state of a group does not parse.
     #[error(

@@ -195,6 +195,9 @@ impl Node {
 
     /// There is no replica of a partition here any more.
     fn close(&mut self, place: TopicPartition, group: GroupId, why: &Error, out: &mut Vec<Effect>) {
+        if !self.places.contains_key(&place) && !self.store.knows(group) && self.copies.replica(group).is_none() {
+            return;
+        }
         self.places.remove(&place);
         self.view.remove(place);
         self.campaigns.remove(&group);

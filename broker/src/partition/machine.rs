@@ -110,7 +110,8 @@ impl Partition {
     #[must_use]
     pub fn placed(&self) -> Option<&metadata::Partition> {
         let number = self.view.partition.partition;
-        self.topic.partitions.iter().find(|partition| partition.partition == number)
+        let at = usize::try_from(number.get()).ok()?;
+        self.topic.partitions.get(at).filter(|partition| partition.partition == number)
     }
 
     /// The node that should lead it: the first of the replicas that it is to have.
@@ -121,7 +122,11 @@ impl Partition {
 
     /// Its topic is another now, or its replicas are to be.
     pub fn set_topic(&mut self, topic: Arc<Topic>) {
+        let before = self.placed().cloned();
         self.topic = topic;
+        if self.placed() == before.as_ref() {
+            return;
+        }
         self.settled = false;
         if let Some(placed) = self.placed() {
             let replicas = placed.everybody();

@@ -40,6 +40,8 @@ pub enum PeerMessage {
         group: GroupId,
         /// Who votes.
         voters: Vec<ReplicaId>,
+        /// Which target this is, by the metadata's count.
+        targets_given: u64,
     },
     /// To a group's leader: a replica has lost what it had.
     Lost {
@@ -111,7 +113,7 @@ impl PeerMessage {
                 64 + message.get_entries().iter().map(|entry| entry.get_data().len() + 16).sum::<usize>()
             }
             Self::Leadership { .. } => 16,
-            Self::Placed { voters, .. } => 16 + 8 * voters.len(),
+            Self::Placed { voters, .. } => 24 + 8 * voters.len(),
             Self::Lost { .. } | Self::Replace { .. } => 24,
             Self::CatchUp { what, .. } => match what {
                 CatchUp::Snapshot(Some(bytes)) | CatchUp::Segment { bytes: Some(bytes), .. } => 48 + bytes.len(),
@@ -134,9 +136,10 @@ pub fn encode(messages: Vec<PeerMessage>) -> (peer::RaftFrame, Vec<Bytes>) {
             PeerMessage::Leadership { group, term } => {
                 frame.leaderships.push(peer::Leadership { group: group.get(), term: term.get() });
             }
-            PeerMessage::Placed { group, voters } => frame.placements.push(peer::Placement {
+            PeerMessage::Placed { group, voters, targets_given } => frame.placements.push(peer::Placement {
                 group: group.get(),
                 voters: voters.into_iter().map(ReplicaId::get).collect(),
+                targets_given,
                 ..peer::Placement::default()
             }),
             PeerMessage::Lost { group, replica } => frame.placements.push(peer::Placement {
@@ -261,7 +264,11 @@ pub fn decode(frame: peer::RaftFrame, mut payload: Bytes) -> Result<Vec<PeerMess
     messages.extend(frame.placements.into_iter().map(|placement| {
         let group = GroupId(placement.group);
         match (placement.lost_replica, placement.replace_replica) {
-            (0, 0) => PeerMessage::Placed { group, voters: placement.voters.into_iter().map(ReplicaId).collect() },
+            (0, 0) => PeerMessage::Placed {
+                group,
+                voters: placement.voters.into_iter().map(ReplicaId).collect(),
+                targets_given: placement.targets_given,
+            },
             (0, replace) => PeerMessage::Replace { group, replica: ReplicaId(replace) },
             (lost, _) => PeerMessage::Lost { group, replica: ReplicaId(lost) },
         }
@@ -396,7 +403,7 @@ mod tests {
         let mut messages = vec![append()];
         messages.extend(copies.map(|what| PeerMessage::CatchUp { group, what }));
         messages.push(PeerMessage::Leadership { group, term: Term(9) });
-        messages.push(PeerMessage::Placed { group, voters: vec![ReplicaId(1), ReplicaId(5)] });
+        messages.push(PeerMessage::Placed { group, voters: vec![ReplicaId(1), ReplicaId(5)], targets_given: 2 });
         messages.push(PeerMessage::Lost { group, replica: ReplicaId(5) });
         messages.push(PeerMessage::Replace { group, replica: ReplicaId(6) });
         let mixed: Vec<PeerMessage> = messages.iter().rev().cloned().collect();

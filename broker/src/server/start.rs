@@ -160,7 +160,8 @@ async fn open_node(
     };
     let directory = DirIdentity { cluster: identity.cluster, node: identity.node, incarnation: identity.incarnation };
     blocking(move || {
-        // The decision is durable already: a crash here leaves a directory that is formatted again, in the same way.
+        // The decision is durable already: a crash here leaves a directory that is formatted again, by the founders' decision
+        // or from what the controller says then.
         if DirIdentity::read(&*disk).map_err(NodeOpenError::from)?.is_none() {
             let journal = JournalId::from_bytes(random_uuid().into_bytes());
             let formatted = match begins_with {

@@ -150,6 +150,12 @@ impl Store {
         self.leaving.contains_key(&group)
     }
 
+    /// Whether a group is here.
+    #[must_use]
+    pub fn knows(&self, group: GroupId) -> bool {
+        self.groups.contains_key(&group)
+    }
+
     /// Whether nothing is left of a group that was removed: the checkpoint does not know it, and its files are gone.
     #[must_use]
     pub fn is_gone(&self, group: GroupId) -> bool {

@@ -97,6 +97,12 @@ impl Snapshot {
         self
     }
 
+    /// The first entry that its segments hold.
+    #[must_use]
+    pub const fn first_index(&self) -> LogIndex {
+        self.record.log.start.index
+    }
+
     /// The offset that follows it.
     #[must_use]
     pub fn next_offset(&self) -> Offset {

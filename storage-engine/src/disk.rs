@@ -225,6 +225,15 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// When the file is not there or the system refuses.
     fn read(&self, file: &FileName, pos: u64, len: usize) -> Result<Bytes, DiskError>;
 
+    /// The same, from the disk itself where the system allows it: not from a cache that was filled when it was written, and
+    /// without pushing others out of that. For who wants to know what the disk holds.
+    ///
+    /// # Errors
+    /// When the file is not there or the system refuses.
+    fn read_from_disk(&self, file: &FileName, pos: u64, len: usize) -> Result<Bytes, DiskError> {
+        self.read(file, pos, len)
+    }
+
     /// The bytes `pos..pos + len` of a file whose range is written and will not change, without a copy where the system
     /// allows it (a map whose pages were populated, so that touching them cannot fault).
     ///

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use levada_protocol::ids::{GroupId, LogIndex, NodeId, ReplicaId};
 use levada_storage_engine::{
     disk::DiskError,
-    store::{SegmentCheck, Snapshot, SnapshotSegment, Store, segment_file},
+    store::{SegmentCheck, SegmentSpec, Snapshot, Store, segment_file},
 };
 
 use super::event::Effect;
@@ -75,7 +75,7 @@ enum Stage {
 #[derive(Debug)]
 struct Copying {
     snapshot: Snapshot,
-    segments: Vec<SnapshotSegment>,
+    segments: Vec<SegmentSpec>,
     /// The segment that is copied; behind the last one everything is there.
     at: usize,
     check: Option<SegmentCheck>,

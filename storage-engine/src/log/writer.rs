@@ -7,7 +7,7 @@ use std::{
 
 use levada_protocol::ids::{GroupId, LogIndex, Offset, Term, TopicPartition};
 
-use super::{Log, Shared, State, Tail, TermRuns, entry_bytes};
+use super::{Log, Shared, State, Suspects, Tail, TermRuns, entry_bytes};
 use crate::{
     config::SegmentConfig,
     disk::{Disk, DiskOp, FileName},
@@ -137,7 +137,8 @@ pub(crate) struct LogWriter {
 }
 
 impl LogWriter {
-    /// The log of a group as the checkpoint has it; `tail_bytes` counts what tails take in memory.
+    /// The log of a group as the checkpoint has it; `tail_bytes` counts what tails take in memory, `suspects` are segments
+    /// that cannot be read.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         group: GroupId,
@@ -145,6 +146,7 @@ impl LogWriter {
         record: &LogRecord,
         config: SegmentConfig,
         tail_bytes: Arc<AtomicU64>,
+        suspects: Arc<Suspects>,
     ) -> Self {
         let segments = record.segments.iter().map(|segment| {
             let header = segment.start.header(group, topic_partition);
@@ -160,7 +162,7 @@ impl LogWriter {
             log_start: record.log_start,
         };
         Self {
-            log: Log { shared: Arc::new(Shared { disk, group, topic_partition, state: Mutex::new(state) }) },
+            log: Log { shared: Arc::new(Shared { disk, group, topic_partition, suspects, state: Mutex::new(state) }) },
             config,
             start: record.start,
             active: None,
@@ -356,6 +358,16 @@ impl LogWriter {
         (index >= state.tail.first_index()).then(entries)
     }
 
+    /// The file of a sealed segment is another by now: what was found out about the one before counts no more.
+    pub(crate) fn reopen(&self, first_index: LogIndex) {
+        let mut state = self.log.state();
+        let found = state.segments.iter_mut().find(|segment| segment.header().first_index == first_index);
+        if let Some(segment) = found.filter(|segment| segment.is_sealed()) {
+            let interval = self.config.index_interval_bytes;
+            *segment = Arc::new(Segment::recovered(*segment.header(), segment.end(), true, interval));
+        }
+    }
+
     /// Until [`LogWriter::capture`], nothing behind `applied` goes into a segment.
     pub(crate) fn hold(&mut self, applied: LogIndex) {
         assert!(self.end().index <= applied.next(), "entries behind {applied} are in segments already");
@@ -410,7 +422,9 @@ impl LogWriter {
         self.active.get_or_insert_with(|| {
             let last = log.state().segments.back().filter(|last| !last.is_sealed()).cloned();
             if let Some(segment) = last {
-                return SegmentWriter::resume(segment, &*log.shared.disk, config);
+                let writer = SegmentWriter::resume(segment, &*log.shared.disk, config);
+                log.note_damage(writer.segment());
+                return writer;
             }
             let writer = SegmentWriter::create(end.header(log.group(), log.topic_partition()), config);
             log.state().segments.push_back(Arc::clone(writer.segment()));

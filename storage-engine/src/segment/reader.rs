@@ -1,7 +1,10 @@
 //! A segment as its readers hold it. Shared between the writer and any number of readers on other threads.
 #![deny(clippy::indexing_slicing)]
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
 use levada_protocol::{
@@ -59,6 +62,8 @@ pub(crate) struct Segment {
     file: FileName,
     header: SegmentHeader,
     index_interval_bytes: u64,
+    /// Something of it could not be read.
+    is_suspect: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -87,7 +92,8 @@ impl Segment {
         index_interval_bytes: u64,
         index: Option<Arc<SegmentIndex>>,
     ) -> Self {
-        Self { file: header.file(), header, index_interval_bytes, state: Mutex::new(State { end, sealed, index }) }
+        let (file, is_suspect) = (header.file(), AtomicBool::new(false));
+        Self { file, header, index_interval_bytes, is_suspect, state: Mutex::new(State { end, sealed, index }) }
     }
 
     pub(crate) const fn file(&self) -> &FileName {
@@ -180,6 +186,11 @@ impl Segment {
         self.view(disk).index
     }
 
+    /// Whether something of it could not be read since this was asked last.
+    pub(crate) fn take_suspicion(&self) -> bool {
+        self.is_suspect.load(Ordering::Relaxed) && self.is_suspect.swap(false, Ordering::Relaxed)
+    }
+
     fn view<'a>(&'a self, disk: &'a dyn Disk) -> View<'a> {
         let (end, sealed, index) = {
             let state = self.state();
@@ -236,6 +247,7 @@ impl<'a> View<'a> {
         match frame_at(position) {
             Ok((frame, _)) => pick(&frame.points).map_or_else(|| self.first(), |point| Place::from(&point)),
             Err(cause) => {
+                self.segment.is_suspect.store(true, Ordering::Relaxed);
                 tracing::error!(file = %self.segment.file, position, %cause, "an index frame of a segment is damaged");
                 let before = self.index.directory().iter().map(|frame| frame.position).rfind(|&frame| frame < position);
                 before.and_then(|before| frame_at(before).ok()).map_or_else(|| self.first(), |(_, behind)| behind)
@@ -253,6 +265,7 @@ impl<'a> View<'a> {
     fn load_index(&self, sealed: bool) -> (SegmentIndex, bool) {
         let file = &self.segment.file;
         let report = |cause: &DamageCause, what| {
+            self.segment.is_suspect.store(true, Ordering::Relaxed);
             tracing::error!(%file, %cause, what, "a segment is damaged outside of its entries; it is read without that");
         };
         if let Err(cause) = self.check_header() {
@@ -331,6 +344,7 @@ impl<'a> View<'a> {
     }
 
     fn damage_at(&self, place: &Place, span: Option<u64>, cause: DamageCause) -> Box<Damage> {
+        self.segment.is_suspect.store(true, Ordering::Relaxed);
         let behind = || self.index.offset_behind(place.position).unwrap_or(self.end.offset);
         let end = span.map_or_else(behind, |span| place.offset.plus(span));
         let file = self.segment.file.clone();

@@ -212,6 +212,14 @@ impl Disk for StdDisk {
         read().map_err(|error| DiskError::new("read", name, &error))
     }
 
+    fn read_from_disk(&self, name: &FileName, pos: u64, len: usize) -> Result<Bytes, DiskError> {
+        match self.direct.read(&self.path(name), pos, len) {
+            Ok(Some(bytes)) => Ok(bytes),
+            Ok(None) => self.read(name, pos, len),
+            Err(error) => Err(DiskError::new("read", name, &error)),
+        }
+    }
+
     fn map(&self, name: &FileName, pos: u64, len: usize) -> Result<Bytes, DiskError> {
         let mapped = self.descriptors.get(name).and_then(|handle| handle.map.slice(&handle.file, pos, len));
         match mapped {

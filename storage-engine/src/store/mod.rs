@@ -26,6 +26,8 @@ mod checkpointing;
 mod group;
 mod incoming;
 mod recovery;
+mod repair;
+mod segment_spec;
 mod snapshot;
 
 use std::{
@@ -45,7 +47,8 @@ use levada_protocol::ids::{GroupId, LogIndex, Offset, PartitionId, Term, TopicId
 
 pub use self::{
     recovery::{Recovered, RecoveredGroup},
-    snapshot::{GroupState, SegmentCheck, Snapshot, SnapshotSegment, segment_file},
+    segment_spec::{SegmentCheck, SegmentSpec, segment_file},
+    snapshot::{GroupState, Snapshot},
 };
 pub use crate::{config::StoreConfig, disk::Lane, identity::DirIdentity};
 use crate::{
@@ -55,6 +58,7 @@ use crate::{
     journal::{Completed, Doubt, JournalWriter},
     log::{
         Log,
+        suspects::Suspects,
         writer::{LogRecord, LogWriter},
     },
     poison::Poisoned,
@@ -119,6 +123,13 @@ pub enum StoreEvent {
         /// The group.
         group: GroupId,
     },
+    /// A damaged segment has another file now, which is sound.
+    Repaired {
+        /// The group.
+        group: GroupId,
+        /// The segment's first entry.
+        first_index: LogIndex,
+    },
     /// A checkpoint is durable.
     Checkpointed {
         /// Which one since the store was opened, from 1.
@@ -134,6 +145,7 @@ enum Job {
     Segment(GroupId),
     Checkpoint,
     Incoming(GroupId),
+    Repair(GroupId, LogIndex),
     Remove,
 }
 
@@ -195,6 +207,8 @@ pub struct Store {
     leaving: BTreeMap<GroupId, Leaving>,
     /// Files that arrive from other nodes.
     incoming: Incoming,
+    /// Segments that somebody could not read.
+    suspects: Arc<Suspects>,
     /// Groups that may have lost something that was acknowledged.
     doubt: Doubt,
     poisoned: Option<Poisoned>,
@@ -218,6 +232,7 @@ impl Store {
             &LogRecord::EMPTY,
             self.config.segment,
             Arc::clone(&self.tail_bytes.followed),
+            Arc::clone(&self.suspects),
         );
         let handle = log.log().clone();
         let mut group = Group::new(log);
@@ -439,6 +454,10 @@ impl Store {
             Job::Incoming(group) => {
                 result.map_err(Poisoned::new)?;
                 return Ok(vec![StoreEvent::Incoming { group }]);
+            }
+            Job::Repair(group, first_index) => {
+                result.map_err(Poisoned::new)?;
+                return Ok(self.repaired(group, first_index));
             }
             Job::Remove => result.map_err(Poisoned::new)?,
         }

@@ -1,6 +1,9 @@
 //! Bits that flip, and files that are exchanged: noticed, and never served.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use levada_protocol::ids::{GroupId, LogIndex, Offset};
 
@@ -9,8 +12,8 @@ use crate::{
     disk::{Disk, DiskOp, FileName},
     error::{OpenError, ReadError},
     journal::Doubt,
-    sim_disk::{SimDisk, rng::Rng},
-    store::Recovered,
+    sim_disk::{CrashPlan, SimDisk, rng::Rng},
+    store::{Recovered, segment_file},
 };
 
 /// A store at rest, with everything proven: several groups, sealed and open segments, some entries in the journal only.
@@ -210,4 +213,76 @@ fn a_damaged_segment_takes_more_and_serves_the_rest() {
     assert!(log.segments()[0].sealed);
     assert!(log.read(Offset(0), 1, Offset(25)).is_err());
     assert_eq!(log.read(Offset(20), 1, Offset(25)).unwrap().next_offset, Offset(25));
+}
+
+/// Reads all of a group, by offset and by index; whether anything was damaged.
+fn has_damage(world: &World, group: GroupId) -> bool {
+    let log = world.store.log(group).unwrap();
+    let (end, mut offset, mut damaged) = (log.next_offset(), log.log_start(), false);
+    while offset < end && !damaged {
+        match log.read(offset, 1 << 20, end) {
+            Ok(read) => offset = read.next_offset,
+            Err(_) => damaged = true,
+        }
+    }
+    let indexes = log.first_index().get()..=log.last_index().get();
+    indexes.fold(damaged, |damaged, index| log.entries(LogIndex(index), LogIndex(index + 1), 1).is_err() || damaged)
+}
+
+/// The spec of a segment finds every damage there can be, and the file of another replica mends it.
+#[test]
+fn a_damaged_segment_gets_the_file_of_another_replica() {
+    let sound = at_rest(21);
+    let mut rng = Rng::new(9);
+    let mut segments = Vec::new();
+    let mut at = (GroupId(0), LogIndex(0));
+    while let Some((group, spec)) = sound.store.next_segment(at) {
+        at = (group, spec.first_index());
+        if spec.is_sealed() {
+            segments.push((group, spec));
+        }
+    }
+    assert!(segments.len() > 5, "{}", segments.len());
+    let (mut suspected, mut damages) = (0, 0);
+    for (group, spec) in &segments {
+        let file = segment_file(*group, spec.first_index());
+        let len = sound.disk.len(&file).unwrap().unwrap();
+        for way in 0..5 {
+            let disk = Arc::new(sound.disk.fork());
+            match way {
+                0 => disk.flip_bit(&file, rng.below(len), rng.byte() % 8),
+                1 => disk.flip_bit(&file, len - 1 - rng.below(len / 4), rng.byte() % 8),
+                2 => disk.make_unreadable(&file, rng.below(len), 1),
+                3 => disk.perform(&DiskOp::Truncate { file: file.clone(), len: rng.below(len) }).unwrap(),
+                _ => disk.perform(&DiskOp::Remove { file: file.clone() }).unwrap(),
+            }
+            let Recovered { store, .. } = open(&disk).unwrap();
+            let mut world = World::with(Arc::clone(&disk), store, sound.groups.clone(), 3);
+            damages += 1;
+            let is_sound = disk.read_from_disk(&file, 0, 1 << 24).is_ok_and(|bytes| {
+                let mut check = spec.check();
+                check.update(&bytes).and_then(|()| check.finish()).is_ok()
+            });
+            assert!(!is_sound, "way {way} of {file}");
+            has_damage(&world, *group);
+            suspected += u32::from(world.store.take_suspects().contains(&(*group, spec.first_index())));
+
+            let bytes = sound.disk.read(&file, 0, 1 << 24).unwrap();
+            for piece in bytes.chunks(500) {
+                world.store.write_incoming(*group, spec.first_index(), bytes::Bytes::copy_from_slice(piece));
+            }
+            world.store.finish_incoming(*group, spec.first_index());
+            world.settle();
+            world.store.replace_segment(*group, spec.first_index());
+            world.settle();
+            assert!(!has_damage(&world, *group), "way {way} of {file}");
+            assert_eq!(world.store.take_suspects(), BTreeSet::new());
+            disk.crash(&CrashPlan::LOSE_ALL);
+            let Recovered { store, doubt, .. } = open(&disk).unwrap();
+            assert_eq!(doubt, Doubt::None);
+            let world = World::with(disk, store, sound.groups.clone(), 4);
+            assert!(!has_damage(&world, *group), "way {way} of {file}, after the power went");
+        }
+    }
+    assert!(suspected * 10 > damages * 9, "readers notice most of it: {suspected} of {damages}");
 }

@@ -206,6 +206,7 @@ impl World {
                     self.checkpointed = number;
                     continue;
                 }
+                StoreEvent::Repaired { .. } => continue,
                 StoreEvent::Incoming { .. } => {
                     self.arrived += 1;
                     continue;

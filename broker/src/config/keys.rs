@@ -79,8 +79,14 @@ pub const KEYS: &[Key] = &[
     key(
         "limits.copy_bytes_per_s",
         "52428800",
-        "what new replicas on this node copy from other nodes in a second, together",
+        "what new replicas and damaged segments on this node copy from other nodes in a second, together",
     ),
+    key(
+        "scrub.bytes_per_s",
+        "16777216",
+        "how fast all segments are read again in the background, to find what the disk has lost; 0: never",
+    ),
+    key("scrub.interval_s", "86400", "from the beginning of such a pass to that of the next, if it takes no longer"),
     key("limits.produce_ms", "30000", "how long a produce may take at most, whatever its client says"),
     key("journal.file_bytes", "67108864", "length of a journal file"),
     key("journal.files_keep", "8", "journal files that are kept for use again"),

@@ -117,6 +117,8 @@ impl ServerConfig {
             ("limits.frame_ms", limits.frame_ms, 100, 3_600_000),
             ("limits.idle_ms", limits.idle_ms, 100, 86_400_000),
             ("limits.produce_ms", limits.produce_ms, 100, 3_600_000),
+            ("scrub.bytes_per_s", self.scrub.bytes_per_s, 0, 1 << 40),
+            ("scrub.interval_s", self.scrub.interval_s, 1, 100 * 86_400),
             ("journal.file_bytes", journal.file_bytes, 48 * MIB, 4096 * MIB),
             ("journal.files_keep", journal.files_keep, 2, 10_000),
             ("journal.gather_bytes", journal.gather_bytes, 64 << 10, 48 * MIB),

@@ -50,6 +50,7 @@ pub struct ServerConfig {
     pub listen: Doors,
     pub advertised: Doors,
     pub limits: LimitsConfig,
+    pub scrub: ScrubSettings,
     pub journal: JournalSettings,
     pub segment: SegmentSettings,
     pub disk: DiskSettings,
@@ -81,6 +82,15 @@ pub struct LimitsConfig {
     pub idle_ms: u64,
     pub produce_ms: u64,
     pub copy_bytes_per_s: u64,
+}
+
+/// The scrub.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS is the documentation of every key")]
+pub struct ScrubSettings {
+    pub bytes_per_s: u64,
+    pub interval_s: u64,
 }
 
 /// The journal.

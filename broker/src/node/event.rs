@@ -216,6 +216,8 @@ pub enum Effect {
         pos: u64,
         /// How many bytes at most.
         len: usize,
+        /// Not from a cache, if that can be.
+        from_disk: bool,
     },
     /// The answer to a request. Every request gets exactly one.
     Reply {

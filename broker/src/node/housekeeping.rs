@@ -14,7 +14,7 @@ use prost::Message as _;
 
 use super::{Node, event::Effect, going_down};
 use crate::{
-    cluster::view::Leadership,
+    cluster::view::{Leadership, Upkeep},
     partition::{leading::Leading, machine::Partition},
     raft::{TICK_MS, group::Group},
 };
@@ -44,7 +44,10 @@ impl Node {
             }
         }
         self.campaign();
-        self.copies.tick(&mut self.store, out);
+        self.budget.tick();
+        self.copies.tick(&mut self.budget, &mut self.store, out);
+        self.mend(out);
+        self.scrub.tick(&self.store, out);
         self.approach_all(out);
         self.do_duties();
         if self.ticks.is_multiple_of(SEGMENT_TICKS) {
@@ -138,12 +141,22 @@ impl Node {
         }
     }
 
-    /// Shows who votes on metadata, and what is copied to this node.
+    /// Shows who votes on metadata, and how this node's disk is.
     fn show_nodes(&self) {
         let members = self.controller.members();
         let voters = self.controller.group.conf().voters.iter();
         self.view.set_metadata_voters(voters.filter_map(|voter| members.get(voter).copied()).collect());
-        self.view.set_copies(self.copies.len(), self.copies.copied_bytes());
+        self.view.set_upkeep(Upkeep {
+            copying: self.copies.len(),
+            copied_bytes: self.copies.copied_bytes() + self.mends.fetched_bytes(),
+            damaged_segments: self.mends.len(),
+            mended_segments: self.mends.mended(),
+            lost_replicas: self.lost.len(),
+            scrub_passes: self.scrub.passes(),
+            scrubbed_bytes: self.scrub.bytes(),
+            scrub_found: self.scrub.found(),
+            scrub_ended_ms_ago: self.scrub.ended_ms_ago(),
+        });
     }
 
     /// Gives leadership back to preferred leaders that are well and have everything, but not from where it was
@@ -246,7 +259,7 @@ fn active_is_old(partition: &Partition, now_ms: i64) -> bool {
 }
 
 /// Proposes the end of the active segment as leader, unless that is under way; `false` when nothing is proposed.
-fn roll(partition: &mut Partition, now_ms: i64) -> bool {
+pub(super) fn roll(partition: &mut Partition, now_ms: i64) -> bool {
     if partition.roll_pending {
         return false;
     }

@@ -16,10 +16,13 @@ mod admission;
 mod controller;
 mod copying;
 pub mod event;
+mod fetching;
 mod housekeeping;
+mod mending;
 mod partitions;
 mod placing;
 mod reads;
+mod scrubbing;
 mod wishes;
 
 use std::{
@@ -27,12 +30,13 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use levada_protocol::{
     error::{Error, ErrorCode, NodeAddresses},
     ids::{ClusterId, GroupId, IncarnationId, LogIndex, NodeId, ReplicaId, TopicPartition},
 };
 use levada_storage_engine::{
-    disk::Disk,
+    disk::{Disk, DiskError},
     error::OpenError,
     store::{DirIdentity, GroupCheckpoint, RecoveredGroup, Store, StoreConfig, StoreEffect, StoreEvent},
 };
@@ -42,7 +46,10 @@ use self::{
     controller::Controller,
     copying::Copies,
     event::{Effect, Event, Now, Request, RequestId},
+    fetching::Budget,
+    mending::Mends,
     reads::Reads,
+    scrubbing::Scrub,
 };
 use crate::{
     cluster::view::{ClusterView, Leadership},
@@ -50,6 +57,8 @@ use crate::{
     raft::wire::PeerMessage,
     random::Random,
 };
+
+pub use self::scrubbing::ScrubConfig;
 
 /// Who a node is and how it behaves.
 #[derive(Clone, Debug)]
@@ -68,8 +77,10 @@ pub struct NodeConfig {
     pub seed: u64,
     /// How it stores.
     pub store: StoreConfig,
-    /// What new replicas on this node may copy from others in a second, together.
+    /// What new replicas and damaged segments on this node may copy from others in a second, together.
     pub copy_bytes_per_s: u64,
+    /// How often, and how fast, all segments are read to see whether they are sound.
+    pub scrub: ScrubConfig,
 }
 
 /// The core of one node.
@@ -87,6 +98,11 @@ pub struct Node {
     dormant: BTreeMap<GroupId, RecoveredGroup>,
     /// Replicas that come into being here.
     copies: Copies,
+    /// Damaged segments of replicas that go on.
+    mends: Mends,
+    /// What both may ask of others.
+    budget: Budget,
+    scrub: Scrub,
     /// Replicas that have lost what they had: their leaders are to have them replaced.
     lost: BTreeMap<GroupId, ReplicaId>,
     /// As controller: everybody has the place in group 0 that is meant for it.
@@ -118,7 +134,7 @@ impl Node {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let controller = Controller::start(&config, &mut store, dormant.remove(&GroupId::METADATA), &logger)?;
         let view = Arc::new(ClusterView::new(config.cluster, config.node, config.incarnation));
-        let copies = Copies::new(config.copy_bytes_per_s);
+        let (budget, scrub) = (Budget::new(config.copy_bytes_per_s), Scrub::new(config.scrub));
         let mut node = Self {
             random: Random::new(config.seed),
             config,
@@ -129,7 +145,10 @@ impl Node {
             partitions: BTreeMap::new(),
             places: BTreeMap::new(),
             dormant,
-            copies,
+            copies: Copies::default(),
+            mends: Mends::default(),
+            budget,
+            scrub,
             lost: BTreeMap::new(),
             metadata_settled: false,
             dirty: BTreeSet::from([GroupId::METADATA]),
@@ -212,7 +231,7 @@ impl Node {
                 Ok(events) => self.on_store(events, out),
                 Err(poisoned) => out.push(Effect::Fatal { message: poisoned.to_string() }),
             },
-            Event::Read { token, result } => self.copies.on_read(token, result, &mut self.store, out),
+            Event::Read { token, result } => self.on_read(token, result, out),
             Event::Peer { from, message } => self.on_peer(from, message, out),
             Event::Unreachable { node } => {
                 self.controller.group.report_unreachable(node);
@@ -259,7 +278,7 @@ impl Node {
             conf_state: partition.group.membership().encode(),
             app_state: partition.encode(),
         }));
-        self.copies.discard_strays(&mut self.store);
+        self.copies.discard_strays(|group| self.mends.has(group), &mut self.store);
         self.store.begin_checkpoint(groups);
     }
 
@@ -274,7 +293,13 @@ impl Node {
                     }
                     self.dirty.insert(group);
                 }
-                StoreEvent::Incoming { group } => self.copies.on_written(group, &mut self.store, out),
+                StoreEvent::Incoming { group } if self.mends.has(group) => {
+                    self.mends.on_written(group, &mut self.budget, &mut self.store, out);
+                }
+                StoreEvent::Incoming { group } => {
+                    self.copies.on_written(group, &mut self.budget, &mut self.store, out);
+                }
+                StoreEvent::Repaired { group, first_index } => self.mends.on_repaired(group, first_index),
                 StoreEvent::Checkpointed { number } => {
                     for arrived in self.copies.on_checkpoint(number) {
                         if let Err(error) = self.open_arrived(arrived) {
@@ -283,6 +308,16 @@ impl Node {
                     }
                 }
             }
+        }
+    }
+
+    fn on_read(&mut self, token: u64, result: Result<Bytes, DiskError>, out: &mut Vec<Effect>) {
+        if Scrub::is_its(token) {
+            if let Some((group, first_index)) = self.scrub.on_read(token, result, &self.store, out) {
+                self.mends.note(group, first_index);
+            }
+        } else {
+            self.copies.on_read(token, result, &mut self.budget, &mut self.store, out);
         }
     }
 
@@ -313,6 +348,7 @@ impl Node {
             PeerMessage::Placed { group, voters, targets_given } => self.on_placed(group, &voters, targets_given),
             PeerMessage::Lost { group, replica } => self.on_lost(group, replica, out),
             PeerMessage::Replace { group, replica } => self.on_replace(group, replica),
+            PeerMessage::Roll { group } => self.on_roll_wanted(group),
             PeerMessage::CatchUp { group, what } => self.on_catch_up(from, group, what, out),
         }
     }

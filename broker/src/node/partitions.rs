@@ -204,6 +204,7 @@ impl Node {
         self.dormant.remove(&group);
         self.lost.remove(&group);
         self.copies.give_up(group, &mut self.store);
+        self.mends.give_up(group, &mut self.store);
         self.reads.fail(group, why, out);
         if let Some(leading) = self.partitions.remove(&group).and_then(|machine| machine.leading) {
             leading.fail(why, why, out);

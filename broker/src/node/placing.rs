@@ -286,7 +286,11 @@ impl Node {
             }
             CatchUp::Snapshot(bytes) => self.on_snapshot(from, group, bytes, out),
             CatchUp::Segment { first_index, position, bytes } => {
-                self.copies.on_segment(from, group, (first_index, position), bytes, &mut self.store, out);
+                let what = (group, first_index, position);
+                let (budget, store) = (&mut self.budget, &mut self.store);
+                if !self.mends.on_segment(from, what, bytes.as_ref(), budget, store, out) {
+                    self.copies.on_segment(from, what, bytes, budget, store, out);
+                }
             }
         }
     }
@@ -313,7 +317,7 @@ impl Node {
             };
             Some(snapshot.with_conf_state(Membership { replica, conf }.encode()))
         };
-        self.copies.on_snapshot(from, group, bytes, adopt, &mut self.store, out);
+        self.copies.on_snapshot((from, group), bytes, adopt, &mut self.budget, &mut self.store, out);
     }
 }
 

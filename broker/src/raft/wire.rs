@@ -58,6 +58,11 @@ pub enum PeerMessage {
         /// The replica.
         replica: ReplicaId,
     },
+    /// To a group's leader: a replica's segment that is written is damaged, and is to end so that it can be mended.
+    Roll {
+        /// The group.
+        group: GroupId,
+    },
     /// How a new replica gets what the others have.
     CatchUp {
         /// The group.
@@ -114,7 +119,7 @@ impl PeerMessage {
             }
             Self::Leadership { .. } => 16,
             Self::Placed { voters, .. } => 24 + 8 * voters.len(),
-            Self::Lost { .. } | Self::Replace { .. } => 24,
+            Self::Lost { .. } | Self::Replace { .. } | Self::Roll { .. } => 24,
             Self::CatchUp { what, .. } => match what {
                 CatchUp::Snapshot(Some(bytes)) | CatchUp::Segment { bytes: Some(bytes), .. } => 48 + bytes.len(),
                 _ => 48,
@@ -152,6 +157,9 @@ pub fn encode(messages: Vec<PeerMessage>) -> (peer::RaftFrame, Vec<Bytes>) {
                 replace_replica: replica.get(),
                 ..peer::Placement::default()
             }),
+            PeerMessage::Roll { group } => {
+                frame.placements.push(peer::Placement { group: group.get(), roll: true, ..peer::Placement::default() })
+            }
             PeerMessage::CatchUp { group, what } => frame.catch_ups.push(encode_catch_up(group, what, &mut behind)),
         }
     }
@@ -264,6 +272,7 @@ pub fn decode(frame: peer::RaftFrame, mut payload: Bytes) -> Result<Vec<PeerMess
     messages.extend(frame.placements.into_iter().map(|placement| {
         let group = GroupId(placement.group);
         match (placement.lost_replica, placement.replace_replica) {
+            (0, 0) if placement.roll => PeerMessage::Roll { group },
             (0, 0) => PeerMessage::Placed {
                 group,
                 voters: placement.voters.into_iter().map(ReplicaId).collect(),
@@ -401,6 +410,7 @@ mod tests {
             segment(None),
         ];
         let mut messages = vec![append()];
+        messages.push(PeerMessage::Roll { group });
         messages.extend(copies.map(|what| PeerMessage::CatchUp { group, what }));
         messages.push(PeerMessage::Leadership { group, term: Term(9) });
         messages.push(PeerMessage::Placed { group, voters: vec![ReplicaId(1), ReplicaId(5)], targets_given: 2 });

@@ -32,7 +32,7 @@ use crate::{
     forward::Forwarder,
     http,
     net::{connection::Bounds, dial::Caller, dispatch::Dispatch, door::UNFOLDED_AT_ONCE, listener::listen},
-    node::{Node, NodeConfig, NodeOpenError},
+    node::{Node, NodeConfig, NodeOpenError, ScrubConfig},
     runtime::{budget::Budget, clock::Clock, peers::Peers, random_seed, random_uuid, worker::Worker},
 };
 
@@ -157,6 +157,10 @@ async fn open_node(
         seed: random_seed(),
         store: config.store(),
         copy_bytes_per_s: config.limits.copy_bytes_per_s,
+        scrub: ScrubConfig {
+            bytes_per_s: config.scrub.bytes_per_s,
+            interval_ms: config.scrub.interval_s.saturating_mul(1_000),
+        },
     };
     let directory = DirIdentity { cluster: identity.cluster, node: identity.node, incarnation: identity.incarnation };
     blocking(move || {

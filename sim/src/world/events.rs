@@ -179,7 +179,7 @@ impl World {
                     }
                     self.begin_disk_op(node, lane);
                 }
-                Effect::Read { token, file, pos, len } => {
+                Effect::Read { token, file, pos, len, from_disk: _ } => {
                     let Some(process) = self.processes.get_mut(&node) else { continue };
                     let (run, us) = (process.run, process.read_us());
                     let result = process.disk().read(&file, pos, len);

@@ -162,8 +162,8 @@ fn a_reader_keeps_what_it_mapped_while_the_file_grows_and_goes() -> TestResult {
 fn the_disk_itself_says_what_the_cache_says() -> TestResult {
     let (_dir, disk) = disk(4);
     create(&disk, "s");
-    let bytes: Vec<u8> = (0..10_000_u32).map(|i| i.to_le_bytes()[0]).collect();
-    write(&disk, "s", 0, &[&bytes]);
+    let bytes: &'static [u8] = Vec::leak((0..10_000_u32).map(|i| i.to_le_bytes()[0]).collect());
+    write(&disk, "s", 0, &[bytes]);
     for (pos, len) in [(0, 4096), (0, 8192), (0, 10_000), (4096, 1 << 20), (8192, 100), (5, 100), (12_288, 10)] {
         let expected = bytes.iter().copied().skip(pos).take(len).collect::<Vec<u8>>();
         assert_eq!(disk.read_from_disk(&name("s"), pos as u64, len)?, expected, "{len} bytes at {pos}");

@@ -228,7 +228,7 @@ fn copies_that_come_from_nowhere_let_others_go_first() {
     for place in &places {
         world.produce(*place, batch(&["a"], 0)).unwrap();
     }
-    let mut copies = copying::Copies::new(1 << 30);
+    let (mut copies, mut budget) = (copying::Copies::default(), fetching::Budget::new(1 << 30));
     let mut store = world.nodes.remove(&NodeId(3)).unwrap().store;
     let groups = |out: &[Effect]| -> BTreeSet<GroupId> {
         let asked = out.iter().filter_map(|effect| match effect {
@@ -242,10 +242,10 @@ fn copies_that_come_from_nowhere_let_others_go_first() {
         copies.begin(GroupId(group), nowhere.clone(), &mut store);
     }
     let mut out = Vec::new();
-    copies.tick(&mut store, &mut out);
+    copies.tick(&mut budget, &mut store, &mut out);
     assert_eq!(groups(&out).len(), 4);
     for _ in 0..400 {
-        copies.tick(&mut store, &mut out);
+        copies.tick(&mut budget, &mut store, &mut out);
     }
     assert_eq!(groups(&out).len(), 5, "the fifth had its turn");
     let asked = out.iter().filter_map(|effect| match effect {

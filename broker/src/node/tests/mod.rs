@@ -9,9 +9,13 @@ use levada_protocol::{
     ids::{Offset, ProducerEpoch, ProducerId},
     source::NewTopic,
 };
-use levada_storage_engine::entry::EntryKind;
+use levada_storage_engine::{
+    disk::{DiskOp, FileName},
+    entry::EntryKind,
+};
 
 mod membership;
+mod mending;
 mod scripts;
 mod world;
 

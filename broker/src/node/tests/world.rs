@@ -33,6 +33,8 @@ pub(super) struct World {
     pub(super) wiped: BTreeSet<NodeId>,
     /// What nodes that start may copy in a second.
     pub(super) copy_bytes_per_s: u64,
+    /// How nodes that start scrub.
+    pub(super) scrub: ScrubConfig,
     /// What nodes did of late, one line each.
     pub(super) story: Vec<String>,
 }
@@ -47,6 +49,7 @@ pub(super) fn config(node: NodeId, count: u64) -> NodeConfig {
         seed: node.get(),
         store: StoreConfig { checkpoint_bytes: 1 << 20, ..StoreConfig::default() },
         copy_bytes_per_s: 50 << 20,
+        scrub: ScrubConfig { bytes_per_s: 0, interval_ms: 0 },
     }
 }
 
@@ -79,6 +82,7 @@ impl World {
             next_request: 0,
             wiped: BTreeSet::new(),
             copy_bytes_per_s: 50 << 20,
+            scrub: ScrubConfig { bytes_per_s: 0, interval_ms: 0 },
             story: Vec::new(),
         };
         for id in (1..=count).map(NodeId) {
@@ -145,7 +149,7 @@ impl World {
                     let result = ops.iter().try_for_each(|op| self.disks[&id].perform(op));
                     self.events.push_back((id, Event::Disk { token, result }));
                 }
-                Effect::Read { token, file, pos, len } => {
+                Effect::Read { token, file, pos, len, from_disk: _ } => {
                     let result = self.disks[&id].read(&file, pos, len);
                     self.events.push_back((id, Event::Read { token, result }));
                 }
@@ -289,7 +293,7 @@ impl World {
 
     /// Three nodes founded the cluster, whoever is in it by now.
     fn config(&self, node: NodeId) -> NodeConfig {
-        let mut config = NodeConfig { copy_bytes_per_s: self.copy_bytes_per_s, ..config(node, 3) };
+        let mut config = NodeConfig { copy_bytes_per_s: self.copy_bytes_per_s, scrub: self.scrub, ..config(node, 3) };
         if self.wiped.contains(&node) {
             config.incarnation = IncarnationId::from_bytes([u8::try_from(100 + node.get()).unwrap(); 16]);
         }

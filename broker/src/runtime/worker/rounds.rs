@@ -26,7 +26,7 @@ use crate::{
         clock::{self, Clock},
         lanes::Lanes,
         peers::Peers,
-        reads::Reads,
+        reads::{Read, Reads},
         ticks::Ticks,
     },
 };
@@ -223,7 +223,9 @@ impl Rounds {
                 Effect::Disk { lane, token, ops } => {
                     self.lanes.queue(lane, token, ops);
                 }
-                Effect::Read { token, file, pos, len } => self.reads.read(token, file, pos, len),
+                Effect::Read { token, file, pos, len, from_disk } => {
+                    self.reads.read(Read { token, file, pos, len, from_disk });
+                }
                 Effect::Reply { id, result } => {
                     if let Some(reply) = self.pending.remove(&id).and_then(|pending| pending.reply) {
                         self.answer(reply, result);

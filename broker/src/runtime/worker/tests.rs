@@ -25,7 +25,7 @@ use super::*;
 use crate::{
     cluster::addresses::AddressBook,
     net::dial::Caller,
-    node::NodeConfig,
+    node::{NodeConfig, ScrubConfig},
     runtime::{budget::Budget, clock, tasks::Tasks},
 };
 
@@ -85,8 +85,17 @@ async fn fixture() -> Fixture {
     let mut store = StoreConfig::default();
     store.journal.files_keep = 2;
     let founders = BTreeSet::from([node]);
-    let config =
-        NodeConfig { cluster, node, incarnation, founders, default_replicas: 1, seed: 1, store, copy_bytes_per_s: 1 };
+    let config = NodeConfig {
+        cluster,
+        node,
+        incarnation,
+        founders,
+        default_replicas: 1,
+        seed: 1,
+        store,
+        copy_bytes_per_s: 1,
+        scrub: ScrubConfig { bytes_per_s: 0, interval_ms: 0 },
+    };
     let core = Node::open(Arc::clone(&disk), config).unwrap();
     let book = Arc::new(AddressBook::new(core.view(), BTreeMap::new(), BTreeMap::new()));
     let caller = Caller { cluster: Some(cluster), node, incarnation };

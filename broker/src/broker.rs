@@ -23,6 +23,7 @@ use crate::{
         metadata::{Metadata, Partition, Topic, unknown_topic},
         view::{ClusterView, PartitionView},
     },
+    config::{LiveLimits, Reloader},
     forward::{CallError, Forwarder, may_retry},
     runtime::{
         budget::Budget,
@@ -42,7 +43,7 @@ pub(crate) struct Broker {
     pub(crate) identity: Identity,
     pub(crate) addresses: NodeAddresses,
     pub(crate) rack: String,
-    pub(crate) produce_max: Duration,
+    pub(crate) limits: Arc<LiveLimits>,
     pub(crate) view: Arc<ClusterView>,
     pub(crate) worker: Worker,
     pub(crate) forwarder: Forwarder,
@@ -57,6 +58,8 @@ pub(crate) struct Broker {
     pub(crate) unfolding: Semaphore,
     pub(crate) codec: Option<Arc<dyn PayloadCodec>>,
     pub(crate) authorizer: Arc<dyn Authorizer>,
+    /// Reads the configuration again.
+    pub(crate) reloader: Option<Arc<Reloader>>,
 }
 
 impl std::fmt::Debug for Broker {

@@ -215,6 +215,8 @@ pub const fn api_name(api: u16) -> &'static str {
         Some(Api::DrainNode) => "drain_node",
         Some(Api::Balance) => "balance",
         Some(Api::ResizeTopic) => "resize_topic",
+        Some(Api::DescribeConfig) => "describe_config",
+        Some(Api::ReloadConfig) => "reload_config",
         Some(Api::JoinCluster) => "join_cluster",
         Some(Api::SeedState) => "seed_state",
         Some(Api::FoundCluster) => "found_cluster",

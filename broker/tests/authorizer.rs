@@ -10,7 +10,10 @@ use std::sync::{
 
 use bytes::{Bytes, BytesMut};
 use common::{Client, TestNode, batch, configs, produce_request, ready};
-use levada_broker::server::{Hooks, Listeners, Running};
+use levada_broker::{
+    config::{Reloader, Source},
+    server::{Hooks, Listeners, Running},
+};
 use levada_protocol::{
     context::{Action, Authorizer, RequestContext, Resource, refused},
     error::{ErrorCode, Result},
@@ -19,9 +22,10 @@ use levada_protocol::{
     messages::{
         native::{
             AdmitNodeRequest, AlterTopicRequest, BalanceRequest, ClusterStatusRequest, ClusterStatusResponse,
-            CreateTopicRequest, DeleteTopicRequest, DrainNodeRequest, FetchRequest, HandshakeRequest,
-            InitProducerRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse, NodeAddresses, PeerIdentity,
-            RegisterNodeRequest, ResizeTopicRequest, TopicInfo, TransferLeaderRequest,
+            CreateTopicRequest, DeleteTopicRequest, DescribeConfigRequest, DrainNodeRequest, FetchRequest,
+            HandshakeRequest, InitProducerRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse,
+            NodeAddresses, PeerIdentity, RegisterNodeRequest, ReloadConfigRequest, ResizeTopicRequest, TopicInfo,
+            TransferLeaderRequest,
         },
         peer::{FoundClusterRequest, JoinClusterRequest, RaftFrame, SeedStateRequest},
     },
@@ -48,7 +52,11 @@ async fn behind(gate: &Arc<Gate>, dir: &std::path::Path, count: u64) -> Vec<Test
     let mut configs = configs(dir, count).await.into_iter();
     let config = configs.next().unwrap();
     let guarded = async {
-        let hooks = Hooks { authorizer: Arc::clone(gate) as Arc<dyn Authorizer>, ..Hooks::default() };
+        let flags =
+            [("LEVADA_NODE_ID", "1"), ("LEVADA_DATA_DIR", "/unused")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let reloader = Reloader::load(Source { flags: flags.into(), ..Source::default() }).unwrap();
+        let authorizer = Arc::clone(gate) as Arc<dyn Authorizer>;
+        let hooks = Hooks { authorizer, reloader: Some(reloader), ..Hooks::default() };
         let (listeners, _flight) = Listeners::bind(&config).await.unwrap();
         let running = Running::start(config.clone(), listeners, hooks).await.unwrap();
         TestNode { config: config.clone(), running: Some(running) }
@@ -86,8 +94,8 @@ fn fate(api: Api) -> Fate {
         Api::CreateTopic => Fate::Refused(Action::Create, Resource::Topic("more")),
         Api::AlterTopic => Fate::Refused(Action::Alter, topic),
         Api::DeleteTopic => Fate::Refused(Action::Delete, topic),
-        Api::ClusterStatus | Api::SeedState => Fate::Refused(Action::Describe, cluster),
-        Api::TransferLeader | Api::AdmitNode | Api::DrainNode | Api::Balance | Api::JoinCluster => {
+        Api::ClusterStatus | Api::SeedState | Api::DescribeConfig => Fate::Refused(Action::Describe, cluster),
+        Api::TransferLeader | Api::AdmitNode | Api::DrainNode | Api::Balance | Api::JoinCluster | Api::ReloadConfig => {
             Fate::Refused(Action::Alter, cluster)
         }
         Api::ResizeTopic => Fate::Refused(Action::Alter, topic),
@@ -145,6 +153,8 @@ async fn ask(client: &mut Client, api: Api, topic: &TopicInfo) -> Result<Bytes> 
             let request = JoinClusterRequest { node_id: 9, incarnation, feature_level_max: 9, ..Default::default() };
             client.call(api, &request, nothing).await
         }
+        Api::DescribeConfig => client.call(api, &DescribeConfigRequest::default(), nothing).await,
+        Api::ReloadConfig => client.call(api, &ReloadConfigRequest::default(), nothing).await,
         Api::SeedState => client.call(api, &SeedStateRequest::default(), nothing).await,
         Api::FoundCluster => client.call(api, &FoundClusterRequest::default(), nothing).await,
         Api::Raft => client.call(api, &RaftFrame::default(), nothing).await,

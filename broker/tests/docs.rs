@@ -10,7 +10,8 @@ fn the_operators_guide_names_all_keys() {
     for key in KEYS {
         let default = key.default.trim_matches('"');
         let default = if default.is_empty() { String::new() } else { format!("`{default}`") };
-        let line = format!("| `{}` | {default} | {} |", key.name, key.meaning);
+        let takes = if key.live { "reload" } else { "restart" };
+        let line = format!("| `{}` | {default} | {takes} | {} |", key.name, key.meaning);
         assert!(guide.contains(&line), "docs/operations.md lacks the line\n{line}");
     }
 }

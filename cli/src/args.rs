@@ -6,7 +6,9 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use levada_client::{Admin, ClientConfig};
 
-use crate::{bench, cluster, completions, consume, debug, dev, doctor, exit, produce, server, top, topic, units};
+use crate::{
+    bench, cluster, completions, config, consume, debug, dev, doctor, exit, produce, server, top, topic, units,
+};
 
 /// Levada: a replicated log whose readers get columns.
 #[derive(Parser)]
@@ -72,6 +74,9 @@ pub(crate) enum Command {
     /// Looks after the cluster
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Shows the configuration of nodes, and has them read it again
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Shows nodes, partitions, throughput, latency, lag and disks, until q is pressed
     Top(top::TopArgs),
     /// Looks for what is wrong with a machine, a configuration or a cluster, and says what to do

@@ -8,6 +8,7 @@ mod args;
 mod bench;
 mod cluster;
 mod completions;
+mod config;
 mod consume;
 mod debug;
 mod dev;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
             Command::Produce(args) => produce::run(&global, args).await,
             Command::Consume(args) => consume::run(&global, args).await,
             Command::Cluster(command) => cluster::run(&global, command).await,
+            Command::Config(command) => config::run(&global, command).await,
             Command::Top(args) => top::run(&global, args).await,
             Command::Debug(command) => debug::run(&global, command).await,
             Command::Doctor(args) => doctor::run(&global, args).await,

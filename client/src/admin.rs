@@ -9,9 +9,10 @@ use levada_protocol::{
     ids::{ClusterId, GroupId, NodeId, Offset, PartitionId, Term, TopicPartition},
     messages::native::{
         AdmitNodeRequest, AdmitNodeResponse, AlterTopicRequest, BalanceRequest, ClusterStatusRequest,
-        ClusterStatusResponse, CreateTopicRequest, DeleteTopicRequest, DrainNodeRequest, FetchRequest, FetchResponse,
-        ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MoveInfo, MovesResponse, ResizeTopicRequest,
-        TopicResponse, TransferLeaderRequest, TransferLeaderResponse,
+        ClusterStatusResponse, CreateTopicRequest, DeleteTopicRequest, DescribeConfigRequest, DescribeConfigResponse,
+        DrainNodeRequest, FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest,
+        MoveInfo, MovesResponse, ReloadConfigRequest, ReloadConfigResponse, ResizeTopicRequest, TopicResponse,
+        TransferLeaderRequest, TransferLeaderResponse,
     },
     source::NewTopic,
 };
@@ -216,6 +217,25 @@ impl Admin {
     pub async fn cluster_status(&self, all_nodes: bool) -> Result<ClusterStatusResponse> {
         let request = ClusterStatusRequest { all_nodes };
         self.cluster.call(Target::Any, Api::ClusterStatus, &request, Duration::ZERO).await?.message()
+    }
+
+    /// What is in force on a node (on one that answers, if none is named), and where each value was set.
+    ///
+    /// # Errors
+    /// `UnknownNode`; the node does not answer.
+    pub async fn describe_config(&self, node: Option<NodeId>) -> Result<DescribeConfigResponse> {
+        let request = DescribeConfigRequest { node_id: node.map(NodeId::get) };
+        self.cluster.call(Target::Any, Api::DescribeConfig, &request, Duration::ZERO).await?.message()
+    }
+
+    /// Has a node (one that answers, if none is named) read its configuration again. What can change has changed when
+    /// this returns.
+    ///
+    /// # Errors
+    /// `InvalidConfig`: it is wrong, and nothing has changed; `UnknownNode`; the node does not answer.
+    pub async fn reload_config(&self, node: Option<NodeId>) -> Result<ReloadConfigResponse> {
+        let request = ReloadConfigRequest { node_id: node.map(NodeId::get) };
+        self.cluster.call(Target::Any, Api::ReloadConfig, &request, Duration::ZERO).await?.message()
     }
 
     /// Lets a node join the cluster: a new one, or with `replace` one that lost its data directory. It joins when it starts

@@ -69,6 +69,10 @@ pub enum Api {
     Balance = 14,
     /// More partitions, or another number of replicas, for a topic.
     ResizeTopic = 15,
+    /// A node's configuration.
+    DescribeConfig = 18,
+    /// A node reads its configuration again.
+    ReloadConfig = 19,
     /// Between seed nodes: state before there is a cluster.
     SeedState = 20,
     /// Between seed nodes: the founder's decision.
@@ -100,6 +104,8 @@ impl Api {
             13 => Self::DrainNode,
             14 => Self::Balance,
             15 => Self::ResizeTopic,
+            18 => Self::DescribeConfig,
+            19 => Self::ReloadConfig,
             20 => Self::SeedState,
             21 => Self::FoundCluster,
             22 => Self::Raft,

@@ -1,7 +1,7 @@
 //! Every configuration key: its name, its default, what it means. The defaults live here and nowhere else.
 
 /// One configuration key.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     /// Its name, as in `levada.toml`; `a.b` is key `b` of table `a`.
     pub name: &'static str,
@@ -9,6 +9,8 @@ pub struct Key {
     pub default: &'static str,
     /// What it means.
     pub meaning: &'static str,
+    /// Whether a change takes effect when the configuration is read again, without a restart.
+    pub live: bool,
 }
 
 impl Key {
@@ -17,10 +19,21 @@ impl Key {
     pub fn variable(&self) -> String {
         format!("LEVADA_{}", self.name.to_uppercase().replace('.', "_"))
     }
+
+    /// The flag of `levada server` that sets it: `--listen-native` for `listen.native`.
+    #[must_use]
+    pub fn flag(&self) -> String {
+        format!("--{}", self.name.replace(['.', '_'], "-"))
+    }
 }
 
 const fn key(name: &'static str, default: &'static str, meaning: &'static str) -> Key {
-    Key { name, default, meaning }
+    Key { name, default, meaning, live: false }
+}
+
+/// One that can change while the server runs: whoever uses it must look again (`server/settings.rs`).
+const fn live(name: &'static str, default: &'static str, meaning: &'static str) -> Key {
+    Key { name, default, meaning, live: true }
 }
 
 /// All keys.
@@ -42,7 +55,7 @@ pub const KEYS: &[Key] = &[
         "false",
         "allow listening on addresses that other machines reach, though there is no authentication yet",
     ),
-    key("default_replicas", "3", "replicas of a topic that does not say (fewer when there are fewer nodes)"),
+    live("default_replicas", "3", "replicas of a topic that does not say (fewer when there are fewer nodes)"),
     key(
         "listen.native",
         r#""127.0.0.1:9170""#,
@@ -53,41 +66,44 @@ pub const KEYS: &[Key] = &[
     key("advertised.native", r#""""#, "host:port under which others reach the native protocol; empty: as it listens"),
     key("advertised.flight", r#""""#, "host:port under which others reach Arrow Flight; empty: as it listens"),
     key("advertised.http", r#""""#, "host:port under which others reach metrics and health; empty: as it listens"),
-    key("limits.connections_max", "4096", "client connections at once; more are told to come back"),
-    key(
+    live("limits.connections_max", "4096", "client connections at once; more are told to come back"),
+    live(
         "limits.connection_requests_max",
         "1024",
         "requests under way on one connection; past it the connection is not read",
     ),
-    key(
+    live(
         "limits.connection_bytes_max",
         "67108864",
         "bytes of requests under way on one connection; past it the connection is not read",
     ),
-    key(
+    live(
         "limits.request_bytes_max",
         "268435456",
         "bytes of requests under way on all client connections, past it none is read; as much again for answers to fetches",
     ),
-    key("limits.handshake_ms", "5000", "how long a new connection may take to say who it is"),
-    key(
+    live("limits.handshake_ms", "5000", "how long a new connection may take to say who it is"),
+    live(
         "limits.frame_ms",
         "30000",
         "how long a frame may take from its first byte to its last, and a write may stand still",
     ),
-    key("limits.idle_ms", "600000", "a connection without requests is closed after this"),
-    key(
+    live("limits.idle_ms", "600000", "a connection without requests is closed after this"),
+    live(
         "limits.copy_bytes_per_s",
         "52428800",
         "what new replicas and damaged segments on this node copy from other nodes in a second, together",
     ),
-    key(
+    live(
         "scrub.bytes_per_s",
         "16777216",
         "how fast all segments are read again in the background, to find what the disk has lost; 0: never",
     ),
-    key("scrub.interval_s", "86400", "from the beginning of such a pass to that of the next, if it takes no longer"),
-    key("limits.produce_ms", "30000", "how long a produce may take at most, whatever its client says"),
+    live("scrub.interval_s", "86400", "from the beginning of such a pass to that of the next, if it takes no longer"),
+    live("limits.produce_ms", "30000", "how long a produce may take at most, whatever its client says"),
+    live("flight.connections_max", "1024", "Flight connections at once; more wait in the kernel's queue"),
+    live("flight.stalled_ms", "30000", "what is held for a Flight reader that stands still is let go of after this"),
+    live("flight.append_ms", "60000", "how long an append that fails is tried again for a Flight writer"),
     key("journal.file_bytes", "67108864", "length of a journal file"),
     key("journal.files_keep", "8", "journal files that are kept for use again"),
     key("journal.gather_bytes", "8388608", "about the most that one group commit gathers"),
@@ -128,7 +144,7 @@ pub const KEYS: &[Key] = &[
         "of that, what entries may take that are in segments already, for replicas that are a little behind",
     ),
     key("log.format", r#""text""#, "log lines as text or as json"),
-    key("log.filter", r#""info""#, "which log events are written, as in RUST_LOG"),
+    live("log.filter", r#""info""#, "which log events are written, as in RUST_LOG"),
 ];
 
 /// Environment variables with the prefix that other parts of the binary read.

@@ -2,14 +2,12 @@
 
 use std::path::Path;
 
-use figment::{
-    Figment, Metadata, Profile, Provider,
-    providers::{Format, Toml},
-    value::{Dict, Map, Value},
-};
+use figment::{Figment, Provider, value::Value};
 use levada_protocol::limits::{FRAME_BYTES_MAX, REPLICAS_MAX};
 
-use super::{ConfigError, ServerConfig, address, keys};
+use tracing_subscriber::EnvFilter;
+
+use super::{ConfigError, ServerConfig, address, keys, source::Given};
 
 /// The most seed nodes: they are the voters of the metadata group.
 const SEED_NODES_MAX: usize = 5;
@@ -24,16 +22,23 @@ impl ServerConfig {
         environment: impl IntoIterator<Item = (String, String)>,
         flags: impl Provider,
     ) -> Result<Self, ConfigError> {
-        let mut figment = Figment::from(defaults());
+        let environment: Vec<(String, String)> = environment.into_iter().collect();
+        let mut figment = Figment::from(Given::defaults());
         if let Some(path) = file {
-            if !path.is_file() {
-                return Err(ConfigError::new("levada.toml", format!("there is no file {}", path.display())));
-            }
-            figment = figment.merge(Toml::file_exact(path));
+            figment = figment.merge(Given::file(path)?);
         }
-        let figment = figment.merge(variables(environment)?).merge(flags);
+        Self::checked(&figment.merge(Given::variables("environment", &environment)?).merge(flags))
+    }
+
+    /// Defaults, and over them what is given, the last first.
+    pub(super) fn of(given: &[&Given]) -> Result<Self, ConfigError> {
+        let over = |figment: Figment, given: &&Given| figment.merge(*given);
+        Self::checked(&given.iter().fold(Figment::from(Given::defaults()), over))
+    }
+
+    fn checked(figment: &Figment) -> Result<Self, ConfigError> {
         let merged: Value = figment.extract().map_err(|error| from_figment(&error))?;
-        check_known(&figment, &merged, "")?;
+        check_known(figment, &merged, "")?;
         let config: Self = figment.extract().map_err(|error| from_figment(&error))?;
         config.check()?;
         Ok(config)
@@ -53,6 +58,12 @@ impl ServerConfig {
         }
         if !matches!(self.log.format.as_str(), "text" | "json") {
             return wrong("log.format", format!("text or json, not {:?}", self.log.format));
+        }
+        if let Err(error) = EnvFilter::try_new(&self.log.filter) {
+            return wrong(
+                "log.filter",
+                format!("{:?}: {error}; write it as `info,levada_broker=debug`", self.log.filter),
+            );
         }
         self.check_addresses()?;
         self.check_seeds()?;
@@ -119,6 +130,10 @@ impl ServerConfig {
             ("limits.produce_ms", limits.produce_ms, 100, 3_600_000),
             ("scrub.bytes_per_s", self.scrub.bytes_per_s, 0, 1 << 40),
             ("scrub.interval_s", self.scrub.interval_s, 1, 100 * 86_400),
+            ("limits.copy_bytes_per_s", limits.copy_bytes_per_s, 64 << 10, 1 << 40),
+            ("flight.connections_max", self.flight.connections_max, 1, 1_000_000),
+            ("flight.stalled_ms", self.flight.stalled_ms, 100, 3_600_000),
+            ("flight.append_ms", self.flight.append_ms, 100, 3_600_000),
             ("journal.file_bytes", journal.file_bytes, 48 * MIB, 4096 * MIB),
             ("journal.files_keep", journal.files_keep, 2, 10_000),
             ("journal.gather_bytes", journal.gather_bytes, 64 << 10, 48 * MIB),
@@ -136,49 +151,6 @@ impl ServerConfig {
             }
         }
         Ok(())
-    }
-}
-
-/// The defaults of [`keys::KEYS`].
-fn defaults() -> Dynamic {
-    let mut dict = Dict::new();
-    for key in keys::KEYS.iter().filter(|key| !key.default.is_empty()) {
-        insert(&mut dict, key.name, key.default.parse().expect("defaults are values"));
-    }
-    Dynamic { name: "defaults", dict }
-}
-
-/// Environment variables, each as the key it sets.
-fn variables(environment: impl IntoIterator<Item = (String, String)>) -> Result<Dynamic, ConfigError> {
-    let mut dict = Dict::new();
-    for (variable, value) in environment {
-        if !variable.starts_with("LEVADA_") || keys::FOREIGN_VARIABLES.contains(&variable.as_str()) {
-            continue;
-        }
-        let Some(key) = keys::KEYS.iter().find(|key| key.variable() == variable) else {
-            return Err(ConfigError::new(variable, "this environment variable sets no configuration key"));
-        };
-        insert(&mut dict, key.name, typed(key, &value));
-    }
-    Ok(Dynamic { name: "environment", dict })
-}
-
-/// A variable's text as the kind of value that the key's default is.
-fn typed(key: &keys::Key, text: &str) -> Value {
-    let is_text = key.name == "data_dir" || key.default.starts_with(['"', '[']);
-    if is_text { Value::from(text) } else { text.parse().unwrap_or_else(|_| Value::from(text)) }
-}
-
-/// Puts a value under a dotted name.
-fn insert(dict: &mut Dict, name: &str, value: Value) {
-    match name.split_once('.') {
-        None => drop(dict.insert(name.to_owned(), value)),
-        Some((table, rest)) => {
-            let entry = dict.entry(table.to_owned()).or_insert_with(|| Value::from(Dict::new()));
-            if let Value::Dict(_, inner) = entry {
-                insert(inner, rest, value);
-            }
-        }
     }
 }
 
@@ -200,28 +172,11 @@ fn check_known(figment: &Figment, value: &Value, name: &str) -> Result<(), Confi
 }
 
 fn from_figment(error: &figment::Error) -> ConfigError {
-    let source = error.metadata.as_ref().map(|metadata| format!(" (in {})", metadata.name)).unwrap_or_default();
     match &error.kind {
         figment::error::Kind::MissingField(field) => {
             let path: Vec<&str> = error.path.iter().map(String::as_str).chain([field.as_ref()]).collect();
             ConfigError::new(path.join("."), "must be set")
         }
-        kind => ConfigError::new(error.path.join("."), format!("{kind}{source}")),
-    }
-}
-
-/// Values with the name of where they come from.
-struct Dynamic {
-    name: &'static str,
-    dict: Dict,
-}
-
-impl Provider for Dynamic {
-    fn metadata(&self) -> Metadata {
-        Metadata::named(self.name)
-    }
-
-    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        Ok(Map::from([(Profile::Default, self.dict.clone())]))
+        kind => ConfigError::new(error.path.join("."), kind.to_string()),
     }
 }

@@ -4,7 +4,10 @@
 
 mod address;
 mod keys;
+mod live;
 mod load;
+mod reload;
+mod source;
 #[cfg(test)]
 mod tests;
 
@@ -18,20 +21,25 @@ use levada_storage_engine::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use keys::{KEYS, Key};
+pub use live::LiveLimits;
+pub use reload::{Change, Outcome, Reloader, ValueInForce};
+pub use source::{Loaded, Origin, Source};
 
 /// What is wrong with the configuration, and with which key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("configuration key `{key}`: {why}")]
+#[error("configuration key `{key}`{}: {why}", place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default())]
 pub struct ConfigError {
     /// The key, or the environment variable.
     pub key: String,
+    /// Where that was set: a file and its line, an environment variable, a flag.
+    pub place: Option<String>,
     /// What is wrong.
     pub why: String,
 }
 
 impl ConfigError {
     pub(crate) fn new(key: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { key: key.into(), why: why.into() }
+        Self { key: key.into(), place: None, why: why.into() }
     }
 }
 
@@ -51,6 +59,7 @@ pub struct ServerConfig {
     pub advertised: Doors,
     pub limits: LimitsConfig,
     pub scrub: ScrubSettings,
+    pub flight: FlightSettings,
     pub journal: JournalSettings,
     pub segment: SegmentSettings,
     pub disk: DiskSettings,
@@ -91,6 +100,16 @@ pub struct LimitsConfig {
 pub struct ScrubSettings {
     pub bytes_per_s: u64,
     pub interval_s: u64,
+}
+
+/// The Flight door, which somebody else than the broker serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS is the documentation of every key")]
+pub struct FlightSettings {
+    pub connections_max: u64,
+    pub stalled_ms: u64,
+    pub append_ms: u64,
 }
 
 /// The journal.

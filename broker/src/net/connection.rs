@@ -27,7 +27,7 @@ use super::{
     responder::Responder,
 };
 use crate::{
-    config::LimitsConfig,
+    config::LiveLimits,
     metrics as names,
     runtime::{
         budget::{Budget, Charge},
@@ -96,11 +96,11 @@ pub(crate) trait Handler: Send + Sync + 'static {
 /// What all connections share.
 #[derive(Debug)]
 pub(crate) struct Bounds {
-    pub(crate) limits: LimitsConfig,
+    pub(crate) limits: Arc<LiveLimits>,
     /// Bytes of requests of all clients.
     pub(crate) requests: Budget,
     /// Places for clients.
-    pub(crate) clients: Arc<Semaphore>,
+    pub(crate) clients: Budget,
     /// Connections stop reading and write their last answers.
     pub(crate) drain: CancellationToken,
 }
@@ -119,7 +119,7 @@ pub(crate) async fn serve<H: Handler, T: Send>(
     let (reader, writer) = stream.into_split();
     let mut reader = FrameReader::new(reader, BytesMut::new());
     let outbox = Arc::new(Outbox::default());
-    let write = outbox.run(writer, bounds.limits.frame());
+    let write = outbox.run(writer, bounds.limits.get().frame());
     let mut write = std::pin::pin!(write);
     let mut connection = Connection { reader: &mut reader, outbox: &outbox, handler, bounds: &bounds };
     let read = async {
@@ -174,7 +174,7 @@ struct Connection<'a, H> {
 impl<H: Handler> Connection<'_, H> {
     /// Preface and handshake.
     async fn shake_hands(&mut self) -> Result<Session, ReadError> {
-        let handshake = self.bounds.limits.handshake();
+        let handshake = self.bounds.limits.get().handshake();
         let (correlation_id, result) = match timeout(handshake, self.hello()).await {
             Err(_) => return Err(refusal("slow", ErrorCode::Timeout, "the handshake took too long")),
             Ok(Err(ReadError::Protocol(error))) => (0, Err(error)),
@@ -208,7 +208,7 @@ impl<H: Handler> Connection<'_, H> {
 
     async fn hello(&mut self) -> Result<(u64, u16, HandshakeRequest), ReadError> {
         let version = Preface::decode(self.reader.preface().await?)?.negotiate()?;
-        let wait = self.bounds.limits.handshake();
+        let wait = self.bounds.limits.get().handshake();
         let head = self.reader.head(wait).await?;
         let frame = self.reader.body(head, wait).await?;
         if frame.api != Api::Handshake as u16 {
@@ -228,9 +228,9 @@ impl<H: Handler> Connection<'_, H> {
         let _client = match session.peer {
             // Other nodes always find a place.
             Some(_) => None,
-            None => match Arc::clone(&self.bounds.clients).try_acquire_owned() {
-                Ok(place) => Some(place),
-                Err(_) => {
+            None => match self.bounds.clients.try_take(1) {
+                Some(place) => Some(place),
+                None => {
                     let error =
                         refusal("full", ErrorCode::Busy, "this node has all the connections it takes; try again");
                     if let ReadError::Protocol(error) = &error {
@@ -253,13 +253,14 @@ impl<H: Handler> Connection<'_, H> {
         session: &Arc<Session>,
         beside: mpsc::UnboundedSender<BoxFuture<'static, ()>>,
     ) -> Result<(), ReadError> {
-        let limits = &self.bounds.limits;
+        let limits = self.bounds.limits.get();
         let places_max =
             usize::try_from(limits.connection_requests_max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         let places = Arc::new(Semaphore::new(places_max));
         let own = Budget::new(limits.connection_bytes_max);
         let raft = Budget::new(PEER_QUEUE_BYTES_MAX as u64);
         loop {
+            let limits = self.bounds.limits.get();
             match timeout(limits.idle(), self.reader.begin()).await {
                 Ok(Ok(true)) => {}
                 Ok(Ok(false)) => return Ok(()),

@@ -15,7 +15,7 @@ use levada_protocol::{
 };
 
 use super::{
-    admin,
+    admin, config,
     connection::{Handler, Session, Work},
     fetch, metadata, nodes, produce,
     responder::Responder,
@@ -190,6 +190,8 @@ impl Handler for Dispatch {
             Api::DrainNode => beside(&frame, responder, |m, r| nodes::drain_node(broker, session, m, r)),
             Api::Balance => beside(&frame, responder, |m, r| nodes::balance(broker, session, m, r)),
             Api::TransferLeader => beside(&frame, responder, |m, r| admin::transfer_leader(broker, session, m, r)),
+            Api::DescribeConfig => beside(&frame, responder, |m, r| config::describe_config(broker, session, m, r)),
+            Api::ReloadConfig => beside(&frame, responder, |m, r| config::reload_config(broker, session, m, r)),
             Api::Handshake | Api::SeedState | Api::FoundCluster | Api::Raft => {
                 Work::Refuse(responder, Error::new(ErrorCode::BadFrame, "the handshake is over"))
             }

@@ -13,6 +13,7 @@
 //! requests of clients complete only if raft goes on.
 
 pub(crate) mod admin;
+pub(crate) mod config;
 pub(crate) mod connection;
 pub(crate) mod dial;
 pub(crate) mod dispatch;

@@ -37,7 +37,8 @@ pub(crate) async fn produce(
         Err(error) => return responder.error(&error),
     };
     let asked = Duration::from_millis(request.timeout_ms.into());
-    let wait = if asked.is_zero() { broker.produce_max } else { asked.min(broker.produce_max) };
+    let most = broker.limits.get().produce();
+    let wait = if asked.is_zero() { most } else { asked.min(most) };
     let (begun, charge) = (responder.begun(), responder.take_charge());
     let (bytes, records) = (admitted.batch.len(), admitted.records);
     let reply =

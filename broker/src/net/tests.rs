@@ -23,7 +23,6 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     runtime::Handle,
-    sync::Semaphore,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -35,7 +34,7 @@ use super::{
     responder::Responder,
 };
 use crate::{
-    config::{LimitsConfig, ServerConfig},
+    config::{LimitsConfig, LiveLimits, ServerConfig},
     runtime::{
         budget::{Budget, Charge},
         tasks::{Stopper, Tasks},
@@ -104,9 +103,9 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let bounds = Arc::new(Bounds {
             requests: Budget::new(limits.request_bytes_max),
-            clients: Arc::new(Semaphore::new(usize::try_from(limits.connections_max).unwrap())),
+            clients: Budget::new(limits.connections_max),
             drain: CancellationToken::new(),
-            limits,
+            limits: Arc::new(LiveLimits::new(limits)),
         });
         let handler = Arc::new(Fake { holds, ..Fake::default() });
         let tasks = Tasks::new(Handle::current());

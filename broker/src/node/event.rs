@@ -11,6 +11,7 @@ use levada_storage_engine::{
     store::GroupState,
 };
 
+use super::ScrubConfig;
 use crate::{
     cluster::{
         balance::Move,
@@ -31,6 +32,17 @@ pub struct Now {
 /// A request's number, chosen by the driver, under which the answer comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
+
+/// What of a node's configuration may change while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Replicas of a topic that does not say.
+    pub default_replicas: u32,
+    /// What new replicas on this node may copy from others in a second, together.
+    pub copy_bytes_per_s: u64,
+    /// How often and how fast all segments are read again.
+    pub scrub: ScrubConfig,
+}
 
 /// Something that happened.
 #[derive(Debug)]
@@ -70,6 +82,8 @@ pub enum Event {
         /// What is wanted.
         request: Request,
     },
+    /// The configuration was read again.
+    Settings(Settings),
     /// The process is about to end: hand leadership over. [`Effect::ReadyToStop`] follows.
     Shutdown,
 }

@@ -31,8 +31,15 @@ pub(super) struct Budget {
 
 impl Budget {
     pub(super) fn new(bytes_per_s: u64) -> Self {
-        let bytes_per_tick = i64::try_from(bytes_per_s / 1_000 * TICK_MS).unwrap_or(i64::MAX / BUDGET_TICKS).max(1);
-        Self { bytes: 0, bytes_per_tick }
+        let mut budget = Self::default();
+        budget.set_rate(bytes_per_s);
+        budget
+    }
+
+    /// From now on it grows by this.
+    pub(super) fn set_rate(&mut self, bytes_per_s: u64) {
+        let bytes_per_tick = i64::try_from(bytes_per_s / 1_000 * TICK_MS).unwrap_or(i64::MAX / BUDGET_TICKS);
+        self.bytes_per_tick = bytes_per_tick.max(1);
     }
 
     /// 50 ms have passed.

@@ -240,6 +240,13 @@ impl Node {
                 }
             }
             Event::Request { id, request } => self.on_request(id, request, out),
+            Event::Settings(settings) => {
+                self.config.default_replicas = settings.default_replicas;
+                self.config.copy_bytes_per_s = settings.copy_bytes_per_s;
+                self.budget.set_rate(settings.copy_bytes_per_s);
+                self.config.scrub = settings.scrub;
+                self.scrub.configure(settings.scrub);
+            }
             Event::Shutdown => self.begin_shutdown(out),
         }
     }

@@ -91,6 +91,13 @@ impl Scrub {
         }
     }
 
+    /// From now on it is as often and as fast as this.
+    pub(super) fn configure(&mut self, config: ScrubConfig) {
+        self.config = config;
+        self.budget.set_rate(config.bytes_per_s);
+        self.next_pass = self.next_pass.min(self.ticks + (config.interval_ms / TICK_MS).max(1));
+    }
+
     /// Whether a read is one of the scrub's.
     pub(super) const fn is_its(token: u64) -> bool {
         token >= TOKENS

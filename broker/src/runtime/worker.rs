@@ -44,7 +44,7 @@ use super::{budget::Charge, clock::Clock, lanes::Lanes, peers::Peers, reads::Rea
 use crate::{
     node::{
         Node,
-        event::{Answer, Event, Request},
+        event::{Answer, Event, Request, Settings},
     },
     raft::wire::PeerMessage,
 };
@@ -198,6 +198,11 @@ impl Worker {
     /// Tells that messages to a node were lost.
     pub fn unreachable(&self, node: NodeId) {
         self.shared.send(Input::Event(Event::Unreachable { node }));
+    }
+
+    /// Tells the core other settings.
+    pub fn configure(&self, settings: Settings) {
+        self.shared.send(Input::Event(Event::Settings(settings)));
     }
 
     /// Asks the core to hand leadership over; [`WorkerState::ReadyToStop`] follows.

@@ -49,7 +49,7 @@ impl LogSink for Broker {
     ) -> BoxFuture<'a, Result<Appended>> {
         Box::pin(async move {
             let begun = clock::instant();
-            let deadline = clock::deadline(ctx, self.produce_max);
+            let deadline = clock::deadline(ctx, self.limits.get().produce());
             let charge = self.requests.take(batch.len());
             let charge = tokio::time::timeout(clock::left(deadline), charge).await.map_err(|_| timed_out())?;
             // Judged here even when the leader does it again: the caller is told by the node that it asked.

@@ -23,6 +23,7 @@
 mod membership;
 mod observe;
 pub(crate) mod readiness;
+mod settings;
 mod start;
 mod vitals;
 
@@ -45,7 +46,7 @@ pub use readiness::Report;
 use crate::{
     bootstrap::BootstrapError,
     broker::Broker,
-    config::{Doors, ServerConfig},
+    config::{Doors, Reloader, ServerConfig},
     net::connection::Bounds,
     node::NodeOpenError,
     runtime::{
@@ -105,11 +106,13 @@ pub struct Hooks {
     pub codec: Option<Arc<dyn PayloadCodec>>,
     /// Decides what principals may do.
     pub authorizer: Arc<dyn Authorizer>,
+    /// Reads the configuration again; without it, it stays as it is until a restart.
+    pub reloader: Option<Arc<Reloader>>,
 }
 
 impl Default for Hooks {
     fn default() -> Self {
-        Self { codec: None, authorizer: Arc::new(AllowAll) }
+        Self { codec: None, authorizer: Arc::new(AllowAll), reloader: None }
     }
 }
 

@@ -17,7 +17,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Hooks, Listeners, Running, ServerError, membership, observe, readiness::Readiness, stoppers, vitals};
+use super::{
+    Hooks, Listeners, Running, ServerError, membership, observe, readiness::Readiness, settings, stoppers, vitals,
+};
 use crate::{
     bootstrap::{
         Identity,
@@ -28,7 +30,7 @@ use crate::{
     },
     broker::Broker,
     cluster::addresses::AddressBook,
-    config::ServerConfig,
+    config::{LiveLimits, ServerConfig},
     forward::Forwarder,
     http,
     net::{connection::Bounds, dial::Caller, dispatch::Dispatch, door::UNFOLDED_AT_ONCE, listener::listen},
@@ -86,7 +88,7 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
         identity,
         addresses,
         rack: config.rack.clone(),
-        produce_max: config.limits.produce(),
+        limits: Arc::clone(&bounds.limits),
         view,
         worker: worker.clone(),
         forwarder: Forwarder::new(caller, Arc::clone(&book), tasks.0.clone()),
@@ -98,7 +100,11 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
         unfolding: Semaphore::new(UNFOLDED_AT_ONCE),
         codec: hooks.codec,
         authorizer: hooks.authorizer,
+        reloader: hooks.reloader,
     });
+    if let Some(reloader) = &broker.reloader {
+        settings::follow(reloader, &broker, &bounds);
+    }
     let (refuse, refused) = watch::channel(None);
     broker.peers.report_refusal(refuse.clone());
     let running =
@@ -112,13 +118,11 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
 }
 
 fn bounds(config: &ServerConfig) -> Bounds {
-    let limits = config.limits.clone();
-    let clients = usize::try_from(limits.connections_max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
     Bounds {
-        requests: Budget::new(limits.request_bytes_max),
-        clients: Arc::new(Semaphore::new(clients)),
+        requests: Budget::new(config.limits.request_bytes_max),
+        clients: Budget::new(config.limits.connections_max),
         drain: CancellationToken::new(),
-        limits,
+        limits: Arc::new(LiveLimits::new(config.limits.clone())),
     }
 }
 
@@ -157,10 +161,7 @@ async fn open_node(
         seed: random_seed(),
         store: config.store(),
         copy_bytes_per_s: config.limits.copy_bytes_per_s,
-        scrub: ScrubConfig {
-            bytes_per_s: config.scrub.bytes_per_s,
-            interval_ms: config.scrub.interval_s.saturating_mul(1_000),
-        },
+        scrub: settings::scrub(config),
     };
     let directory = DirIdentity { cluster: identity.cluster, node: identity.node, incarnation: identity.incarnation };
     blocking(move || {

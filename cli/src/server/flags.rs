@@ -13,6 +13,11 @@ environment (LEVADA_LISTEN_NATIVE). Flags go before the environment, that before
 pub(crate) struct ConfigFlags(Vec<(&'static Key, String)>);
 
 impl ConfigFlags {
+    /// Them under the names of their variables.
+    pub(crate) fn variables(&self) -> Vec<(String, String)> {
+        self.0.iter().map(|(key, value)| (key.variable(), value.clone())).collect()
+    }
+
     /// The environment as if it said what the flags say.
     pub(crate) fn over(
         self,

@@ -5,12 +5,12 @@
 
 pub(crate) mod flags;
 
-use std::{io::Read, path::PathBuf, sync::Arc};
+use std::{io::Read, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::Args;
 use levada_broker::{
-    config::ServerConfig,
+    config::{Reloader, Source},
     logging, metrics,
     server::{Hooks, Listeners, Running, report_faults},
 };
@@ -20,7 +20,10 @@ use levada_compute::{
 };
 use levada_protocol::context::{AllowAll, Authorizer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::flags::ConfigFlags;
@@ -44,22 +47,29 @@ pub(crate) struct ServerArgs {
 }
 
 pub(crate) async fn run(args: ServerArgs) -> Result<()> {
-    let config = ServerConfig::load(args.config.as_deref(), args.flags.over(environment()), figment::Figment::new())?;
+    let source = Source { file: args.config, environment: environment().collect(), flags: args.flags.variables() };
     if args.print_config {
-        return print::line(&config.lines().join("\n"));
+        return print::line(&source.load()?.config.lines().join("\n"));
     }
+    let reloader = Reloader::load(source)?;
+    let config = reloader.config();
     logging::init(&config.log)?;
     raise_file_limit();
     report_faults();
     let shutdown = CancellationToken::new();
     stop_on_signals(&shutdown)?;
+    reload_on_hangup(&reloader)?;
     if args.until_stdin_closes {
         stop_with_stdin(shutdown.clone());
     }
 
     let codec = Arc::new(ArrowCodec::new());
     let authorizer: Arc<dyn Authorizer> = Arc::new(AllowAll);
-    let hooks = Hooks { codec: Some(codec.clone()), authorizer: Arc::clone(&authorizer) };
+    let hooks = Hooks {
+        codec: Some(codec.clone()),
+        authorizer: Arc::clone(&authorizer),
+        reloader: Some(Arc::clone(&reloader)),
+    };
     let (listeners, flight_listener) = Listeners::bind(&config).await?;
     let running = tokio::select! {
         running = Running::start(config, listeners, hooks) => running?,
@@ -68,7 +78,7 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
     metrics::describe(levada_compute::metrics::ALL);
     let deps =
         FlightDeps { source: running.source(), sink: running.sink(), catalog: running.catalog(), authorizer, codec };
-    let flight = FlightServer::serve(flight_listener, deps, FlightConfig::default(), shutdown.clone());
+    let flight = FlightServer::serve(flight_listener, deps, flight_settings(&reloader), shutdown.clone());
     let flight = tokio::spawn({
         let shutdown = shutdown.clone();
         async move {
@@ -81,6 +91,21 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
     let flight_ended = flight.await.context("the Flight service failed")?;
     node_ended?;
     Ok(flight_ended?)
+}
+
+/// The Flight service's settings, as the configuration has them at each moment.
+fn flight_settings(reloader: &Reloader) -> watch::Receiver<FlightConfig> {
+    let (settings, receiver) = watch::channel(FlightConfig::default());
+    reloader.on_change(move |config| {
+        let of = &config.flight;
+        settings.send_replace(FlightConfig {
+            connections_max: usize::try_from(of.connections_max).unwrap_or(usize::MAX),
+            stalled: Duration::from_millis(of.stalled_ms),
+            append_timeout: Duration::from_millis(of.append_ms),
+            ..FlightConfig::default()
+        });
+    });
+    receiver
 }
 
 /// A node has a descriptor for each connection and two for many of its files; the usual soft limit is for small programs.
@@ -116,6 +141,20 @@ fn stop_on_signals(shutdown: &CancellationToken) -> Result<()> {
                 std::process::exit(code);
             }
             shutdown.cancel();
+        }
+    });
+    Ok(())
+}
+
+/// SIGHUP has the configuration read again. How that went is told in the log.
+fn reload_on_hangup(reloader: &Arc<Reloader>) -> Result<()> {
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
+    let reloader = Arc::clone(reloader);
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let reloader = Arc::clone(&reloader);
+            // It has told the log.
+            let _told = tokio::task::spawn_blocking(move || reloader.reload()).await;
         }
     });
     Ok(())

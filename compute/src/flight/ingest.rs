@@ -258,7 +258,7 @@ impl Ingest {
                 batch,
                 before: lane.last.replace(receiver.shared()).filter(|_| lane.in_flight > 0),
                 settled,
-                timeout: self.shared.config.append_timeout,
+                timeout: self.shared.config.borrow().append_timeout,
             };
             lane.next_sequence = sequence_plus(lane.next_sequence, rows);
             lane.in_flight += 1;

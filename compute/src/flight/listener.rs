@@ -14,11 +14,12 @@ use metrics::gauge;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::watch,
     time::{Sleep, sleep},
 };
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use super::server::FlightConfig;
 use crate::metrics::FLIGHT_CONNECTIONS;
 
 /// How long to wait after `accept` failed for want of descriptors or memory.
@@ -26,29 +27,54 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What every HTTP/2 client says first.
 const PREFACE_BYTES: usize = 24;
 
-/// Accepts connections while there are fewer than `connections_max`; the others wait in the kernel's queue. Who has not
-/// said what it speaks within `handshake` loses its place.
+/// Accepts connections while there are fewer than [`FlightConfig::connections_max`]; the others wait in the kernel's
+/// queue. Who has not said what it speaks within [`FlightConfig::handshake`] loses its place.
 pub(crate) fn connections(
     listener: TcpListener,
-    connections_max: usize,
-    handshake: Duration,
+    config: watch::Receiver<FlightConfig>,
 ) -> impl Stream<Item = io::Result<Connection>> + Send {
-    let free = Arc::new(Semaphore::new(connections_max));
-    stream::unfold((listener, free), move |(listener, free)| async move {
-        let permit = Arc::clone(&free).acquire_owned().await.ok()?;
+    let taken = Arc::new(watch::Sender::new(0));
+    stream::unfold((listener, taken, config), move |(listener, taken, mut config)| async move {
+        let place = Place::take(&taken, &mut config).await;
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    let connection = Connection::new(stream, peer, permit, handshake);
-                    return Some((Ok(connection), (listener, free)));
+                    let handshake = config.borrow().handshake;
+                    let connection = Connection::new(stream, peer, place, handshake);
+                    return Some((Ok(connection), (listener, taken, config)));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a Flight connection could not be accepted");
+                    tracing::warn!(%error, "flight.accept.failed");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
     })
+}
+
+/// A connection's place among the others.
+#[derive(Debug)]
+struct Place(Arc<watch::Sender<usize>>);
+
+impl Place {
+    /// Waits until there is one: somebody has left, or there may be more.
+    async fn take(taken: &Arc<watch::Sender<usize>>, config: &mut watch::Receiver<FlightConfig>) -> Self {
+        let mut others = taken.subscribe();
+        while *others.borrow_and_update() >= config.borrow_and_update().connections_max {
+            tokio::select! {
+                Ok(()) = others.changed() => {}
+                Ok(()) = config.changed() => {}
+            }
+        }
+        taken.send_modify(|taken| *taken += 1);
+        Self(Arc::clone(taken))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.send_modify(|taken| *taken -= 1);
+    }
 }
 
 /// A connection that counts.
@@ -57,16 +83,16 @@ pub(crate) struct Connection {
     stream: TcpStream,
     /// Until the preface is there: how much of it is missing, and when that takes too long.
     preface: Option<(usize, Pin<Box<Sleep>>)>,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Connection {
-    fn new(stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit, handshake: Duration) -> Self {
+    fn new(stream: TcpStream, peer: SocketAddr, place: Place, handshake: Duration) -> Self {
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%peer, %error, "a Flight connection is gone already");
+            tracing::debug!(%peer, %error, "flight.connection.gone");
         }
         gauge!(FLIGHT_CONNECTIONS.name).increment(1);
-        Self { stream, preface: Some((PREFACE_BYTES, Box::pin(sleep(handshake)))), _permit: permit }
+        Self { stream, preface: Some((PREFACE_BYTES, Box::pin(sleep(handshake)))), _place: place }
     }
 }
 
@@ -93,7 +119,7 @@ impl AsyncRead for Connection {
         if *missing == 0 {
             self.preface = None;
         } else if read.is_pending() && deadline.as_mut().poll(cx).is_ready() {
-            tracing::debug!("a Flight connection was silent from the start");
+            tracing::debug!("flight.connection.silent");
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         read

@@ -8,7 +8,7 @@ use levada_protocol::{
     limits::{BATCH_DECOMPRESSED_BYTES_MAX, MIB},
     source::{Catalog, LogSink, LogSource},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
@@ -65,7 +65,7 @@ pub struct ServeError(#[from] tonic::transport::Error);
 /// What all parts of one server share.
 pub(crate) struct Shared {
     pub(crate) deps: FlightDeps,
-    pub(crate) config: FlightConfig,
+    pub(crate) config: watch::Receiver<FlightConfig>,
     pub(crate) stalls: Stalls,
     pub(crate) shutdown: CancellationToken,
 }
@@ -88,7 +88,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl FlightServer {
-    /// Serves until `shutdown`. Then reads under way end with `SHUTTING_DOWN` and appends under way are waited for;
+    /// Serves until `shutdown`, with the settings as they are at each moment (but for `grace`). Then reads under way end with `SHUTTING_DOWN` and appends under way are waited for;
     /// whoever has stalled is left behind after [`FlightConfig::grace`].
     ///
     /// # Errors
@@ -96,13 +96,13 @@ impl FlightServer {
     pub async fn serve(
         listener: TcpListener,
         deps: FlightDeps,
-        config: FlightConfig,
+        config: watch::Receiver<FlightConfig>,
         shutdown: CancellationToken,
     ) -> Result<(), ServeError> {
-        let incoming = connections(listener, config.connections_max, config.handshake);
-        let (stalled, grace) = (config.stalled, config.grace);
+        let incoming = connections(listener, config.clone());
+        let grace = config.borrow().grace;
         let shared = Arc::new(Shared { deps, config, stalls: Stalls::default(), shutdown: shutdown.clone() });
-        let stalls = tokio::spawn(shared.stalls.clone().run(stalled, shutdown.clone()));
+        let stalls = tokio::spawn(shared.stalls.clone().run(shared.config.clone(), shutdown.clone()));
         let service =
             FlightServiceServer::new(Flight::new(Arc::clone(&shared))).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let served = Server::builder()

@@ -13,9 +13,13 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use metrics::counter;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::stream::{Chunk, MadeOf};
+use super::{
+    server::FlightConfig,
+    stream::{Chunk, MadeOf},
+};
 use crate::{convert::view::Waiting, metrics::FLIGHT_STALLED_DROPPED_TOTAL};
 
 /// What one reader holds.
@@ -125,10 +129,15 @@ impl Stalls {
     }
 
     /// Takes what stalled readers hold, until the server goes down.
-    pub(crate) async fn run(self, stalled: Duration, shutdown: CancellationToken) {
-        let mut ticks = tokio::time::interval((stalled / 6).max(Duration::from_millis(10)));
-        while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+    pub(crate) async fn run(self, mut config: watch::Receiver<FlightConfig>, shutdown: CancellationToken) {
+        loop {
+            let stalled = config.borrow_and_update().stalled;
             self.sweep(stalled);
+            tokio::select! {
+                () = tokio::time::sleep((stalled / 6).max(Duration::from_millis(10))) => {}
+                Ok(()) = config.changed() => {}
+                () = shutdown.cancelled() => return,
+            }
         }
     }
 

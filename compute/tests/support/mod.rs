@@ -24,7 +24,7 @@ use levada_protocol::{
     source::{Catalog, NewTopic},
 };
 use memory::MemoryLog;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{
     Status,
@@ -53,7 +53,7 @@ impl Running {
         let log = Arc::new(MemoryLog::new(Arc::clone(&codec), address));
         let deps = FlightDeps { source: log.clone(), sink: log.clone(), catalog: log.clone(), authorizer, codec };
         let shutdown = CancellationToken::new();
-        tokio::spawn(FlightServer::serve(listener, deps, config, shutdown.clone()));
+        tokio::spawn(FlightServer::serve(listener, deps, watch::Sender::new(config).subscribe(), shutdown.clone()));
         Self { log, address, shutdown: shutdown.clone(), _stop: shutdown.drop_guard() }
     }
 

@@ -30,6 +30,11 @@ Exit codes:
 #[error("{0}")]
 pub(crate) struct Usage(pub(crate) String);
 
+/// An error that was told where it belongs: in the log.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:#}")]
+pub(crate) struct Told(pub(crate) anyhow::Error);
+
 /// An error that ends the command, for a command line that cannot be meant.
 pub(crate) fn usage(what: impl Into<String>) -> anyhow::Error {
     Usage(what.into()).into()
@@ -42,6 +47,9 @@ pub(crate) fn report(error: &anyhow::Error, global: &Global) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let code = code_of(error);
+    if error.is::<Told>() {
+        return ExitCode::from(code);
+    }
     let protocol_error = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
     if global.is_json() {
         let name = protocol_error.map(|error| error.code.name());
@@ -59,7 +67,11 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.is::<print::Closed>()
 }
 
-fn code_of(error: &anyhow::Error) -> u8 {
+/// The exit code for an error.
+pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
+    if let Some(Told(error)) = error.downcast_ref() {
+        return code_of(error);
+    }
     for cause in error.chain() {
         if cause.is::<Usage>() || cause.is::<ConfigError>() {
             return USAGE;

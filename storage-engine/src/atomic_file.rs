@@ -47,7 +47,7 @@ pub fn read<T>(
     disk.perform(&DiskOp::SyncDir { dir: file.dir().to_owned() })?;
     let copy = |number: u64| decode(&disk.read(file, number * (len / 2), to_usize(len / 2))?);
     let content = copy(0).or_else(|cause| {
-        tracing::error!(%file, %cause, "the first copy is damaged, the second is used");
+        tracing::error!(%file, %cause, "file.copy.damaged: the first of two; the second is used");
         copy(1).map_err(|_| cause)
     });
     content.map(Some).map_err(|cause| OpenError::Damaged { file: file.clone(), cause })

@@ -126,7 +126,7 @@ impl Drop for LaneDriver {
             && thread.thread().id() != thread::current().id()
             && thread.join().is_err()
         {
-            tracing::error!("a disk lane panicked");
+            tracing::error!("disk.lane.panicked");
         }
     }
 }
@@ -146,7 +146,7 @@ impl Worker {
             let fatal = result.as_ref().err().filter(|error| error.is_fatal()).cloned();
             if let Some(cause) = fatal {
                 let poisoned = Poisoned::new(cause);
-                tracing::error!(%poisoned, "a disk lane stops");
+                tracing::error!(%poisoned, "disk.lane.stopped");
                 let _ = self.poisoned.set(poisoned);
                 done(token, result);
                 return;

@@ -27,7 +27,7 @@ mod settings;
 mod start;
 mod vitals;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use levada_protocol::{
     codec::PayloadCodec,
@@ -38,7 +38,11 @@ use levada_protocol::{
 };
 use levada_storage_engine::std_disk::LockError;
 pub use levada_storage_engine::std_disk::report_faults;
-use tokio::{net::TcpListener, sync::watch, time::timeout};
+use tokio::{
+    net::{TcpListener, lookup_host},
+    sync::watch,
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use readiness::Report;
@@ -155,7 +159,10 @@ impl Listeners {
 
 async fn bind(key: &'static str, address: &str) -> Result<TcpListener, ServerError> {
     let failed = |error| ServerError::Bind { key, address: address.to_owned(), error };
-    TcpListener::bind(address).await.map_err(failed)
+    let mut found: Vec<SocketAddr> = lookup_host(address).await.map_err(failed)?.collect();
+    // `localhost` is both 127.0.0.1 and ::1, and what goes there by number goes to the first.
+    found.sort_by_key(SocketAddr::is_ipv6);
+    TcpListener::bind(found.as_slice()).await.map_err(failed)
 }
 
 /// Runs a server until `shutdown` is cancelled.
@@ -336,4 +343,18 @@ async fn refusal(
 
 fn stoppers(runtime: &tokio::runtime::Handle) -> (Stopper, Stopper) {
     (Stopper(Tasks::new(runtime.clone())), Stopper(Tasks::new(runtime.clone())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn localhost_is_where_most_look_for_it() {
+        let listener = bind("listen.http", "localhost:0").await.unwrap();
+        assert!(listener.local_addr().unwrap().is_ipv4(), "{listener:?}");
+        let taken = listener.local_addr().unwrap().to_string();
+        let error = bind("listen.http", &taken).await.unwrap_err().to_string();
+        assert!(error.contains(&taken) && error.contains("listen.http"), "{error}");
+    }
 }

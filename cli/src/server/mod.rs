@@ -10,7 +10,7 @@ use std::{io::Read, path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context, Result};
 use clap::Args;
 use levada_broker::{
-    config::{Reloader, Source},
+    config::{Reloader, ServerConfig, Source},
     logging, metrics,
     server::{Hooks, Listeners, Running, report_faults},
 };
@@ -27,7 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::flags::ConfigFlags;
-use crate::print;
+use crate::{exit, print};
 
 /// Runs one node.
 #[derive(Args)]
@@ -54,22 +54,32 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
     let reloader = Reloader::load(source)?;
     let config = reloader.config();
     logging::init(&config.log)?;
+    let is_json = config.log.format == "json";
+    let ended = serve(config, &reloader, args.until_stdin_closes).await;
+    // Whoever reads the log as JSON gets the last words as JSON, too.
+    ended.map_err(|error| if is_json { tell(error) } else { error })
+}
+
+fn tell(error: anyhow::Error) -> anyhow::Error {
+    tracing::error!(error = format!("{error:#}"), exit = exit::code_of(&error), "server.ended");
+    exit::Told(error).into()
+}
+
+async fn serve(config: ServerConfig, reloader: &Arc<Reloader>, until_stdin_closes: bool) -> Result<()> {
+    log_panics();
     raise_file_limit();
     report_faults();
     let shutdown = CancellationToken::new();
     stop_on_signals(&shutdown)?;
-    reload_on_hangup(&reloader)?;
-    if args.until_stdin_closes {
+    reload_on_hangup(reloader)?;
+    if until_stdin_closes {
         stop_with_stdin(shutdown.clone());
     }
 
     let codec = Arc::new(ArrowCodec::new());
     let authorizer: Arc<dyn Authorizer> = Arc::new(AllowAll);
-    let hooks = Hooks {
-        codec: Some(codec.clone()),
-        authorizer: Arc::clone(&authorizer),
-        reloader: Some(Arc::clone(&reloader)),
-    };
+    let hooks =
+        Hooks { codec: Some(codec.clone()), authorizer: Arc::clone(&authorizer), reloader: Some(Arc::clone(reloader)) };
     let (listeners, flight_listener) = Listeners::bind(&config).await?;
     let running = tokio::select! {
         running = Running::start(config, listeners, hooks) => running?,
@@ -78,7 +88,7 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
     metrics::describe(levada_compute::metrics::ALL);
     let deps =
         FlightDeps { source: running.source(), sink: running.sink(), catalog: running.catalog(), authorizer, codec };
-    let flight = FlightServer::serve(flight_listener, deps, flight_settings(&reloader), shutdown.clone());
+    let flight = FlightServer::serve(flight_listener, deps, flight_settings(reloader), shutdown.clone());
     let flight = tokio::spawn({
         let shutdown = shutdown.clone();
         async move {
@@ -106,6 +116,15 @@ fn flight_settings(reloader: &Reloader) -> watch::Receiver<FlightConfig> {
         });
     });
     receiver
+}
+
+/// A panic's words go where the others go.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        let backtrace = std::backtrace::Backtrace::capture();
+        tracing::error!(why = panic.payload_as_str(), place, %backtrace, "process.panicked");
+    }));
 }
 
 /// A node has a descriptor for each connection and two for many of its files; the usual soft limit is for small programs.

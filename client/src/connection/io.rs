@@ -50,7 +50,7 @@ pub(super) async fn run(
         error = drive(&shared, &config, &cluster) => error,
         () = stop.cancelled() => disconnected(&shared.address, "the client closed the connection"),
     };
-    tracing::debug!(address = shared.address, %error, "connection closed");
+    tracing::debug!(address = shared.address, %error, "client.disconnected");
     shared.queue.close(&error);
     drop(closer);
 }
@@ -70,7 +70,7 @@ async fn drive(shared: &Shared, config: &ClientConfig, cluster: &OnceLock<Cluste
         Ok(Err(error)) => return error,
         Err(_) => return disconnected(address, format_args!("no connection after {:?}", config.connect_timeout)),
     };
-    tracing::debug!(address, node = peer.get(), "connected");
+    tracing::debug!(address, node = peer.get(), "client.connected");
     let (reader, writer) = stream.split();
     tokio::select! {
         error = read(shared, reader, input) => error,

@@ -156,7 +156,7 @@ impl Reader {
                 return Err(error);
             }
             failures += 1;
-            tracing::debug!(partition = %self.partition, %error, failures, "reading on elsewhere");
+            tracing::debug!(partition = %self.partition, %error, failures, "consumer.moved");
             if failures > 1 {
                 sleep(Backoff::ELECTION.pause(1, &mut rng)).await;
             }
@@ -174,7 +174,7 @@ impl Reader {
     async fn refresh(&self) {
         let request = MetadataRequest { topics: vec![self.topic.clone()], ..MetadataRequest::default() };
         if let Err(error) = self.cluster.refresh(request).await {
-            tracing::debug!(%error, "no metadata");
+            tracing::debug!(%error, "consumer.metadata.failed");
         }
     }
 

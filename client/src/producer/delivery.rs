@@ -52,7 +52,7 @@ impl Outcome {
             let Some(result) = self.of(index) else { continue };
             // A callback that panics must not keep the others of this task from being called.
             if panic::catch_unwind(AssertUnwindSafe(|| callback(result))).is_err() {
-                tracing::error!("a delivery callback panicked");
+                tracing::error!("producer.callback.panicked");
             }
         }
         wakers.into_iter().for_each(Waker::wake);

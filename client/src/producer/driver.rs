@@ -253,7 +253,7 @@ impl Driver {
         tokio::spawn(async move {
             let request = MetadataRequest { topics, ..MetadataRequest::default() };
             let metadata = shared.cluster.refresh(request).await.unwrap_or_else(|error| {
-                tracing::debug!(%error, "no metadata");
+                tracing::debug!(%error, "producer.metadata.failed");
                 Metadata::default()
             });
             let _ = events.send(Event::Metadata(metadata));

@@ -169,7 +169,7 @@ impl Append {
                 return Err(error);
             }
             counter!(FLIGHT_WRITE_RETRIES_TOTAL.name).increment(1);
-            tracing::debug!(%error, partition = %self.partition, "an append is tried again");
+            tracing::debug!(%error, partition = %self.partition, "flight.append.retried");
             match self.before.take() {
                 Some(before) => {
                     if !before.await.unwrap_or(false) {

@@ -154,7 +154,7 @@ impl<'a> Replay<'a> {
         let mut doubted = BTreeMap::new();
         let mut doubted_all = None;
         for damaged in &plan.damaged {
-            tracing::error!(%damaged, "acknowledged entries may be lost here");
+            tracing::error!(%damaged, "journal.damaged: acknowledged entries may be lost here");
             match &damaged.groups {
                 Some(groups) => groups.iter().for_each(|group| {
                     doubted.entry(*group).or_insert(damaged.lsn);
@@ -168,7 +168,7 @@ impl<'a> Replay<'a> {
         };
         let files = survey.files.iter().map(|file| (*file, plan.last_lsns.get(&file.number).copied())).collect();
         let files = Files::new(files, plan.next_generation);
-        tracing::info!(blocks = plan.blocks.len(), proven = %plan.proven, tail = tail.is_some(), "journal found");
+        tracing::info!(blocks = plan.blocks.len(), proven = %plan.proven, tail = tail.is_some(), "journal.found");
         Ok(Self { disk, journal, found: survey.found, plan, next: 0, tail, files, doubted, doubted_all })
     }
 

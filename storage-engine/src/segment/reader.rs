@@ -248,7 +248,7 @@ impl<'a> View<'a> {
             Ok((frame, _)) => pick(&frame.points).map_or_else(|| self.first(), |point| Place::from(&point)),
             Err(cause) => {
                 self.segment.is_suspect.store(true, Ordering::Relaxed);
-                tracing::error!(file = %self.segment.file, position, %cause, "an index frame of a segment is damaged");
+                tracing::error!(file = %self.segment.file, position, %cause, "segment.index.damaged");
                 let before = self.index.directory().iter().map(|frame| frame.position).rfind(|&frame| frame < position);
                 before.and_then(|before| frame_at(before).ok()).map_or_else(|| self.first(), |(_, behind)| behind)
             }
@@ -266,7 +266,7 @@ impl<'a> View<'a> {
         let file = &self.segment.file;
         let report = |cause: &DamageCause, what| {
             self.segment.is_suspect.store(true, Ordering::Relaxed);
-            tracing::error!(%file, %cause, what, "a segment is damaged outside of its entries; it is read without that");
+            tracing::error!(%file, %cause, what, "segment.frame.damaged: outside of its entries; it is read without that");
         };
         if let Err(cause) = self.check_header() {
             report(&cause, "header");

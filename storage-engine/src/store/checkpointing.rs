@@ -217,7 +217,7 @@ impl Store {
         for group in self.groups.values_mut() {
             let is_stuck = group.needed_lsn().is_some_and(|needed| needed <= before);
             if is_stuck && group.submit_again(&mut self.journal) {
-                tracing::info!(group = %group.id(), held_bytes, "entries that hold back the journal are written again");
+                tracing::info!(group = %group.id(), held_bytes, "journal.held: entries that hold it back are written again");
             }
         }
     }

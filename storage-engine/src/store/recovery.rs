@@ -232,7 +232,7 @@ impl Recovery {
         for (id, played) in std::mem::take(&mut self.played) {
             let Some(group) = self.groups.get_mut(&id) else { continue };
             if let Err(cause) = played.into_tail(group) {
-                tracing::error!(group = %id, cause, "the journal does not continue the group's segments");
+                tracing::error!(group = %id, cause, "journal.gap: it does not continue the group's segments");
                 self.doubt(Doubt::Groups([id].into()));
             }
         }

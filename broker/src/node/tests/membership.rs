@@ -254,3 +254,21 @@ fn copies_that_come_from_nowhere_let_others_go_first() {
     });
     assert_eq!(asked.collect::<BTreeSet<NodeId>>(), BTreeSet::from([NodeId(1), NodeId(2)]));
 }
+
+/// The bandwidth of copies is what the configuration says by now, also for a copy that is under way.
+#[test]
+fn a_copy_goes_as_fast_as_it_may_by_now() {
+    let ticks = |copy_bytes_per_s| {
+        let (mut world, place, away) = about_to_copy();
+        world.ask_controller(Request::SetReplicas { name: "orders".into(), replicas: 3 }).unwrap();
+        let config = &world.nodes[&away].config;
+        let settings = Settings { default_replicas: 3, copy_bytes_per_s, scrub: config.scrub };
+        world.events.push_back((away, Event::Settings(settings)));
+        (0..2_000).find(|_| {
+            world.step();
+            world.values(away, place).len() == 100
+        })
+    };
+    let (slow, fast) = (ticks(2 << 20).unwrap(), ticks(64 << 20).unwrap());
+    assert!(slow > 90 && fast < 60, "10 MB took {slow} and {fast} ticks of 50 ms");
+}

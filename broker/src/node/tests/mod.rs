@@ -21,7 +21,10 @@ mod world;
 
 use self::world::*;
 use super::*;
-use crate::{node::event::Answer, raft::wire};
+use crate::{
+    node::event::{Answer, Settings},
+    raft::wire,
+};
 
 fn batch(values: &[&str], sequence: i32) -> Bytes {
     let mut builder = RowsBuilder::new();

@@ -113,7 +113,7 @@ impl<D: Clone + Default> Partition<D> {
         let Some(batch) = self.queue.remove(position) else { return };
         let written = if batch.may_be_written { Written::Unknown } else { Written::No };
         let was_signed = batch.signed.is_some();
-        tracing::debug!(partition = %self.name, records = batch.records, %error, ?written, "a batch failed");
+        tracing::debug!(partition = %self.name, records = batch.records, %error, ?written, "producer.batch.failed");
         self.deliver(batch, Err(DeliveryError { error: error.clone(), written }), cx);
         if !was_signed {
             return;

@@ -1,7 +1,10 @@
 //! Structured logs on standard error.
 //!
-//! The message of an event is its name (`peer.unreachable`, `topic.created`), stable for whoever searches or counts;
-//! what it is about stands in fields.
+//! The message of an event is its name (`peer.unreachable`, `topic.created`), stable for whoever searches or counts, and
+//! perhaps words for a person behind it (`segment.damaged: …`); what it is about stands in fields. `docs/events.md` lists
+//! all names.
+
+mod json;
 
 use std::{
     io::{self, IsTerminal as _},
@@ -10,6 +13,7 @@ use std::{
 
 use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
 
+use self::json::JsonEvents;
 use crate::config::{ConfigError, LogConfig};
 
 /// The filter of this process, once it writes logs.
@@ -26,7 +30,7 @@ pub fn init(config: &LogConfig) -> Result<(), ConfigError> {
     let layer = fmt::layer().with_writer(io::stderr).with_ansi(colours).with_target(false);
     // Somebody may have set up logs already: a test, or a program around this one.
     let begun = match config.format.as_str() {
-        "json" => registry.with(layer.json().flatten_event(true)).try_init(),
+        "json" => registry.with(layer.event_format(JsonEvents)).try_init(),
         _ => registry.with(layer).try_init(),
     };
     if begun.is_ok() {

@@ -13,6 +13,7 @@ use levada_protocol::{
     context::{Action, Authorizer, RequestContext, Resource},
     error::{Error, ErrorCode, NodeAddresses, Result},
     ids::{GroupId, NodeId, TopicId, TopicPartition},
+    trace::Tracer,
 };
 use tokio::{sync::Semaphore, time::sleep};
 
@@ -58,6 +59,8 @@ pub(crate) struct Broker {
     pub(crate) unfolding: Semaphore,
     pub(crate) codec: Option<Arc<dyn PayloadCodec>>,
     pub(crate) authorizer: Arc<dyn Authorizer>,
+    /// Follows some requests.
+    pub(crate) tracer: Option<Arc<Tracer>>,
     /// Reads the configuration again.
     pub(crate) reloader: Option<Arc<Reloader>>,
 }

@@ -11,6 +11,7 @@ pub mod bootstrap;
 mod broker;
 pub mod cluster;
 pub mod config;
+mod follow;
 mod forward;
 mod http;
 pub mod logging;

@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use levada_client::{Admin, ClientConfig};
 
 use crate::{
-    bench, cluster, completions, config, consume, debug, dev, doctor, exit, produce, server, top, topic, units,
+    bench, cluster, completions, config, consume, debug, dev, doctor, exit, produce, server, telemetry, top, topic,
+    units,
 };
 
 /// Levada: a replicated log whose readers get columns.
@@ -99,6 +100,7 @@ impl Global {
         config = config.with_client_id("levada-cli");
         config.operation_timeout = self.timeout;
         config.connect_timeout = config.connect_timeout.min(self.timeout);
+        config.tracing.parent = telemetry::parent();
         Ok(config)
     }
 

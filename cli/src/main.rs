@@ -19,6 +19,7 @@ mod print;
 mod produce;
 mod scrape;
 mod server;
+mod telemetry;
 mod top;
 mod topic;
 mod units;

@@ -1,11 +1,31 @@
 //! What a program may say about its client: where the cluster is, and how long to wait for what.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use levada_protocol::trace::{Followed, TraceContext, Tracer};
 
 use crate::error::{Error, ErrorCode, Result};
 
+/// Which requests are followed across processes: produce requests and reads.
+#[derive(Clone, Debug, Default)]
+pub struct Tracing {
+    /// What they are a part of: goes to the servers with every request.
+    pub parent: Option<TraceContext>,
+    /// Tells of them on this side, too.
+    pub tracer: Option<Arc<Tracer>>,
+}
+
+impl Tracing {
+    /// Begins to follow a request, if it is to be, and gives what to tell the server.
+    pub(crate) fn follow(&self) -> (Option<Followed>, Option<TraceContext>) {
+        let followed = self.tracer.as_ref().and_then(|tracer| tracer.follow(self.parent));
+        let context = followed.as_ref().map(Followed::context).or(self.parent);
+        (followed, context)
+    }
+}
+
 /// How to reach a cluster. Shared by producer, consumer and admin.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ClientConfig {
     /// `host:port` of some nodes; one that answers is enough, the others are learned from it.
     pub bootstrap: Vec<String>,
@@ -19,6 +39,8 @@ pub struct ClientConfig {
     pub operation_timeout: Duration,
     /// Bytes that may be on their way to one node without an answer; more wait here.
     pub in_flight_bytes_max: usize,
+    /// Which requests are followed.
+    pub tracing: Tracing,
 }
 
 impl ClientConfig {
@@ -34,6 +56,7 @@ impl ClientConfig {
             request_timeout: Duration::from_secs(10),
             operation_timeout: Duration::from_secs(30),
             in_flight_bytes_max: 32 << 20,
+            tracing: Tracing::default(),
         })
     }
 

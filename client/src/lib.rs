@@ -25,7 +25,7 @@ mod retry;
 mod topology;
 
 pub use admin::{Admin, Fetched, Offsets};
-pub use config::ClientConfig;
+pub use config::{ClientConfig, Tracing};
 #[cfg(feature = "flight")]
 pub use consumer::{Consumer, ConsumerBuilder, End, PartitionBatch, Start};
 pub use error::{DeliveryError, Error, ErrorClass, ErrorCode, NodeAddresses, Result, Written};
@@ -34,6 +34,7 @@ pub use levada_protocol::{
     ids::{NodeId, Offset, PartitionId},
     partitioner::partition_of_key,
     source::NewTopic,
+    trace::{Span, SpanSink, TraceContext, Tracer},
 };
 pub use producer::{Callback, Delivered, Delivery, Producer, ProducerBuilder, ProducerConfig, ProducerStats, Record};
 pub use topology::{Partition, Replica, Schema, Topic};

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Instant};
 
-use crate::error::{Error, ErrorCode, Result};
+use crate::{
+    error::{Error, ErrorCode, Result},
+    trace::TraceContext,
+};
 
 /// Who makes a request, once authenticated.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -37,21 +40,21 @@ pub struct RequestContext {
     pub client: Arc<str>,
     /// When the caller stops waiting.
     pub deadline: Option<Instant>,
-    /// Identifies the request in logs of several processes; 0 when it is not traced.
-    pub trace: u128,
+    /// The trace that the request came with.
+    pub trace: Option<TraceContext>,
 }
 
 impl RequestContext {
     /// A context for work that no client asked for.
     #[must_use]
     pub fn internal(what: &str) -> Self {
-        Self { principal: Principal::named("levada"), client: what.into(), deadline: None, trace: 0 }
+        Self { principal: Principal::named("levada"), client: what.into(), deadline: None, trace: None }
     }
 
     /// A context for a client that has not authenticated.
     #[must_use]
     pub fn anonymous(client: &str) -> Self {
-        Self { principal: Principal::anonymous(), client: client.into(), deadline: None, trace: 0 }
+        Self { principal: Principal::anonymous(), client: client.into(), deadline: None, trace: None }
     }
 
     /// The same with a deadline.

@@ -334,7 +334,7 @@ mod tests {
     use crate::messages::native::ProduceRequest;
 
     fn request() -> ProduceRequest {
-        ProduceRequest { topic_id: Bytes::from_static(&[7; 16]), partition: 3, timeout_ms: 500 }
+        ProduceRequest { topic_id: Bytes::from_static(&[7; 16]), partition: 3, timeout_ms: 500, ..Default::default() }
     }
 
     #[test]
@@ -372,6 +372,8 @@ mod tests {
             Api::DrainNode => 13,
             Api::Balance => 14,
             Api::ResizeTopic => 15,
+            Api::DescribeConfig => 18,
+            Api::ReloadConfig => 19,
             Api::SeedState => 20,
             Api::FoundCluster => 21,
             Api::Raft => 22,
@@ -383,7 +385,7 @@ mod tests {
     fn the_numbers_are_pinned() {
         let known: Vec<_> = (0..=u16::MAX).filter_map(|value| Some((value, Api::from_u16(value)?))).collect();
         let values: Vec<_> = known.iter().map(|(value, _)| *value).collect();
-        assert_eq!(values, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 20, 21, 22, 23]);
+        assert_eq!(values, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 18, 19, 20, 21, 22, 23]);
         for (value, api) in known {
             assert_eq!((number(api), api as u16), (value, value), "{api:?}");
         }

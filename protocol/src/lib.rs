@@ -7,7 +7,7 @@
 //! Reading order: [`ids`] and [`limits`], then [`batch`] (what a record looks like), [`frame`] and [`messages`]
 //! (what crosses a socket), [`error`] (what can go wrong, with stable codes), [`topic`] (names and settings),
 //! [`source`], [`codec`] and [`context`] (the seams), [`ticket`] (what a Flight reader asks for), [`metric`] (what the other
-//! crates' numbers are described with).
+//! crates' numbers are described with), [`trace`] (which requests are followed across processes).
 
 pub mod batch;
 pub mod codec;
@@ -22,3 +22,4 @@ pub mod partitioner;
 pub mod source;
 pub mod ticket;
 pub mod topic;
+pub mod trace;

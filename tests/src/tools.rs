@@ -72,6 +72,19 @@ pub fn python() -> &'static Path {
 
 const PACKAGES: [&str; 1] = ["pyarrow==26.0.0"];
 
+/// A Python interpreter with what OpenTelemetry's own project makes of its protocol, and gRPC; kept as [`python`] is.
+///
+/// # Errors
+/// Python, its venv module or the network is missing.
+pub fn python_with_opentelemetry() -> Result<PathBuf> {
+    let packages = ["opentelemetry-proto==1.39.1", "grpcio==1.76.0"];
+    environment(
+        "python-opentelemetry",
+        &packages,
+        "import grpc, opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc",
+    )
+}
+
 /// Where things are kept that are made or downloaded once: `levada` in the user's cache directory.
 ///
 /// # Errors
@@ -89,10 +102,15 @@ pub fn cache() -> Result<PathBuf> {
 /// # Errors
 /// Python, its venv module or the network is missing.
 pub fn python_environment() -> Result<PathBuf> {
-    let dir = cache()?.join("python");
+    environment("python", &PACKAGES, "import pyarrow.flight")
+}
+
+/// An environment of this name with these packages, of which `check` shows that it works.
+fn environment(name: &str, packages: &[&str], check: &str) -> Result<PathBuf> {
+    let dir = cache()?.join(name);
     let python = dir.join("bin/python");
     let works = |python: &Path| {
-        let imported = Command::new(python).args(["-c", "import pyarrow.flight"]).output();
+        let imported = Command::new(python).args(["-c", check]).output();
         imported.is_ok_and(|output| output.status.success())
     };
     if works(&python) {
@@ -102,12 +120,12 @@ pub fn python_environment() -> Result<PathBuf> {
     let made = dir.with_extension(std::process::id().to_string());
     run(Command::new("python3").args(["-m", "venv"]).arg(&made))?;
     let mut pip = Command::new(made.join("bin/python"));
-    run(pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PACKAGES))?;
+    run(pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(packages))?;
     if !works(&python) {
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::rename(&made, &dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
-    if works(&python) { Ok(python) } else { bail!("pyarrow does not import") }
+    if works(&python) { Ok(python) } else { bail!("{packages:?} do not import") }
 }
 
 fn run(command: &mut Command) -> Result<()> {

@@ -143,6 +143,16 @@ pub const KEYS: &[Key] = &[
         "33554432",
         "of that, what entries may take that are in segments already, for replicas that are a little behind",
     ),
+    key(
+        "tracing.otlp_endpoint",
+        r#""""#,
+        "http://host:port of an OpenTelemetry collector (OTLP over gRPC) that gets spans of some requests; empty: none",
+    ),
+    live(
+        "tracing.samples_per_million",
+        "1000",
+        "of a million requests that bring no trace of their own, so many are followed; those that do are as their trace wants it",
+    ),
     key("log.format", r#""text""#, "log lines as text or as json"),
     live("log.filter", r#""info""#, "which log events are written, as in RUST_LOG"),
 ];

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use figment::{Figment, Provider, value::Value};
-use levada_protocol::limits::{FRAME_BYTES_MAX, REPLICAS_MAX};
+use levada_protocol::{
+    limits::{FRAME_BYTES_MAX, REPLICAS_MAX},
+    trace::PER_MILLION,
+};
 
 use tracing_subscriber::EnvFilter;
 
@@ -64,6 +67,10 @@ impl ServerConfig {
                 "log.filter",
                 format!("{:?}: {error}; write it as `info,levada_broker=debug`", self.log.filter),
             );
+        }
+        let endpoint = &self.tracing.otlp_endpoint;
+        if !endpoint.is_empty() && endpoint.strip_prefix("http://").is_none_or(|rest| address::split(rest).is_err()) {
+            return wrong("tracing.otlp_endpoint", format!("http://host:port, not {endpoint:?}"));
         }
         self.check_addresses()?;
         self.check_seeds()?;
@@ -134,6 +141,7 @@ impl ServerConfig {
             ("flight.connections_max", self.flight.connections_max, 1, 1_000_000),
             ("flight.stalled_ms", self.flight.stalled_ms, 100, 3_600_000),
             ("flight.append_ms", self.flight.append_ms, 100, 3_600_000),
+            ("tracing.samples_per_million", self.tracing.samples_per_million.into(), 0, PER_MILLION.into()),
             ("journal.file_bytes", journal.file_bytes, 48 * MIB, 4096 * MIB),
             ("journal.files_keep", journal.files_keep, 2, 10_000),
             ("journal.gather_bytes", journal.gather_bytes, 64 << 10, 48 * MIB),

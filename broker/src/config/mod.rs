@@ -64,6 +64,7 @@ pub struct ServerConfig {
     pub segment: SegmentSettings,
     pub disk: DiskSettings,
     pub tail: TailSettings,
+    pub tracing: TracingSettings,
     pub log: LogConfig,
 }
 
@@ -149,6 +150,15 @@ pub struct DiskSettings {
 pub struct TailSettings {
     pub bytes_max: u64,
     pub keep_bytes: u64,
+}
+
+/// Spans of some requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS is the documentation of every key")]
+pub struct TracingSettings {
+    pub otlp_endpoint: String,
+    pub samples_per_million: u32,
 }
 
 /// Logs.

@@ -78,6 +78,8 @@ fn the_message_names_the_key() {
         ("default_replicas = 0", "default_replicas", "1 to 9"),
         ("default_replicas = 'three'", "default_replicas", "three"),
         ("[log]\nformat = 'xml'", "log.format", "text or json"),
+        ("[tracing]\notlp_endpoint = 'collector:4317'", "tracing.otlp_endpoint", "http://host:port"),
+        ("[tracing]\nsamples_per_million = 1000001", "tracing.samples_per_million", "from 0 to 1000000"),
         ("[limits]\nrequest_bytes_max = 5", "limits.request_bytes_max", "a number from"),
         ("[tail]\nkeep_bytes = 201326592", "tail.keep_bytes", "a number from"),
     ] {

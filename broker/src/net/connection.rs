@@ -68,7 +68,7 @@ impl Session {
     /// For calls in its name.
     pub(crate) fn context(&self) -> RequestContext {
         let principal = if self.peer.is_some() { Principal::named("levada") } else { Principal::anonymous() };
-        RequestContext { principal, client: Arc::clone(&self.client), deadline: None, trace: 0 }
+        RequestContext { principal, client: Arc::clone(&self.client), deadline: None, trace: None }
     }
 }
 

@@ -184,7 +184,7 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(200);
 
     fn frame_bytes(payload: &[u8]) -> Vec<u8> {
-        let request = ProduceRequest { topic_id: Bytes::from_static(&[7; 16]), partition: 3, timeout_ms: 0 };
+        let request = ProduceRequest { topic_id: Bytes::from_static(&[7; 16]), partition: 3, ..Default::default() };
         [&frame::encode_request(Api::Produce, 9, &request, payload.len()), payload].concat()
     }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use levada_protocol::{
     error::Error,
-    ids::{GroupId, NodeId, TopicPartition},
+    ids::{GroupId, LogIndex, NodeId, TopicPartition},
     source::{Appended, LogBounds, NewTopic},
 };
 use levada_storage_engine::{
@@ -81,6 +81,11 @@ pub enum Event {
         id: RequestId,
         /// What is wanted.
         request: Request,
+    },
+    /// A produce request that follows is to be followed: [`Effect::Reached`] says how far it has come.
+    Follow {
+        /// The request.
+        id: RequestId,
     },
     /// The configuration was read again.
     Settings(Settings),
@@ -201,6 +206,18 @@ pub enum Answer {
     Done,
 }
 
+/// How far a followed produce request has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It has its offset, and is on its way to the journal and to the followers.
+    Proposed {
+        /// As this entry of its group's log.
+        index: LogIndex,
+    },
+    /// The journal here has it durably.
+    Durable,
+}
+
 /// Something a driver must do.
 #[derive(Debug)]
 pub enum Effect {
@@ -239,6 +256,13 @@ pub enum Effect {
         id: RequestId,
         /// The answer.
         result: Result<Answer, Error>,
+    },
+    /// A followed request has come so far. A driver that follows none may pass it over.
+    Reached {
+        /// The request.
+        id: RequestId,
+        /// How far.
+        stage: Stage,
     },
     /// The data directory failed: the process must end at once.
     Fatal {

@@ -48,6 +48,7 @@ impl Node {
         self.copies.tick(&mut self.budget, &mut self.store, out);
         self.mend(out);
         self.scrub.tick(&self.store, out);
+        self.followed.tick(self.ticks);
         self.approach_all(out);
         self.do_duties();
         if self.ticks.is_multiple_of(SEGMENT_TICKS) {

@@ -17,6 +17,7 @@ mod controller;
 mod copying;
 pub mod event;
 mod fetching;
+mod followed;
 mod housekeeping;
 mod mending;
 mod partitions;
@@ -48,6 +49,7 @@ use self::{
     event::{Effect, Event, Now, Request, RequestId},
     fetching::Budget,
     mending::Mends,
+    followed::FollowedRequests,
     reads::Reads,
     scrubbing::Scrub,
 };
@@ -111,6 +113,7 @@ pub struct Node {
     dirty: BTreeSet<GroupId>,
     admission: Admission,
     reads: Reads,
+    followed: FollowedRequests,
     /// New groups whose preferred leader is here, with the tick at which it asks for votes.
     campaigns: BTreeMap<GroupId, u64>,
     ticks: u64,
@@ -153,6 +156,7 @@ impl Node {
             metadata_settled: false,
             dirty: BTreeSet::from([GroupId::METADATA]),
             admission: Admission::default(),
+            followed: FollowedRequests::default(),
             reads: Reads::default(),
             campaigns: BTreeMap::new(),
             ticks: 0,
@@ -240,6 +244,7 @@ impl Node {
                 }
             }
             Event::Request { id, request } => self.on_request(id, request, out),
+            Event::Follow { id } => self.followed.follow(id, self.ticks),
             Event::Settings(settings) => {
                 self.config.default_replicas = settings.default_replicas;
                 self.config.copy_bytes_per_s = settings.copy_bytes_per_s;

@@ -309,8 +309,10 @@ impl Node {
                 let context = self.reads.begin(Read { id, group, refusal: Some(refusal) });
                 partition.group.read_index(context);
             }
+            self.followed.proposed(group, leading, out);
         }
         let driven = partition.group.drive(&mut self.store, out);
+        self.followed.durable(group, partition.group.persisted(), out);
         if let Some(last) = driven.committed.last() {
             let last = LogIndex(last.get_index());
             for entry in driven.committed {
@@ -333,6 +335,7 @@ impl Node {
         {
             partition.raise_high_watermark(high_watermark);
         }
+        self.followed.answered(group, partition.leading.as_ref());
         let leader = partition.group.leader();
         let bounds = bounds_of(partition);
         for read in driven.reads {

@@ -137,6 +137,13 @@ impl Leading {
         self.in_flight.insert(index, InFlight { end_offset: self.next_offset, waiters: pack.waiters });
     }
 
+    /// The entry that a request waits for, once it is proposed.
+    #[must_use]
+    pub fn index_of(&self, id: RequestId) -> Option<LogIndex> {
+        let waits = |in_flight: &InFlight| in_flight.waiters.iter().any(|(waiter, _)| *waiter == id);
+        self.in_flight.iter().rev().find(|(_, in_flight)| waits(in_flight)).map(|(index, _)| *index)
+    }
+
     /// Whether somebody waits for what was taken.
     #[must_use]
     pub fn owes_answers(&self) -> bool {

@@ -167,6 +167,12 @@ impl Group {
         LogIndex(self.raw.raft.raft_log.committed)
     }
 
+    /// What is durable here.
+    #[must_use]
+    pub fn persisted(&self) -> LogIndex {
+        LogIndex(self.raw.raft.raft_log.persisted)
+    }
+
     /// Where replicas are: those that belong to it, and those that will.
     #[must_use]
     pub const fn replicas(&self) -> &BTreeMap<ReplicaId, NodeId> {

@@ -42,6 +42,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use self::rounds::{Next, Rounds};
 use super::{budget::Charge, clock::Clock, lanes::Lanes, peers::Peers, reads::Reads};
 use crate::{
+    follow::ProduceStory,
     node::{
         Node,
         event::{Answer, Event, Request, Settings},
@@ -89,6 +90,7 @@ struct Asked {
     deadline: Instant,
     charge: Charge,
     reply: Reply,
+    story: Option<Arc<ProduceStory>>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -172,8 +174,20 @@ impl Worker {
     /// Hands over a request, waiting for a place in the queue. `charge` is held until the core has let go of it; `reply`
     /// is called once, or dropped when the worker has ended.
     pub async fn submit(&self, request: Request, deadline: Instant, charge: Charge, reply: Reply) {
+        self.submit_followed(request, deadline, charge, reply, None).await;
+    }
+
+    /// The same for a produce that is followed: its story is told how far it comes.
+    pub async fn submit_followed(
+        &self,
+        request: Request,
+        deadline: Instant,
+        charge: Charge,
+        reply: Reply,
+        story: Option<Arc<ProduceStory>>,
+    ) {
         let place = Arc::clone(&self.places).acquire_owned().await.expect("the queue's places are never closed");
-        self.shared.send(Input::Request(Asked { request, deadline, charge, reply, _place: place }));
+        self.shared.send(Input::Request(Asked { request, deadline, charge, reply, story, _place: place }));
     }
 
     /// Asks, and waits for the answer.
@@ -181,12 +195,26 @@ impl Worker {
     /// # Errors
     /// What the core answers; `Timeout`; `OutcomeUnknown` when the worker has ended.
     pub async fn ask(&self, request: Request, deadline: Instant, charge: Charge) -> Result<Answer> {
+        self.ask_followed(request, deadline, charge, None).await
+    }
+
+    /// The same for a produce that is followed.
+    ///
+    /// # Errors
+    /// As [`Worker::ask`].
+    pub async fn ask_followed(
+        &self,
+        request: Request,
+        deadline: Instant,
+        charge: Charge,
+        story: Option<Arc<ProduceStory>>,
+    ) -> Result<Answer> {
         let (reply, answer) = oneshot::channel();
         let reply = Box::new(move |result| {
             drop(reply.send(result));
             None
         });
-        self.submit(request, deadline, charge, reply).await;
+        self.submit_followed(request, deadline, charge, reply, story).await;
         answer.await.unwrap_or_else(|_| Err(ended()))
     }
 

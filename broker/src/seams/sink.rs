@@ -8,6 +8,7 @@ use levada_protocol::{
     ids::{GroupId, Offset, ProducerEpoch, ProducerId, TopicPartition},
     messages::native::{InitProducerRequest, InitProducerResponse, ProduceRequest, ProduceResponse},
     source::{Appended, BoxFuture, LogSink, ProducerIdentity},
+    trace::{Followed, SpanKind},
 };
 
 use crate::{
@@ -49,6 +50,7 @@ impl LogSink for Broker {
     ) -> BoxFuture<'a, Result<Appended>> {
         Box::pin(async move {
             let begun = clock::instant();
+            let mut followed = self.tracer.as_ref().and_then(|tracer| tracer.follow(ctx.trace));
             let deadline = clock::deadline(ctx, self.limits.get().produce());
             let charge = self.requests.take(batch.len());
             let charge = tokio::time::timeout(clock::left(deadline), charge).await.map_err(|_| timed_out())?;
@@ -62,7 +64,13 @@ impl LogSink for Broker {
                 let sent = if leader == self.node() {
                     let request = Request::Produce { partition, batch: admitted.batch.clone() };
                     let charge = charge.take().unwrap_or_default();
-                    let answer = self.worker.ask(request, deadline, charge).await.and_then(appended);
+                    let of = (partition, &admitted);
+                    let story = followed.take().map(|followed| self.story(followed, &ctx.client, of, begun));
+                    let answer = self.worker.ask_followed(request, deadline, charge, story.clone()).await;
+                    let answer = answer.and_then(appended);
+                    if let Some(story) = story {
+                        story.end(&answer, clock::instant());
+                    }
                     if answer.as_ref().is_ok_and(|appended| !appended.duplicate) {
                         count(admitted.batch.len(), admitted.records, begun);
                     }
@@ -72,9 +80,16 @@ impl LogSink for Broker {
                         topic_id: Bytes::copy_from_slice(&partition.topic.to_bytes()),
                         partition: partition.partition.get(),
                         timeout_ms: u32::try_from(clock::left(deadline).as_millis()).unwrap_or(u32::MAX).max(1),
+                        traceparent: traced(followed.as_ref(), ctx),
                     };
                     let answer =
                         self.forwarder.call(leader, Api::Produce, request, admitted.batch.clone(), deadline).await;
+                    if let Some(followed) = followed.take() {
+                        let error = answer.as_ref().err().map(|failed: &CallError| failed.error.to_string());
+                        let about =
+                            vec![("levada.node", self.node().get().into()), ("levada.leader", leader.get().into())];
+                        followed.end(("produce.forward", SpanKind::Client), begun, clock::instant(), about, error);
+                    }
                     answer.map(|answer: ProduceResponse| Appended {
                         base_offset: Offset(answer.base_offset),
                         duplicate: answer.duplicate,
@@ -87,4 +102,10 @@ impl LogSink for Broker {
             }
         })
     }
+}
+
+/// The trace that another node is to go on with.
+fn traced(followed: Option<&Followed>, ctx: &RequestContext) -> String {
+    let context = followed.map(Followed::context).or(ctx.trace);
+    context.map(|context| context.to_string()).unwrap_or_default()
 }

@@ -35,6 +35,7 @@ use levada_protocol::{
     error::NodeAddresses,
     ids::{ClusterId, NodeId},
     source::{Catalog, LogSink, LogSource},
+    trace::Tracer,
 };
 use levada_storage_engine::std_disk::LockError;
 pub use levada_storage_engine::std_disk::report_faults;
@@ -110,13 +111,15 @@ pub struct Hooks {
     pub codec: Option<Arc<dyn PayloadCodec>>,
     /// Decides what principals may do.
     pub authorizer: Arc<dyn Authorizer>,
+    /// Follows some requests; without it none.
+    pub tracer: Option<Arc<Tracer>>,
     /// Reads the configuration again; without it, it stays as it is until a restart.
     pub reloader: Option<Arc<Reloader>>,
 }
 
 impl Default for Hooks {
     fn default() -> Self {
-        Self { codec: None, authorizer: Arc::new(AllowAll), reloader: None }
+        Self { codec: None, authorizer: Arc::new(AllowAll), tracer: None, reloader: None }
     }
 }
 

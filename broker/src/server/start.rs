@@ -100,6 +100,7 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
         unfolding: Semaphore::new(UNFOLDED_AT_ONCE),
         codec: hooks.codec,
         authorizer: hooks.authorizer,
+        tracer: hooks.tracer,
         reloader: hooks.reloader,
     });
     if let Some(reloader) = &broker.reloader {

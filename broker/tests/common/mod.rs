@@ -251,7 +251,7 @@ impl Client {
 }
 
 pub fn produce_request(topic: &TopicInfo, partition: u32) -> ProduceRequest {
-    ProduceRequest { topic_id: topic.topic_id.clone(), partition, timeout_ms: 0 }
+    ProduceRequest { topic_id: topic.topic_id.clone(), partition, ..ProduceRequest::default() }
 }
 
 /// A batch of values without a producer.

@@ -7,13 +7,13 @@ mod position;
 use anyhow::{Context, Result};
 use clap::Args;
 use futures::FutureExt;
-use levada_client::{Consumer, End, Offset, PartitionId, Start};
+use levada_client::{ClientConfig, Consumer, End, Offset, PartitionId, Start};
 
 use self::{
     format::{Format, Writer},
     position::Position,
 };
-use crate::{args::Global, exit};
+use crate::{args::Global, exit, telemetry};
 
 /// Reads records over Arrow Flight.
 #[derive(Args)]
@@ -44,6 +44,16 @@ pub(crate) struct ConsumeArgs {
 }
 
 pub(crate) async fn run(global: &Global, args: ConsumeArgs) -> Result<()> {
+    let mut client = global.client_config()?;
+    let exporter = telemetry::of_client(&mut client)?;
+    let read = read(global, args, client).await;
+    if let Some(exporter) = exporter {
+        exporter.finish().await;
+    }
+    read
+}
+
+async fn read(global: &Global, args: ConsumeArgs, client: ClientConfig) -> Result<()> {
     let mut columns = args.columns.clone();
     if args.format == Format::Raw {
         if !columns.is_empty() {
@@ -52,7 +62,7 @@ pub(crate) async fn run(global: &Global, args: ConsumeArgs) -> Result<()> {
         columns.push("value".to_owned());
     }
     let consumer = Consumer::builder(&global.bootstrap)
-        .config(global.client_config()?)
+        .config(client)
         .topic(&args.topic)
         .partitions(args.partition.iter().copied().map(PartitionId))
         .start(start(args.from))

@@ -19,7 +19,7 @@ use levada_client::{Admin, Compression, DeliveryError, PartitionId, Producer, Pr
 use serde_json::json;
 
 use self::input::{Input, InputRecord};
-use crate::{args::Global, exit, print, units};
+use crate::{args::Global, exit, print, telemetry, units};
 
 /// Writes records from standard input.
 #[derive(Args)]
@@ -97,7 +97,9 @@ pub(crate) async fn run(global: &Global, args: ProduceArgs) -> Result<()> {
     let input = Input::new(args.format, args.key.clone(), args.timestamp.clone(), topic.schema.as_ref())?;
     drop::<Admin>(admin);
 
-    let mut config = ProducerConfig::new(global.client_config()?);
+    let mut client = global.client_config()?;
+    let exporter = telemetry::of_client(&mut client)?;
+    let mut config = ProducerConfig::new(client);
     config.compression = args.compression.into();
     config.linger = args.linger;
     config.batch_bytes = usize::try_from(args.batch_bytes).unwrap_or(usize::MAX);
@@ -112,6 +114,9 @@ pub(crate) async fn run(global: &Global, args: ProduceArgs) -> Result<()> {
     let _ = producer.close().await;
     bar.finish_and_clear();
     let elapsed = began.elapsed();
+    if let Some(exporter) = exporter {
+        exporter.finish().await;
+    }
 
     let outcomes = std::mem::take(&mut *outcomes.lock().unwrap_or_else(PoisonError::into_inner));
     let told = tell(global, &outcomes, elapsed);

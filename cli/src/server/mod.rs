@@ -27,7 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::flags::ConfigFlags;
-use crate::{exit, print};
+use crate::{exit, print, telemetry};
 
 /// Runs one node.
 #[derive(Args)]
@@ -78,16 +78,24 @@ async fn serve(config: ServerConfig, reloader: &Arc<Reloader>, until_stdin_close
 
     let codec = Arc::new(ArrowCodec::new());
     let authorizer: Arc<dyn Authorizer> = Arc::new(AllowAll);
-    let hooks =
-        Hooks { codec: Some(codec.clone()), authorizer: Arc::clone(&authorizer), reloader: Some(Arc::clone(reloader)) };
+    let (tracer, exporter) = telemetry::of_server(&config)?.unzip();
+    if let Some(tracer) = tracer.clone() {
+        reloader.on_change(move |config| tracer.set_per_million(config.tracing.samples_per_million));
+    }
+    let hooks = Hooks {
+        codec: Some(codec.clone()),
+        authorizer: Arc::clone(&authorizer),
+        tracer: tracer.clone(),
+        reloader: Some(Arc::clone(reloader)),
+    };
     let (listeners, flight_listener) = Listeners::bind(&config).await?;
     let running = tokio::select! {
         running = Running::start(config, listeners, hooks) => running?,
         () = shutdown.cancelled() => return Ok(()),
     };
     metrics::describe(levada_compute::metrics::ALL);
-    let deps =
-        FlightDeps { source: running.source(), sink: running.sink(), catalog: running.catalog(), authorizer, codec };
+    let (source, sink, catalog) = (running.source(), running.sink(), running.catalog());
+    let deps = FlightDeps { source, sink, catalog, authorizer, codec, tracer };
     let flight = FlightServer::serve(flight_listener, deps, flight_settings(reloader), shutdown.clone());
     let flight = tokio::spawn({
         let shutdown = shutdown.clone();
@@ -99,6 +107,9 @@ async fn serve(config: ServerConfig, reloader: &Arc<Reloader>, until_stdin_close
     let node_ended = running.run_until(shutdown.clone()).await;
     shutdown.cancel();
     let flight_ended = flight.await.context("the Flight service failed")?;
+    if let Some(exporter) = exporter {
+        exporter.finish().await;
+    }
     node_ended?;
     Ok(flight_ended?)
 }

@@ -14,6 +14,7 @@ use levada_protocol::{
     error::{Error, ErrorCode, GRPC_ERROR_KEY, Result},
     limits::MIB,
     ticket::Ticket,
+    trace::TraceContext,
 };
 use tokio::time::timeout;
 use tonic::{
@@ -21,8 +22,13 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::{config::ClientConfig, error::disconnected};
+use crate::{
+    config::{ClientConfig, Tracing},
+    error::disconnected,
+};
 
+/// The header of W3C's trace context.
+const TRACEPARENT: &str = "traceparent";
 /// What may be on its way to one reader, and to one node's readers together. HTTP/2's default costs half the throughput.
 const WINDOW_BYTES: u32 = 16 << 20;
 /// The largest HTTP/2 frame: each has a cost of its own.
@@ -39,6 +45,7 @@ pub(super) struct Channels {
     connect_timeout: Duration,
     response_timeout: Duration,
     user_agent: String,
+    pub(super) tracing: Tracing,
     channels: Mutex<BTreeMap<String, Channel>>,
 }
 
@@ -48,6 +55,7 @@ impl Channels {
             connect_timeout: config.connect_timeout,
             response_timeout: config.request_timeout,
             user_agent: config.client_id.clone(),
+            tracing: config.tracing.clone(),
             channels: Mutex::default(),
         }
     }
@@ -56,9 +64,18 @@ impl Channels {
     ///
     /// # Errors
     /// What the server answers; `Disconnected` when none does.
-    pub(super) async fn do_get(&self, address: &str, ticket: &Ticket) -> Result<FlightDataDecoder> {
+    pub(super) async fn do_get(
+        &self,
+        address: &str,
+        ticket: &Ticket,
+        context: Option<TraceContext>,
+    ) -> Result<FlightDataDecoder> {
         let mut client = FlightServiceClient::new(self.get(address)?).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let response = client.do_get(FlightTicket { ticket: ticket.encode() });
+        let mut request = tonic::Request::new(FlightTicket { ticket: ticket.encode() });
+        if let Some(value) = context.and_then(|context| context.to_string().parse().ok()) {
+            request.metadata_mut().insert(TRACEPARENT, value);
+        }
+        let response = client.do_get(request);
         let response = timeout(self.response_timeout, response)
             .await
             .map_err(|_| disconnected(address, format_args!("no answer within {:?}", self.response_timeout)))?;

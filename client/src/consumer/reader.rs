@@ -14,6 +14,7 @@ use levada_protocol::{
     ids::{Offset, TopicPartition},
     messages::native::MetadataRequest,
     ticket::Ticket,
+    trace::{SpanKind, TraceContext},
 };
 use tokio::{
     sync::mpsc,
@@ -210,12 +211,24 @@ impl Reader {
             columns: self.projection.columns.clone(),
             max_batch_rows: self.batch_rows_max,
         };
-        let mut stream = self.channels.do_get(&address, &ticket).await?;
+        let (followed, context) = self.channels.tracing.follow();
+        let begun = std::time::Instant::now();
+        let ended = self.read_ticket(&address, &ticket, context).await;
+        if let Some(followed) = followed {
+            let about = vec![("levada.partition", u64::from(self.partition.partition.get()).into())];
+            let error = ended.as_ref().err().map(ToString::to_string);
+            followed.end(("read", SpanKind::Client), begun, std::time::Instant::now(), about, error);
+        }
+        ended
+    }
+
+    async fn read_ticket(&mut self, address: &str, ticket: &Ticket, context: Option<TraceContext>) -> Result<Ended> {
+        let mut stream = self.channels.do_get(address, ticket, context).await?;
         loop {
             let next = self.next_batch(&mut stream);
             let batch = tokio::select! {
-                batch = next => batch.map_err(|error| error_of(&address, &error))?,
-                () = self.moved_from(&address) => {
+                batch = next => batch.map_err(|error| error_of(address, &error))?,
+                () = self.moved_from(address) => {
                     return Err(Error::new(ErrorCode::NotLeader, format!("{address} does not lead {} any more", self.partition)));
                 }
                 () = self.batches.closed() => return Ok(Ended::Unwanted),

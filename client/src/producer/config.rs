@@ -12,7 +12,7 @@ use super::Producer;
 use crate::config::ClientConfig;
 
 /// The settings of a [`Producer`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ProducerConfig {
     /// How to reach the cluster.
     pub client: ClientConfig,

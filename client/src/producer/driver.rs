@@ -16,6 +16,7 @@ use levada_protocol::{
     ids::{NodeId, Offset, ProducerEpoch, ProducerId, TopicPartition},
     messages::native::{InitProducerRequest, InitProducerResponse, MetadataRequest, ProduceRequest, ProduceResponse},
     source::ProducerIdentity,
+    trace::SpanKind,
 };
 use tokio::{
     sync::{Notify, Semaphore, mpsc},
@@ -221,16 +222,30 @@ impl Driver {
             let error = disconnected(&format!("node {node}"), "its address is not known");
             return answer(Err(CallError::unsent(error)));
         };
-        let timeout = self.shared.cluster.config().request_timeout;
+        let config = self.shared.cluster.config();
+        let timeout = config.request_timeout;
+        let (followed, context) = config.tracing.follow();
+        let (begun, batch_bytes) = (std::time::Instant::now(), bytes.len());
         let request = ProduceRequest {
             topic_id: Bytes::copy_from_slice(&partition.topic.to_bytes()),
             partition: partition.partition.get(),
             // The server gives up before we do, so that a slow one is not taken for a dead one.
             timeout_ms: u32::try_from((timeout * 3 / 4).as_millis()).unwrap_or(u32::MAX),
+            traceparent: context.map(|context| context.to_string()).unwrap_or_default(),
         };
         let on_answer = Box::new(move |frame: std::result::Result<Frame, CallError>| {
             let offset = |frame: Frame| frame.message().map(|response: ProduceResponse| Offset(response.base_offset));
-            answer(frame.and_then(|frame| offset(frame).map_err(CallError::sent)));
+            let offset = frame.and_then(|frame| offset(frame).map_err(CallError::sent));
+            if let Some(followed) = followed {
+                let about = vec![
+                    ("levada.node", node.get().into()),
+                    ("levada.partition", u64::from(partition.partition.get()).into()),
+                    ("levada.bytes", batch_bytes.into()),
+                ];
+                let error = offset.as_ref().err().map(|failed| failed.error.to_string());
+                followed.end(("produce", SpanKind::Client), begun, std::time::Instant::now(), about, error);
+            }
+            answer(offset);
         });
         self.pool.get(&addresses.native).enqueue(Api::Produce, &request, bytes, timeout, on_answer);
     }

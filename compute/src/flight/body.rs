@@ -14,6 +14,7 @@ use metrics::{counter, gauge};
 use tonic::Status;
 
 use super::{
+    follow::ReadStory,
     message::schema_frames,
     stalls::{Held, SharedHeld, Stalls},
     status::{counted, status_of},
@@ -41,18 +42,23 @@ enum State {
 pub(crate) struct DoGetBody {
     state: State,
     held: SharedHeld,
+    /// Of a read that is followed.
+    story: Option<Box<ReadStory>>,
 }
 
 impl DoGetBody {
     /// Begins with the schema.
-    pub(crate) fn new(reader: PartitionReader, stalls: &Stalls) -> Self {
+    pub(crate) fn new(reader: PartitionReader, stalls: &Stalls, story: Option<Box<ReadStory>>) -> Self {
         gauge!(FLIGHT_READERS.name).increment(1);
         let head = schema_frames(&schema::write(reader.view().output()));
-        Self { state: State::Ready(Box::new(reader)), held: stalls.watch(Held::new(head)) }
+        Self { state: State::Ready(Box::new(reader)), held: stalls.watch(Held::new(head)), story }
     }
 
     fn end(&mut self, result: &Result<()>) -> Poll<Option<std::result::Result<Frame<Bytes>, Status>>> {
         self.state = State::Ended;
+        if let Some(story) = &mut self.story {
+            story.ended(result.as_ref().err());
+        }
         let status = match result {
             Ok(()) => Status::ok(""),
             Err(error) => status_of(&counted(error.clone())),
@@ -64,6 +70,9 @@ impl DoGetBody {
     /// The client has half a message: only a broken stream tells it so.
     fn break_off(&mut self, error: Error) -> Poll<Option<std::result::Result<Frame<Bytes>, Status>>> {
         self.state = State::Ended;
+        if let Some(story) = &mut self.story {
+            story.ended(Some(&error));
+        }
         Poll::Ready(Some(Err(status_of(&counted(error)))))
     }
 }
@@ -85,6 +94,9 @@ impl Body for DoGetBody {
                         this.state = State::Again(Box::pin(again(reader, made_of)));
                     } else if let Some(frame) = held.pop() {
                         counter!(FLIGHT_READ_BYTES_TOTAL.name).increment(frame.len() as u64);
+                        if let Some(story) = &mut this.story {
+                            story.sent(frame.len());
+                        }
                         this.state = State::Ready(reader);
                         return Poll::Ready(Some(Ok(Frame::data(frame))));
                     } else {
@@ -100,6 +112,9 @@ impl Body for DoGetBody {
                     match result {
                         Ok(Some(chunk)) => {
                             counter!(FLIGHT_READ_RECORDS_TOTAL.name).increment(chunk.rows as u64);
+                            if let Some(story) = &mut this.story {
+                                story.batch(chunk.rows);
+                            }
                             this.held.lock().put(chunk, waiting);
                             this.state = State::Ready(reader);
                         }

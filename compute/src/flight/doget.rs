@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Limited};
 use levada_protocol::{
+    context::RequestContext,
     error::{Error, ErrorCode, Result},
     ticket::{TICKET_BYTES_MAX, Ticket},
 };
@@ -24,6 +25,7 @@ use tower::{Layer, Service};
 
 use super::{
     body::DoGetBody,
+    follow::ReadStory,
     server::Shared,
     service::context_of,
     status::{counted, status_of},
@@ -85,6 +87,23 @@ where
 async fn answer(shared: &Shared, request: Request<Body>) -> Result<Response<Body>> {
     let (head, body) = request.into_parts();
     let ctx = context_of(&head.headers, &head.extensions);
+    let followed = shared.deps.tracer.as_ref().and_then(|tracer| tracer.follow(ctx.trace));
+    let mut story = followed.map(|followed| Box::new(ReadStory::new(followed, &ctx.client)));
+    let opened = open(shared, ctx, body).await;
+    if let Some(story) = &mut story {
+        match &opened {
+            Ok((ticket, _)) => story.opened(ticket),
+            Err(error) => story.ended(Some(error)),
+        }
+    }
+    let (_, reader) = opened?;
+    let mut response = Response::new(Body::new(DoGetBody::new(reader, &shared.stalls, story)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    Ok(response)
+}
+
+/// Takes the ticket, and opens a reader for it.
+async fn open(shared: &Shared, ctx: RequestContext, body: Body) -> Result<(Ticket, PartitionReader)> {
     let limited = Limited::new(body, TICKET_BYTES_MAX + 64);
     let message = match tokio::time::timeout(TICKET_WAIT, limited.collect()).await {
         Ok(Ok(message)) => message.to_bytes(),
@@ -93,9 +112,7 @@ async fn answer(shared: &Shared, request: Request<Body>) -> Result<Response<Body
     };
     let ticket = Ticket::decode(&ticket_of(message)?)?;
     let reader = PartitionReader::open(&shared.deps, ctx, &ticket, shared.shutdown.clone()).await?;
-    let mut response = Response::new(Body::new(DoGetBody::new(reader, &shared.stalls)));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    Ok(response)
+    Ok((ticket, reader))
 }
 
 /// The ticket in the one message of the request.

@@ -14,6 +14,7 @@ mod actions;
 mod append;
 mod body;
 mod doget;
+mod follow;
 mod incoming;
 mod info;
 mod ingest;

@@ -7,6 +7,7 @@ use levada_protocol::{
     context::Authorizer,
     limits::{BATCH_DECOMPRESSED_BYTES_MAX, MIB},
     source::{Catalog, LogSink, LogSource},
+    trace::Tracer,
 };
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,8 @@ pub struct FlightDeps {
     pub authorizer: Arc<dyn Authorizer>,
     /// Arrow.
     pub codec: Arc<ArrowCodec>,
+    /// Follows some reads.
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 /// Settings of the server.

@@ -31,6 +31,8 @@ use super::{
 
 /// How many answers to a writer wait for it to read them; past that its stream is not read either.
 const PUT_RESULTS_MAX: usize = 8192;
+/// The header of W3C's trace context.
+const TRACEPARENT: &str = "traceparent";
 /// What a client calls itself is cut to this.
 const CLIENT_NAME_CHARS_MAX: usize = 128;
 
@@ -71,7 +73,7 @@ pub(crate) fn context_of(headers: &HeaderMap, extensions: &Extensions) -> Reques
         principal: Principal::anonymous(),
         client: client.into(),
         deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
-        trace: 0,
+        trace: headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()?.parse().ok()),
     }
 }
 

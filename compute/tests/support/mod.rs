@@ -51,7 +51,14 @@ impl Running {
         let address = listener.local_addr().unwrap();
         let codec = Arc::new(ArrowCodec::new());
         let log = Arc::new(MemoryLog::new(Arc::clone(&codec), address));
-        let deps = FlightDeps { source: log.clone(), sink: log.clone(), catalog: log.clone(), authorizer, codec };
+        let deps = FlightDeps {
+            source: log.clone(),
+            sink: log.clone(),
+            catalog: log.clone(),
+            authorizer,
+            codec,
+            tracer: None,
+        };
         let shutdown = CancellationToken::new();
         tokio::spawn(FlightServer::serve(listener, deps, watch::Sender::new(config).subscribe(), shutdown.clone()));
         Self { log, address, shutdown: shutdown.clone(), _stop: shutdown.drop_guard() }

@@ -195,6 +195,7 @@ impl World {
                         }
                     }
                 }
+                Effect::Reached { .. } => {}
                 Effect::Fatal { message } => {
                     self.failed(node, &message);
                     return;

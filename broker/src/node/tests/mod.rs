@@ -22,7 +22,7 @@ mod world;
 use self::world::*;
 use super::*;
 use crate::{
-    node::event::{Answer, Settings},
+    node::event::{Answer, Settings, Stage},
     raft::wire,
 };
 
@@ -452,4 +452,29 @@ fn a_leader_whose_segment_is_damaged_lets_another_lead() {
         world.step();
         assert_eq!(world.leader(place), Some(sound), "it does not go back");
     }
+}
+
+/// A produce that is followed is told of twice, in order, and then forgotten; others are not told of.
+#[test]
+fn a_followed_produce_says_how_far_it_has_come() {
+    let mut world = World::new(3);
+    let place = world.create_topic(1, &[])[0];
+    world.produce(place, batch(&["unfollowed"], 0)).unwrap();
+    assert_eq!(world.reached, []);
+    let leader = world.leader(place).unwrap();
+    let id = RequestId(world.next_request);
+    world.events.push_back((leader, Event::Follow { id }));
+    world.produce(place, batch(&["followed"], 1)).unwrap();
+    // Entry 1 began the leader's term.
+    let proposed = Stage::Proposed { index: LogIndex(3) };
+    assert_eq!(world.reached, [(id, proposed), (id, Stage::Durable)]);
+    world.produce(place, batch(&["after it"], 2)).unwrap();
+    assert_eq!(world.reached.len(), 2);
+    // One that is refused before it is proposed is not kept for ever.
+    let id = RequestId(world.next_request);
+    world.events.push_back((leader, Event::Follow { id }));
+    world.produce(place, batch(&["out of order"], 7)).unwrap_err();
+    assert_eq!(world.nodes[&leader].followed.len(), 1);
+    (0..1_300).for_each(|_| world.step());
+    assert_eq!((world.nodes[&leader].followed.len(), world.reached.len()), (0, 2));
 }

@@ -16,7 +16,7 @@ use raft::eraftpb::MessageType;
 
 use crate::{
     cluster::{feature::LEVEL_MAX, metadata},
-    node::event::Answer,
+    node::event::{Answer, Stage},
     raft::wire,
 };
 
@@ -35,6 +35,8 @@ pub(super) struct World {
     pub(super) copy_bytes_per_s: u64,
     /// How nodes that start scrub.
     pub(super) scrub: ScrubConfig,
+    /// How far followed requests have come.
+    pub(super) reached: Vec<(RequestId, Stage)>,
     /// What nodes did of late, one line each.
     pub(super) story: Vec<String>,
 }
@@ -83,6 +85,7 @@ impl World {
             wiped: BTreeSet::new(),
             copy_bytes_per_s: 50 << 20,
             scrub: ScrubConfig { bytes_per_s: 0, interval_ms: 0 },
+            reached: Vec::new(),
             story: Vec::new(),
         };
         for id in (1..=count).map(NodeId) {
@@ -162,6 +165,7 @@ impl World {
                     }
                     assert!(self.replies.insert(id, result).is_none(), "{id:?} is answered twice");
                 }
+                Effect::Reached { id, stage } => self.reached.push((id, stage)),
                 Effect::Fatal { message } => panic!("{message}"),
                 Effect::ReadyToStop => {
                     self.nodes.remove(&id);

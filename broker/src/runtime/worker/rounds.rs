@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::{Flush, Input, Queue, Reply, WorkerState, lock, timed_out};
 use crate::{
+    follow::ProduceStory,
     metrics as names,
     node::{
         Node,
@@ -43,6 +44,8 @@ struct Pending {
     deadline_ms: u64,
     /// `None` once it was answered with a timeout.
     reply: Option<Reply>,
+    /// Of a produce that is followed.
+    story: Option<Arc<ProduceStory>>,
     _charge: Charge,
 }
 
@@ -199,8 +202,12 @@ impl Rounds {
                 let pending = Pending {
                     deadline_ms: self.clock.mono_ms_of(asked.deadline),
                     reply: Some(asked.reply),
+                    story: asked.story,
                     _charge: asked.charge,
                 };
+                if pending.story.is_some() {
+                    self.node.handle(now, Event::Follow { id }, &mut self.effects);
+                }
                 self.pending.insert(id, pending);
                 self.node.handle(now, Event::Request { id, request: asked.request }, &mut self.effects);
             }
@@ -229,6 +236,11 @@ impl Rounds {
                 Effect::Reply { id, result } => {
                     if let Some(reply) = self.pending.remove(&id).and_then(|pending| pending.reply) {
                         self.answer(reply, result);
+                    }
+                }
+                Effect::Reached { id, stage } => {
+                    if let Some(story) = self.pending.get(&id).and_then(|pending| pending.story.as_ref()) {
+                        story.reached(stage);
                     }
                 }
                 Effect::Fatal { message } => return self.fail(&message),

@@ -85,6 +85,9 @@ pub const PARTITIONS_UNDER_REPLICATED: Metric = Metric::gauge("levada_partitions
 pub const REPLICA_BEHIND_MAX: Metric = Metric::gauge("levada_replica_entries_behind_max", "entries")
     .means("by how much the worst replica of any partition led here is behind")
     .when_high("when it does not fall, that replica is down, or its disk or network is too slow for the load");
+pub const REPLICA_SECONDS_BEHIND_MAX: Metric = Metric::gauge("levada_replica_seconds_behind_max", "seconds")
+    .means("since when the worst replica of any partition led here has lacked an entry that its leader has")
+    .when_high("as for `levada_replica_entries_behind_max`; until it is over, that replica makes nothing safer");
 pub const RECORDS_COMMITTED: Metric = Metric::gauge("levada_records_committed", "records")
     .means("records committed in partitions led here, since they were made (the sum of their high watermarks)");
 pub const CONTROLLER: Metric = Metric::gauge("levada_controller", "1 or 0")
@@ -148,6 +151,7 @@ pub const ALL: &[Metric] = &[
     PARTITIONS_LEADERLESS,
     PARTITIONS_UNDER_REPLICATED,
     REPLICA_BEHIND_MAX,
+    REPLICA_SECONDS_BEHIND_MAX,
     RECORDS_COMMITTED,
     CONTROLLER,
     READY,

@@ -1,5 +1,7 @@
 //! End-to-end tests over the built binary and the public clients.
 
+pub mod clock;
+pub mod debian;
 pub mod dev;
 pub mod disks;
 pub mod http;

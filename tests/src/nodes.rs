@@ -27,6 +27,10 @@ pub struct NodeProcess {
     pub flight: String,
     /// `host:port` of its health and metrics.
     pub http: String,
+    /// What this node alone has in its environment.
+    pub environment: Vec<(String, String)>,
+    /// Put in front of this node's command alone.
+    pub wrapper: Vec<String>,
     log: PathBuf,
     child: Option<Child>,
 }
@@ -53,6 +57,8 @@ impl NodeProcess {
             native: address()?,
             flight: address()?,
             http: address()?,
+            environment: Vec::new(),
+            wrapper: Vec::new(),
             log: logs.join(format!("node-{id}.log")),
             child: None,
         })
@@ -77,6 +83,37 @@ impl Nodes {
         let mut nodes = Self::prepare(binary, data_dirs, logs, wrapper)?;
         nodes.start_all()?;
         Ok(nodes)
+    }
+
+    /// The same without starting any, so that each can be told more before it is [spawned](Self::spawn).
+    ///
+    /// # Errors
+    /// When there are no free ports.
+    pub fn unstarted(binary: &Path, data_dirs: &[PathBuf], logs: &Path) -> Result<Self> {
+        Self::prepare(binary, data_dirs, logs, &[])
+    }
+
+    /// Starts all nodes, and waits until they are ready.
+    ///
+    /// # Errors
+    /// When a node does not come up.
+    pub fn spawn_all(&mut self) -> Result<()> {
+        self.start_all()
+    }
+
+    /// The process of a node.
+    #[must_use]
+    pub fn pid(&self, id: u64) -> Option<u32> {
+        self.nodes.get(&id)?.child.as_ref().map(Child::id)
+    }
+
+    /// What a node has written so far.
+    ///
+    /// # Errors
+    /// There is no such node, or it has written nothing.
+    pub fn log(&self, id: u64) -> Result<String> {
+        let node = self.nodes.get(&id).with_context(|| format!("no node {id}"))?;
+        std::fs::read_to_string(&node.log).with_context(|| format!("node {id} has written nothing"))
     }
 
     fn prepare(binary: &Path, data_dirs: &[PathBuf], logs: &Path, wrapper: &[&str]) -> Result<Self> {
@@ -191,7 +228,8 @@ impl Nodes {
     pub fn spawn(&mut self, id: u64) -> Result<()> {
         let node = self.nodes.get_mut(&id).with_context(|| format!("no node {id}"))?;
         let log = File::options().create(true).append(true).open(&node.log)?;
-        let mut command = match self.wrapper.split_first() {
+        let wrapper: Vec<&String> = self.wrapper.iter().chain(&node.wrapper).collect();
+        let mut command = match wrapper.split_first() {
             None => Command::new(&self.binary),
             Some((program, arguments)) => {
                 let mut command = Command::new(program);
@@ -207,7 +245,7 @@ impl Nodes {
             .env("LEVADA_LISTEN_NATIVE", &node.native)
             .env("LEVADA_LISTEN_FLIGHT", &node.flight)
             .env("LEVADA_LISTEN_HTTP", &node.http)
-            .envs(self.environment.iter().map(|(key, value)| (key, value)))
+            .envs(self.environment.iter().chain(&node.environment).map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
@@ -222,7 +260,7 @@ impl Nodes {
     pub fn kill(&mut self, id: u64) -> Result<()> {
         let node = self.nodes.get_mut(&id).with_context(|| format!("no node {id}"))?;
         if let Some(mut child) = node.child.take() {
-            if !self.wrapper.is_empty() {
+            if !self.wrapper.is_empty() || !node.wrapper.is_empty() {
                 kill_children(child.id())?;
             }
             // It may have ended by itself.
@@ -237,8 +275,10 @@ impl Nodes {
     /// # Errors
     /// When it does not run, or stands behind a wrapper, which would take the signal in its place.
     pub fn signal(&self, id: u64, signal: Signal) -> Result<()> {
-        ensure!(self.wrapper.is_empty(), "node {id} is wrapped");
-        let child = self.nodes.get(&id).and_then(|node| node.child.as_ref());
+        let node = self.nodes.get(&id);
+        let is_wrapped = !self.wrapper.is_empty() || node.is_some_and(|node| !node.wrapper.is_empty());
+        ensure!(!is_wrapped, "node {id} is wrapped");
+        let child = node.and_then(|node| node.child.as_ref());
         let child = child.with_context(|| format!("node {id} does not run"))?;
         kill_process(Pid::from_child(child), signal).with_context(|| format!("node {id} takes no {signal:?}"))
     }

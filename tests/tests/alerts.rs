@@ -2,14 +2,17 @@
 //!
 //! Runs where both are installed, or with `TEST_ALERTS=1`, which takes them from the Debian archive.
 
-use std::{io::Write as _, path::Path, process::Stdio};
+use std::{io::Write as _, os::unix::process::CommandExt as _, path::Path, process::Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use levada_tests::{
+    clock::FakeClock,
+    disks::PowerDisk,
     nodes::Nodes,
     prometheus::{Monitors, Programs},
     tools,
 };
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 
 const ALERTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/alerts.yml");
@@ -85,6 +88,120 @@ fn a_dead_node_is_told_to_whoever_must_know() -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// A disk that fills, a disk that is slow, a clock that is wrong and a node that hangs, each on another node, while all of
+/// them run.
+#[test]
+fn what_is_about_to_go_wrong_is_told_while_all_nodes_run() -> Result<()> {
+    let wanted = std::env::var_os("TEST_ALERTS").is_some();
+    let Some(programs) = (if wanted { Some(Programs::get()?) } else { Programs::find() }) else {
+        writeln!(std::io::stderr(), "SKIPPED: there is no prometheus and alertmanager; TEST_ALERTS=1 gets them")?;
+        return Ok(());
+    };
+    let missing = PowerDisk::unavailable().or_else(|| missing_strace().then_some("strace is not installed"));
+    if let Some(why) = missing {
+        writeln!(std::io::stderr(), "SKIPPED: {why}")?;
+        return Ok(());
+    }
+    let directory = tempfile::tempdir()?;
+    // Sparse: what fills it takes no room.
+    let disk = PowerDisk::create(directory.path(), "full", 4096)?;
+    let data = [disk.path().to_owned(), directory.path().join("slow"), directory.path().join("wrong")];
+    let clock = FakeClock::new(&directory.path().join("clock"))?;
+    clock.set("+1h")?;
+    let mut nodes = Nodes::unstarted(tools::levada(), &data, directory.path())?;
+    let slow = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e"];
+    let slow = slow.into_iter().chain(["inject=fdatasync:delay_enter=250000"]).map(str::to_owned);
+    nodes.nodes.get_mut(&2).context("node 2")?.wrapper = slow.collect();
+    nodes.nodes.get_mut(&3).context("node 3")?.environment = clock.environment();
+    nodes.spawn_all()?;
+    FakeClock::bites(&nodes.nodes[&3].http, 3600.0)?;
+    // 7 % are left.
+    let free = 4096 / 100 * 7;
+    let filler = std::process::Command::new("sh")
+        .args([
+            "-c",
+            r#"fallocate -l $(($(df --output=avail -BM "$1" | tail -1 | tr -d 'M ') - $2))M "$1/filler""#,
+            "sh",
+        ])
+        .arg(disk.path())
+        .arg(free.to_string())
+        .status()?;
+    ensure!(filler.success(), "the disk cannot be filled");
+    let http: Vec<String> = nodes.nodes.values().map(|node| node.http.clone()).collect();
+    levada(&nodes, &["topic", "create", "watched", "--partitions", "3"], "")?;
+    levada(&nodes, &["produce", "watched"], "one\ntwo\nthree\n")?;
+
+    let rules = at_once(&std::fs::read_to_string(ALERTS)?);
+    let monitors = Monitors::start(&programs, directory.path(), &http, &rules)?;
+    let firing = |name: &'static str, instance: &str| {
+        let instance = instance.to_owned();
+        move |monitors: &Monitors| {
+            let is_it = |alert: &Value| {
+                alert["labels"]["alertname"] == name
+                    && alert["labels"]["instance"] == instance
+                    && alert["status"] == "firing"
+            };
+            Ok(monitors.received().into_iter().rev().find(is_it))
+        }
+    };
+    monitors.eventually("its clock is told", firing("LevadaClockSkew", &http[2]))?;
+    monitors.eventually("its disk is told", firing("LevadaDiskFilling", &http[0]))?;
+    // The quantile needs syncs between two scrapes.
+    let load = Load::start(&nodes.bootstrap())?;
+    monitors.eventually("its slow disk is told", firing("LevadaFsyncSlow", &http[1]))?;
+    for other in [&http[0], &http[1]] {
+        ensure!(firing("LevadaClockSkew", other)(&monitors)?.is_none(), "the clock of {other} is right");
+    }
+
+    // A node that hangs: the others go on, and its replicas fall behind, in seconds.
+    nodes.signal(1, Signal::STOP)?;
+    let behind = |monitors: &Monitors| {
+        let told = |alert: &Value| alert["labels"]["alertname"] == "LevadaReplicaLag" && alert["status"] == "firing";
+        Ok(monitors.received().into_iter().find(told))
+    };
+    let told = monitors.eventually("the hanging replicas are told", behind)?;
+    assert_ne!(told["labels"]["instance"], http[0].as_str(), "who hangs tells nothing; a leader does");
+    nodes.signal(1, Signal::CONT)?;
+    monitors.eventually("it has caught up", |monitors| {
+        let lag = monitors.query("max(levada_replica_seconds_behind_max)")?;
+        Ok(value_of(&lag).and_then(|lag| lag.parse::<f64>().ok()).filter(|lag| *lag < 5.0))
+    })?;
+    load.stop()
+}
+
+fn missing_strace() -> bool {
+    std::process::Command::new("strace").arg("-V").output().is_err()
+}
+
+/// Records that come as long as this lives.
+struct Load {
+    process: std::process::Child,
+}
+
+impl Load {
+    fn start(bootstrap: &str) -> Result<Self> {
+        let mut command = std::process::Command::new("sh");
+        let script = r#"while sleep 0.05; do echo "a record"; done | "$0" produce watched --timeout 120s"#;
+        command.args(["-c", script]).arg(tools::levada()).env("LEVADA_BOOTSTRAP", bootstrap);
+        Ok(Self { process: command.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn()? })
+    }
+
+    fn stop(self) -> Result<()> {
+        drop(self);
+        Ok(())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // The shell, what it loops over and the command.
+        if let Some(group) = Pid::from_raw(i32::try_from(self.process.id()).unwrap_or_default()) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let _ = self.process.wait();
+    }
 }
 
 /// The rules with all their waiting taken out.

@@ -48,8 +48,8 @@ use self::{
     copying::Copies,
     event::{Effect, Event, Now, Request, RequestId},
     fetching::Budget,
-    mending::Mends,
     followed::FollowedRequests,
+    mending::Mends,
     reads::Reads,
     scrubbing::Scrub,
 };

@@ -20,6 +20,7 @@
 //! **Failure**: a failed disk or a panic of the core is an error of [`Running::run_until`]; the process should exit with it
 //! and must not go on.
 
+mod lag;
 mod membership;
 mod observe;
 pub(crate) mod readiness;

@@ -7,7 +7,8 @@ use levada_protocol::ids::{GroupId, NodeId, TopicPartition};
 use metrics::gauge;
 use tokio::time::sleep;
 
-use crate::{broker::Broker, metrics as names};
+use super::lag::Lags;
+use crate::{broker::Broker, metrics as names, runtime::clock};
 
 /// How often.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -19,13 +20,16 @@ pub(super) async fn observe(broker: Arc<Broker>) {
     let (node, cluster) = (broker.node().to_string(), broker.identity.cluster.to_string());
     let version = env!("CARGO_PKG_VERSION");
     gauge!(names::NODE_INFO.name, "node" => node, "cluster" => cluster, "version" => version).set(1.0);
+    let mut lags = Lags::default();
     loop {
-        set(&broker);
+        set(&broker, &mut lags);
         sleep(INTERVAL).await;
     }
 }
 
-fn set(broker: &Broker) {
+fn set(broker: &Broker, lags: &mut Lags) {
+    let now = clock::instant();
+    let mut lag_max = Duration::ZERO;
     let metadata = broker.metadata();
     let down: BTreeSet<NodeId> = metadata.nodes().keys().copied().filter(|node| !broker.is_alive(*node)).collect();
     // A replica whose node is down falls behind only once something is written: it counts from the first moment.
@@ -46,8 +50,10 @@ fn set(broker: &Broker) {
         committed += state.high_watermark.get();
         let worst = partition.behind().into_values().max().unwrap_or(0);
         behind_max = worst.max(behind_max);
+        lag_max = lag_max.max(lags.look(partition.partition, now, partition.log.stats().last_index, worst));
         under_replicated += u64::from(worst > BEHIND_TOLERATED || lame.contains(&partition.partition));
     }
+    lags.end_of_look();
     let groups: BTreeSet<GroupId> =
         metadata.topics().flat_map(|topic| &topic.partitions).map(|partition| partition.group).collect();
     let leaderless = groups.iter().filter(|group| broker.leader(**group).is_none()).count();
@@ -56,6 +62,7 @@ fn set(broker: &Broker) {
     gauge!(names::RECORDS_COMMITTED.name).set(committed as f64);
     gauge!(names::PARTITIONS_UNDER_REPLICATED.name).set(under_replicated as f64);
     gauge!(names::REPLICA_BEHIND_MAX.name).set(behind_max as f64);
+    gauge!(names::REPLICA_SECONDS_BEHIND_MAX.name).set(lag_max.as_secs_f64());
     gauge!(names::PARTITIONS_LEADERLESS.name).set(leaderless as f64);
     gauge!(names::IN_FLIGHT_BYTES.name).set(broker.requests.held() as f64);
     gauge!(names::CONTROLLER.name).set(f64::from(u8::from(broker.is_controller())));

@@ -22,10 +22,7 @@ pub(super) fn of_the_core(config: &ServerConfig) -> Settings {
 
 /// How often and how fast all segments are read again.
 pub(super) const fn scrub(config: &ServerConfig) -> ScrubConfig {
-    ScrubConfig {
-        bytes_per_s: config.scrub.bytes_per_s,
-        interval_ms: config.scrub.interval_s.saturating_mul(1_000),
-    }
+    ScrubConfig { bytes_per_s: config.scrub.bytes_per_s, interval_ms: config.scrub.interval_s.saturating_mul(1_000) }
 }
 
 /// Follows the configuration from now on.

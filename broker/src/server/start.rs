@@ -34,7 +34,7 @@ use crate::{
     forward::Forwarder,
     http,
     net::{connection::Bounds, dial::Caller, dispatch::Dispatch, door::UNFOLDED_AT_ONCE, listener::listen},
-    node::{Node, NodeConfig, NodeOpenError, ScrubConfig},
+    node::{Node, NodeConfig, NodeOpenError},
     runtime::{budget::Budget, clock::Clock, peers::Peers, random_seed, random_uuid, worker::Worker},
 };
 

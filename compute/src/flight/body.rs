@@ -51,7 +51,8 @@ impl DoGetBody {
     pub(crate) fn new(reader: PartitionReader, stalls: &Stalls, story: Option<Box<ReadStory>>) -> Self {
         gauge!(FLIGHT_READERS.name).increment(1);
         let head = schema_frames(&schema::write(reader.view().output()));
-        Self { state: State::Ready(Box::new(reader)), held: stalls.watch(Held::new(head)), story }
+        let held = stalls.watch(Held::new(head), reader.progress());
+        Self { state: State::Ready(Box::new(reader)), held, story }
     }
 
     fn end(&mut self, result: &Result<()>) -> Poll<Option<std::result::Result<Frame<Bytes>, Status>>> {

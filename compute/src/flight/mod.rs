@@ -21,6 +21,7 @@ mod ingest;
 mod listener;
 mod message;
 mod options;
+mod progress;
 mod server;
 mod service;
 mod stalls;

@@ -12,15 +12,23 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use metrics::counter;
+use metrics::{counter, gauge};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    progress::Progress,
     server::FlightConfig,
     stream::{Chunk, MadeOf},
 };
-use crate::{convert::view::Waiting, metrics::FLIGHT_STALLED_DROPPED_TOTAL};
+use crate::{
+    convert::view::Waiting,
+    metrics::{FLIGHT_READER_SECONDS_BEHIND_MAX, FLIGHT_STALLED_DROPPED_TOTAL},
+};
+
+/// How often readers are looked at: a few times while one may stall, and as often as the gauge of their lag is worth.
+const SWEPT_MIN: Duration = Duration::from_millis(10);
+const SWEPT_MAX: Duration = Duration::from_secs(1);
 
 /// What one reader holds.
 ///
@@ -118,13 +126,16 @@ impl SharedHeld {
 
 /// All readers of a server.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Stalls(Arc<Mutex<Vec<Weak<Mutex<Held>>>>>);
+pub(crate) struct Stalls(Arc<Mutex<Vec<Watched>>>);
+
+/// A reader: what it holds, and how far it has come.
+type Watched = (Weak<Mutex<Held>>, Arc<Progress>);
 
 impl Stalls {
     /// Watches a reader from now on.
-    pub(crate) fn watch(&self, held: Held) -> SharedHeld {
+    pub(crate) fn watch(&self, held: Held, progress: Arc<Progress>) -> SharedHeld {
         let held = Arc::new(Mutex::new(held));
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&held));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((Arc::downgrade(&held), progress));
         SharedHeld(held)
     }
 
@@ -134,7 +145,7 @@ impl Stalls {
             let stalled = config.borrow_and_update().stalled;
             self.sweep(stalled);
             tokio::select! {
-                () = tokio::time::sleep((stalled / 6).max(Duration::from_millis(10))) => {}
+                () = tokio::time::sleep((stalled / 6).clamp(SWEPT_MIN, SWEPT_MAX)) => {}
                 Ok(()) = config.changed() => {}
                 () = shutdown.cancelled() => return,
             }
@@ -144,12 +155,17 @@ impl Stalls {
     fn sweep(&self, stalled: Duration) {
         let readers = {
             let mut readers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            readers.retain(|reader| reader.strong_count() > 0);
+            readers.retain(|(reader, _)| reader.strong_count() > 0);
             readers.clone()
         };
-        for reader in readers.iter().filter_map(Weak::upgrade) {
-            SharedHeld(reader).lock().drop_if_stalled(stalled);
+        let mut behind_max = Duration::ZERO;
+        for (reader, progress) in &readers {
+            if let Some(reader) = reader.upgrade() {
+                SharedHeld(reader).lock().drop_if_stalled(stalled);
+                behind_max = behind_max.max(progress.behind());
+            }
         }
+        gauge!(FLIGHT_READER_SECONDS_BEHIND_MAX.name).set(behind_max.as_secs_f64());
     }
 }
 
@@ -198,8 +214,8 @@ mod tests {
     #[test]
     fn readers_that_are_gone_are_forgotten() {
         let stalls = Stalls::default();
-        drop(stalls.watch(Held::new(Vec::new())));
-        let _kept = stalls.watch(Held::new(Vec::new()));
+        drop(stalls.watch(Held::new(Vec::new()), Arc::new(Progress::new(true))));
+        let _kept = stalls.watch(Held::new(Vec::new()), Arc::new(Progress::new(true)));
         stalls.sweep(Duration::ZERO);
         assert_eq!(stalls.0.lock().unwrap().len(), 1);
     }

@@ -13,7 +13,7 @@ use levada_protocol::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{message::batch_frames, server::FlightDeps};
+use super::{message::batch_frames, progress::Progress, server::FlightDeps};
 use crate::convert::view::{Limits, View, Waiting};
 
 /// How much is read from the log at once.
@@ -51,6 +51,7 @@ pub(crate) struct PartitionReader {
     end: Option<Offset>,
     high_watermark: Offset,
     shutdown: CancellationToken,
+    progress: Arc<Progress>,
 }
 
 impl PartitionReader {
@@ -93,12 +94,18 @@ impl PartitionReader {
             ));
         }
         let rows_max = ticket.max_batch_rows as usize;
-        Ok(Self { source, ctx, partition, view, rows_max, next, end, high_watermark, shutdown })
+        let progress = Arc::new(Progress::new(end.is_none()));
+        Ok(Self { source, ctx, partition, view, rows_max, next, end, high_watermark, shutdown, progress })
     }
 
     /// The columns that the reader gets.
     pub(crate) const fn view(&self) -> &View {
         &self.view
+    }
+
+    /// How far it has come.
+    pub(crate) fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
     }
 
     /// The next message; `None` at the end. Waits for new records if the reader follows.
@@ -170,10 +177,12 @@ impl PartitionReader {
     async fn wait(&mut self) -> Result<()> {
         let wait = if self.end.is_some() { COMMITTED_WAIT } else { WAIT };
         let above = self.source.wait_above(&self.ctx, self.partition, self.next, wait);
+        self.progress.set_waits(true);
         let high_watermark = tokio::select! {
             high_watermark = above => high_watermark?,
             () = self.shutdown.cancelled() => return Err(going_down()),
         };
+        self.progress.set_waits(false);
         if high_watermark <= self.next && self.end.is_some() {
             let why = format!("records from offset {} on were committed and are not served yet", self.next);
             return Err(Error::new(ErrorCode::NotReady, why));

@@ -26,10 +26,8 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use crate::{metrics as names, runtime::clock::Clock, server::readiness::Readiness};
+use crate::{metrics as names, net::room, runtime::clock::Clock, server::readiness::Readiness};
 
-/// Connections at once; more wait in the kernel.
-const CONNECTIONS_MAX: usize = 64;
 /// A connection lives this long at most: half a request holds nothing for ever, and who scrapes comes back.
 const LIFETIME: Duration = Duration::from_secs(30);
 /// How often histograms are put in order; left alone they would grow until somebody scrapes.
@@ -49,7 +47,7 @@ pub(crate) async fn serve(listener: TcpListener, metrics: PrometheusHandle, cloc
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
         .with_state(Shared { metrics: metrics.clone(), clock, readiness });
-    let listener = Bounded { listener, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
+    let listener = Bounded { listener, places: Arc::new(Semaphore::new(room::connections_to_look_max())) };
     let upkeep = async {
         loop {
             sleep(UPKEEP_INTERVAL).await;
@@ -86,7 +84,7 @@ async fn ready(State(shared): State<Shared>) -> impl IntoResponse {
     (status, Json(report))
 }
 
-/// A listener whose connections are few and short.
+/// A listener whose connections are few and short; more wait in the kernel.
 struct Bounded {
     listener: TcpListener,
     places: Arc<Semaphore>,

@@ -37,7 +37,8 @@ pub const CONNECTIONS_REFUSED: Metric = Metric::counter("levada_connections_refu
     .by(&["reason"])
     .means("native connections that were refused, by reason")
     .when_high(
-        "`full`: `limits.connections_max` is reached; anything else: somebody who is no client of this cluster knocks",
+        "`full`: `limits.connections_max` is reached; `descriptors`: the process has none left for connections, raise the \
+         hard limit; anything else: somebody who is no client of this cluster knocks",
     );
 pub const IN_FLIGHT_BYTES: Metric =
     Metric::gauge("levada_in_flight_bytes", "bytes").means("requests under way on all client connections").when_high(

@@ -99,6 +99,8 @@ pub(crate) struct Bounds {
     pub(crate) limits: Arc<LiveLimits>,
     /// Bytes of requests of all clients.
     pub(crate) requests: Budget,
+    /// Descriptors below this are for connections.
+    pub(crate) descriptors: u64,
     /// Places for clients.
     pub(crate) clients: Budget,
     /// Connections stop reading and write their last answers.

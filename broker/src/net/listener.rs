@@ -2,10 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use metrics::counter;
 use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
 
-use super::connection::{Bounds, Handler, serve};
-use crate::runtime::tasks::Tasks;
+use super::{
+    connection::{Bounds, Handler, serve},
+    room,
+};
+use crate::{metrics as names, runtime::tasks::Tasks};
 
 /// Connections that have not said who they are; while there are so many, the next wait in the kernel.
 const HANDSHAKES_MAX: usize = 1024;
@@ -21,7 +25,14 @@ pub(crate) async fn listen<H: Handler>(listener: TcpListener, handler: Arc<H>, b
             accepted = listener.accept() => accepted,
             () = bounds.drain.cancelled() => return,
         };
-        match accepted {
+        let admitted = accepted.and_then(|(stream, remote)| {
+            let admitted = room::admit(stream, bounds.descriptors);
+            if admitted.is_err() {
+                counter!(names::CONNECTIONS_REFUSED.name, "reason" => "descriptors").increment(1);
+            }
+            Ok((admitted?, remote))
+        });
+        match admitted {
             Ok((stream, remote)) => {
                 tasks.spawn(serve(stream, remote, Arc::clone(&handler), Arc::clone(&bounds), shaking_hands));
             }

@@ -26,6 +26,7 @@ pub(crate) mod nodes;
 pub(crate) mod outbox;
 pub(crate) mod produce;
 pub(crate) mod responder;
+pub(crate) mod room;
 pub(crate) mod status;
 #[cfg(test)]
 mod tests;

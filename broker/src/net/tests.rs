@@ -103,6 +103,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let bounds = Arc::new(Bounds {
             requests: Budget::new(limits.request_bytes_max),
+            descriptors: u64::MAX,
             clients: Budget::new(limits.connections_max),
             drain: CancellationToken::new(),
             limits: Arc::new(LiveLimits::new(limits)),

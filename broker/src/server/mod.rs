@@ -49,6 +49,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use readiness::Report;
 
+pub use crate::net::room::descriptors_for_connections;
+
 use crate::{
     bootstrap::BootstrapError,
     broker::Broker,

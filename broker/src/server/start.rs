@@ -33,7 +33,10 @@ use crate::{
     config::{LiveLimits, ServerConfig},
     forward::Forwarder,
     http,
-    net::{connection::Bounds, dial::Caller, dispatch::Dispatch, door::UNFOLDED_AT_ONCE, listener::listen},
+    net::{
+        connection::Bounds, dial::Caller, dispatch::Dispatch, door::UNFOLDED_AT_ONCE, listener::listen,
+        room::descriptors_for_connections,
+    },
     node::{Node, NodeConfig, NodeOpenError},
     runtime::{budget::Budget, clock::Clock, peers::Peers, random_seed, random_uuid, worker::Worker},
 };
@@ -121,6 +124,7 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
 fn bounds(config: &ServerConfig) -> Bounds {
     Bounds {
         requests: Budget::new(config.limits.request_bytes_max),
+        descriptors: descriptors_for_connections(),
         clients: Budget::new(config.limits.connections_max),
         drain: CancellationToken::new(),
         limits: Arc::new(LiveLimits::new(config.limits.clone())),

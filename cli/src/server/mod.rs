@@ -12,7 +12,7 @@ use clap::Args;
 use levada_broker::{
     config::{Reloader, ServerConfig, Source},
     logging, metrics,
-    server::{Hooks, Listeners, Running, report_faults},
+    server::{Hooks, Listeners, Running, descriptors_for_connections, report_faults},
 };
 use levada_compute::{
     codec::ArrowCodec,
@@ -121,6 +121,7 @@ fn flight_settings(reloader: &Reloader) -> watch::Receiver<FlightConfig> {
         let of = &config.flight;
         settings.send_replace(FlightConfig {
             connections_max: usize::try_from(of.connections_max).unwrap_or(usize::MAX),
+            descriptors: descriptors_for_connections(),
             stalled: Duration::from_millis(of.stalled_ms),
             append_timeout: Duration::from_millis(of.append_ms),
             ..FlightConfig::default()

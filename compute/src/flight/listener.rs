@@ -3,6 +3,7 @@
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
+    os::fd::AsRawFd as _,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -37,7 +38,18 @@ pub(crate) fn connections(
     stream::unfold((listener, taken, config), move |(listener, taken, mut config)| async move {
         let place = Place::take(&taken, &mut config).await;
         loop {
-            match listener.accept().await {
+            let accepted = listener.accept().await;
+            let below = config.borrow().descriptors;
+            // The kernel gives the lowest number that is free, so those below a bound are at most so many.
+            let is_for_files =
+                |stream: &TcpStream| u64::try_from(stream.as_raw_fd()).is_ok_and(|number| number >= below);
+            match accepted {
+                Ok((stream, _)) if is_for_files(&stream) => {
+                    let error = format!("no descriptor is left for connections, which have those below {below}");
+                    tracing::warn!(error, "flight.accept.failed");
+                    drop(stream);
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
                 Ok((stream, peer)) => {
                     let handshake = config.borrow().handshake;
                     let connection = Connection::new(stream, peer, place, handshake);

@@ -38,6 +38,8 @@ pub struct FlightDeps {
 pub struct FlightConfig {
     /// The most connections.
     pub connections_max: usize,
+    /// Connections have descriptors below this one; the others of the process are for its files.
+    pub descriptors: u64,
     /// How long a new connection may take to say that it speaks HTTP/2.
     pub handshake: Duration,
     /// What a reader holds is dropped when it has not moved for this long.
@@ -52,6 +54,7 @@ impl Default for FlightConfig {
     fn default() -> Self {
         Self {
             connections_max: 1024,
+            descriptors: u64::MAX,
             handshake: Duration::from_secs(10),
             stalled: Duration::from_secs(30),
             append_timeout: Duration::from_secs(60),

@@ -241,6 +241,13 @@ fn open_files_max(wanted: usize) -> usize {
     limit.map_or(wanted, |limit| wanted.min(usize::try_from(limit / 4).unwrap_or(usize::MAX)))
 }
 
+/// How many of the process's descriptors the files of a data directory may come to take. Whoever takes others leaves so
+/// many: a node that cannot open the file that it must write has to end.
+#[must_use]
+pub fn descriptors_max(config: StdDiskConfig) -> u64 {
+    2 * open_files_max(config.open_files_max) as u64
+}
+
 const fn is_lack_of_space(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }

@@ -4,9 +4,10 @@
 //! [`Disk::perform`]. Names are relative to the data directory, with `/` between parts. Nothing is durable before
 //! the [`DiskOp::Sync`] of its file, and no name is durable before the [`DiskOp::SyncDir`] of its directory.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, io::ErrorKind, sync::Arc};
 
 use bytes::Bytes;
+use rustix::io::Errno;
 
 /// A file's name below the data directory, such as `journal/00000003.lj`. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -184,8 +185,8 @@ pub struct DiskError {
     pub op: &'static str,
     /// On which file or directory.
     pub file: String,
-    /// The kind of failure, for decisions (`StorageFull`, `NotFound`, …).
-    pub kind: std::io::ErrorKind,
+    /// The kind of failure, for decisions (`StorageFull`, `NotFound`, …). Want of descriptors is `OutOfMemory`, too.
+    pub kind: ErrorKind,
     /// The system's words.
     pub cause: String,
 }
@@ -194,7 +195,15 @@ impl DiskError {
     /// Wraps an I/O error with what was tried and on what.
     #[must_use]
     pub fn new(op: &'static str, file: impl fmt::Display, error: &std::io::Error) -> Self {
-        Self { op, file: file.to_string(), kind: error.kind(), cause: error.to_string() }
+        let no_descriptor = [Errno::MFILE, Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
+        let kind = if no_descriptor.contains(&error.raw_os_error()) { ErrorKind::OutOfMemory } else { error.kind() };
+        Self { op, file: file.to_string(), kind, cause: error.to_string() }
+    }
+
+    /// Whether the system had no memory, map or descriptor left for it. That says nothing of the disk, and may pass.
+    #[must_use]
+    pub fn is_want(&self) -> bool {
+        self.kind == ErrorKind::OutOfMemory
     }
 }
 

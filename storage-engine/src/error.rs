@@ -66,11 +66,22 @@ pub enum DamageCause {
     /// The disk does not give the bytes back.
     #[error("it cannot be read: {0}")]
     Disk(String),
+    /// No damage: there was no memory, map or descriptor to look with.
+    #[error("it cannot be read now: {0}")]
+    Want(String),
+}
+
+impl DamageCause {
+    /// Whether nothing is known of the bytes, since they could not be looked at.
+    #[must_use]
+    pub const fn is_want(&self) -> bool {
+        matches!(self, Self::Want(_))
+    }
 }
 
 impl From<DiskError> for DamageCause {
     fn from(error: DiskError) -> Self {
-        Self::Disk(error.to_string())
+        if error.is_want() { Self::Want(error.to_string()) } else { Self::Disk(error.to_string()) }
     }
 }
 
@@ -117,7 +128,16 @@ pub enum ReadError {
     },
     /// The bytes are damaged. Nothing of them was served.
     #[error(transparent)]
-    Damaged(#[from] Box<Damage>),
+    Damaged(Box<Damage>),
+    /// They could not be looked at for want of memory or descriptors. That may pass.
+    #[error("{file}: {cause}", file = .0.file, cause = .0.cause)]
+    NotNow(Box<Damage>),
+}
+
+impl From<Box<Damage>> for ReadError {
+    fn from(damage: Box<Damage>) -> Self {
+        if damage.cause.is_want() { Self::NotNow(damage) } else { Self::Damaged(damage) }
+    }
 }
 
 /// Why entries could not be given to raft.
@@ -137,7 +157,16 @@ pub enum EntriesError {
     },
     /// The bytes are damaged.
     #[error(transparent)]
-    Damaged(#[from] Box<Damage>),
+    Damaged(Box<Damage>),
+    /// They could not be looked at for want of memory or descriptors. That may pass.
+    #[error("{file}: {cause}", file = .0.file, cause = .0.cause)]
+    NotNow(Box<Damage>),
+}
+
+impl From<Box<Damage>> for EntriesError {
+    fn from(damage: Box<Damage>) -> Self {
+        if damage.cause.is_want() { Self::NotNow(damage) } else { Self::Damaged(damage) }
+    }
 }
 
 /// Why a data directory cannot be opened.

@@ -161,11 +161,15 @@ fn check_offset(place: TopicPartition, offset: Offset, state: PartitionState) ->
 fn read_failed(place: TopicPartition, error: &ReadError) -> Error {
     let code = match error {
         ReadError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
-        _ => ErrorCode::Damaged,
+        ReadError::NotNow(_) => {
+            tracing::warn!(%place, %error, "log.unread");
+            ErrorCode::Busy
+        }
+        ReadError::Damaged(_) => {
+            tracing::error!(%place, %error, "log.damaged");
+            ErrorCode::Damaged
+        }
     };
-    if code == ErrorCode::Damaged {
-        tracing::error!(%place, %error, "log.damaged");
-    }
     Error::new(code, format!("{place}: {error}"))
 }
 

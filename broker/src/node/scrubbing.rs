@@ -175,6 +175,8 @@ impl Scrub {
                 let more = reading.check.update(&bytes).map(|()| reading.check.wants_more() && !is_end);
                 more.and_then(|more| if more { Ok(None) } else { reading.check.finish().map(Some) })
             }
+            // Nothing was seen; the next pass looks again.
+            Err(error) if error.is_want() => Ok(Some(())),
             Err(error) => Err(error.into()),
         };
         let mut damaged = None;

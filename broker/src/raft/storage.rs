@@ -56,6 +56,10 @@ impl GroupStorage {
             EntriesError::Unavailable { .. } => StorageError::Unavailable,
             // Raft ends the process on any other error. With this one it sends nothing and asks again later: the follower
             // waits, or gets the entries from a leader whose segment is sound.
+            EntriesError::NotNow(_) => {
+                tracing::warn!(%error, "segment.unread: entries cannot be sent to a follower for now");
+                StorageError::LogTemporarilyUnavailable
+            }
             EntriesError::Damaged(damage) => {
                 if self.damaged.replace(Some(damage.index)) != Some(damage.index) {
                     tracing::error!(%damage, "segment.damaged: entries cannot be sent to a follower");

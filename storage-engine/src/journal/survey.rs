@@ -14,7 +14,7 @@ use super::{
     replay::ReplayError,
 };
 use crate::{
-    disk::{Disk, FileName},
+    disk::{Disk, DiskError, FileName},
     entry::Entry,
 };
 
@@ -63,6 +63,8 @@ struct Pages<'a> {
     file_bytes: u64,
     window_pos: u64,
     window: Bytes,
+    /// There was no memory or descriptor to read with: what a file holds is not known then, and nothing of it is damaged.
+    in_want: Option<DiskError>,
 }
 
 impl Pages<'_> {
@@ -81,7 +83,15 @@ impl Pages<'_> {
             return self.within(pos, len);
         }
         // Too large, or a sector in the window is bad: then page by page.
-        self.disk.read(&self.file, pos, len).ok().filter(|bytes| bytes.len() == len)
+        match self.disk.read(&self.file, pos, len) {
+            Ok(bytes) => Some(bytes).filter(|bytes| bytes.len() == len),
+            Err(error) => {
+                if error.is_want() {
+                    self.in_want = Some(error);
+                }
+                None
+            }
+        }
     }
 
     fn contains(&self, pos: u64, len: usize) -> bool {
@@ -103,8 +113,11 @@ pub(super) fn survey(disk: &dyn Disk, journal: JournalId) -> Result<Survey, Repl
         let file = files::name(number);
         let bytes = disk.len(&file)?.unwrap_or(0);
         survey.files.push(JournalFile { number, bytes });
-        let mut pages = Pages { disk, file, file_bytes: bytes, window_pos: 0, window: Bytes::new() };
+        let mut pages = Pages { disk, file, file_bytes: bytes, window_pos: 0, window: Bytes::new(), in_want: None };
         survey_file(&mut survey, &mut pages, number, journal)?;
+        if let Some(error) = pages.in_want {
+            return Err(error.into());
+        }
     }
     Ok(survey)
 }

@@ -72,7 +72,7 @@ impl Log {
                 Ok(None) => {}
                 // Its file was removed meanwhile: what was in it is no answer any more, and what follows is.
                 Err(_) if !self.state().segments.iter().any(|there| Arc::ptr_eq(there, &segment)) => {}
-                Err(damage) => return Err(ReadError::Damaged(damage)),
+                Err(damage) => return Err(damage.into()),
             }
         }
         Ok(in_tail.map(|offset| offset.max(self.state().log_start)))
@@ -109,7 +109,7 @@ impl Log {
         self.note_damage(&segment);
         entries.map_err(|damage| {
             let first_index = self.first_index();
-            if low < first_index { EntriesError::Compacted { first_index } } else { EntriesError::Damaged(damage) }
+            if low < first_index { EntriesError::Compacted { first_index } } else { damage.into() }
         })
     }
 
@@ -122,7 +122,7 @@ impl Log {
 
     /// A file may have been removed while it was read: then the offset is out of range, and nothing is damaged.
     fn read_error(&self, offset: Offset, damage: Box<Damage>) -> ReadError {
-        self.state().segment_of(offset).err().unwrap_or(ReadError::Damaged(damage))
+        self.state().segment_of(offset).err().unwrap_or_else(|| damage.into())
     }
 }
 

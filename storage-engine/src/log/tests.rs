@@ -427,6 +427,27 @@ fn a_damaged_segment_that_the_log_start_lies_in_is_damaged_for_times_too() {
 }
 
 #[test]
+fn what_cannot_be_looked_at_is_not_damaged() {
+    let mut model = written(&[batches(1, 1, &[batch(0, 2, 10)]), batches(2, 1, &[batch(2, 1, 300)])]);
+    model.log.roll(LogIndex(2));
+    assert!(model.issue_write());
+    model.complete_write();
+    model.log.release(LogIndex(2));
+    let log = model.log.log().clone();
+    let before = log.offset_for_time(1, Offset(3));
+    assert!(matches!(before, Ok(Some(_))), "{before:?}");
+    model.disk.set_want(true);
+    let read = log.read(Offset(0), 1, Offset(3)).unwrap_err();
+    assert!(matches!(read, ReadError::NotNow(_)) && read.to_string().contains("cannot be read now"), "{read}");
+    assert!(matches!(log.entries(LogIndex(1), LogIndex(2), 1), Err(EntriesError::NotNow(_))));
+    assert!(matches!(log.offset_for_time(1, Offset(3)), Err(ReadError::NotNow(_))));
+    assert!(log.shared.suspects.take().is_empty(), "nothing is to be mended");
+    model.disk.set_want(false);
+    assert_eq!(log.read(Offset(0), 1, Offset(3)).unwrap().batches.len(), 1);
+    assert_eq!(log.offset_for_time(1, Offset(3)), before);
+}
+
+#[test]
 fn a_handle_outlives_its_log() {
     let model = written(&[batches(1, 1, &[batch(0, 2, 10)]), control(2, 1, EntryKind::Empty, b"")]);
     let log = model.log.log().clone();

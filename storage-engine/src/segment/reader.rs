@@ -247,8 +247,10 @@ impl<'a> View<'a> {
         match frame_at(position) {
             Ok((frame, _)) => pick(&frame.points).map_or_else(|| self.first(), |point| Place::from(&point)),
             Err(cause) => {
-                self.segment.is_suspect.store(true, Ordering::Relaxed);
-                tracing::error!(file = %self.segment.file, position, %cause, "segment.index.damaged");
+                if !cause.is_want() {
+                    self.segment.is_suspect.store(true, Ordering::Relaxed);
+                    tracing::error!(file = %self.segment.file, position, %cause, "segment.index.damaged");
+                }
                 let before = self.index.directory().iter().map(|frame| frame.position).rfind(|&frame| frame < position);
                 before.and_then(|before| frame_at(before).ok()).map_or_else(|| self.first(), |(_, behind)| behind)
             }
@@ -261,10 +263,16 @@ impl<'a> View<'a> {
     }
 
     /// The index, from where it is quickest to get. Frames prove themselves, so without header and footer everything can
-    /// still be found and read, and without an index frame from the start on. Says whether another attempt may find more.
+    /// still be found and read, and without an index frame from the start on. Says whether another attempt may find more, as
+    /// it may where there was nothing to look with.
     fn load_index(&self, sealed: bool) -> (SegmentIndex, bool) {
         let file = &self.segment.file;
-        let report = |cause: &DamageCause, what| {
+        let mut in_want = false;
+        let mut report = |cause: &DamageCause, what| {
+            if cause.is_want() {
+                in_want = true;
+                return;
+            }
             self.segment.is_suspect.store(true, Ordering::Relaxed);
             tracing::error!(%file, %cause, what, "segment.frame.damaged: outside of its entries; it is read without that");
         };
@@ -277,13 +285,13 @@ impl<'a> View<'a> {
                 Err(cause) => report(&cause, "footer"),
             }
         }
-        self.load_frames().map_or_else(
-            |cause| {
+        match self.load_frames() {
+            Ok(index) => (index, false),
+            Err(cause) => {
                 report(&cause, "index");
-                (SegmentIndex::lost(), matches!(cause, DamageCause::Disk(_)))
-            },
-            |index| (index, false),
-        )
+                (SegmentIndex::lost(), in_want || matches!(cause, DamageCause::Disk(_)))
+            }
+        }
     }
 
     fn load_footer(&self) -> Result<SegmentIndex, DamageCause> {
@@ -344,7 +352,9 @@ impl<'a> View<'a> {
     }
 
     fn damage_at(&self, place: &Place, span: Option<u64>, cause: DamageCause) -> Box<Damage> {
-        self.segment.is_suspect.store(true, Ordering::Relaxed);
+        if !cause.is_want() {
+            self.segment.is_suspect.store(true, Ordering::Relaxed);
+        }
         let behind = || self.index.offset_behind(place.position).unwrap_or(self.end.offset);
         let end = span.map_or_else(behind, |span| place.offset.plus(span));
         let file = self.segment.file.clone();

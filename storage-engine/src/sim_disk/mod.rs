@@ -48,6 +48,7 @@ struct State {
     faults: Vec<Fault>,
     performed: u64,
     halt_at: Option<u64>,
+    in_want: bool,
     trace: Option<Vec<DiskOp>>,
 }
 
@@ -79,6 +80,7 @@ impl SimDisk {
             faults: Vec::new(),
             performed: 0,
             halt_at: None,
+            in_want: false,
             trace: None,
         };
         Self { state: Mutex::new(state) }
@@ -164,6 +166,11 @@ impl SimDisk {
         if let Some(inode) = self.lock().inode_mut(file) {
             inode.make_unreadable(pos, len);
         }
+    }
+
+    /// Lets every read fail for want of descriptors, or no more.
+    pub fn set_want(&self, in_want: bool) {
+        self.lock().in_want = in_want;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -347,6 +354,9 @@ impl State {
     fn read(&self, file: &FileName, pos: u64, len: usize) -> io::Result<Bytes> {
         if self.is_off() {
             return Err(io::Error::other("the power is off"));
+        }
+        if self.in_want {
+            return Err(rustix::io::Errno::MFILE.into());
         }
         let bytes = self.inode(file)?.read(pos, len);
         bytes.map(Bytes::from).ok_or_else(|| io::Error::other("sector cannot be read"))

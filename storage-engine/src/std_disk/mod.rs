@@ -196,7 +196,10 @@ impl Disk for StdDisk {
         let read = || -> io::Result<Bytes> {
             let file = &self.descriptors.get(name)?.file;
             let there = file.metadata()?.len().saturating_sub(pos);
-            let mut bytes = vec![0; len.min(usize::try_from(there).unwrap_or(usize::MAX))];
+            let len = len.min(usize::try_from(there).unwrap_or(usize::MAX));
+            let mut bytes = Vec::new();
+            bytes.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+            bytes.resize(len, 0);
             let mut filled = 0;
             while filled < bytes.len() {
                 match file.read_at(&mut bytes[filled..], pos + filled as u64) {
@@ -223,7 +226,8 @@ impl Disk for StdDisk {
     fn map(&self, name: &FileName, pos: u64, len: usize) -> Result<Bytes, DiskError> {
         let mapped = self.descriptors.get(name).and_then(|handle| handle.map.slice(&handle.file, pos, len));
         match mapped {
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+            // Where there may be no more maps (`vm.max_map_count`), there may well be memory.
+            Err(error) if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::OutOfMemory) => {
                 let bytes = self.read(name, pos, len)?;
                 if bytes.len() < len {
                     return Err(DiskError::new("map", name, &io::ErrorKind::UnexpectedEof.into()));

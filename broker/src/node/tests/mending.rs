@@ -86,6 +86,20 @@ fn what_nobody_reads_is_found_and_mended() {
 }
 
 #[test]
+fn what_cannot_be_looked_at_is_looked_at_again_in_the_next_pass() {
+    let (mut world, _) = cluster();
+    let passes = |world: &World| world.nodes[&NodeId(2)].scrub.passes();
+    let before = passes(&world);
+    world.disks[&NodeId(2)].set_want(true);
+    world.until(|world| passes(world) >= before + 2);
+    world.disks[&NodeId(2)].set_want(false);
+    assert_eq!((world.nodes[&NodeId(2)].scrub.found(), damaged(&world, NodeId(2))), (0, 0));
+    let file = segments(&world, NodeId(2))[1].0.clone();
+    world.disks[&NodeId(2)].flip_bit(&file, 300_000, 3);
+    world.until(|world| world.nodes[&NodeId(2)].scrub.found() == 1);
+}
+
+#[test]
 fn two_damaged_replicas_are_mended_from_the_third() {
     let (mut world, place) = cluster();
     let file = segments(&world, NodeId(1))[0].0.clone();

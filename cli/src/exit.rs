@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use levada_broker::config::ConfigError;
+use levada_broker::{config::ConfigError, server::ServerError};
 use levada_client::{Error, ErrorClass, ErrorCode};
 
 use crate::{args::Global, print};
@@ -51,16 +51,38 @@ pub(crate) fn report(error: &anyhow::Error, global: &Global) -> ExitCode {
         return ExitCode::from(code);
     }
     let protocol_error = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
+    let words = words(error);
     if global.is_json() {
-        let name = protocol_error.map(|error| error.code.name());
-        eprintln!("{}", serde_json::json!({"error": {"code": name, "message": format!("{error:#}"), "exit": code}}));
+        let name = name_of(error);
+        eprintln!("{}", serde_json::json!({"error": {"code": name, "message": words, "exit": code}}));
     } else {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {words}");
         if let Some(next) = protocol_error.and_then(next_step) {
             eprintln!("  next: {next}");
         }
     }
     ExitCode::from(code)
+}
+
+/// All that there is to say, from the outside to the innermost cause, each once: some errors say what their cause says.
+pub(crate) fn words(error: &anyhow::Error) -> String {
+    let mut words = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !words.contains(&cause) {
+            words = format!("{words}: {cause}");
+        }
+    }
+    words
+}
+
+/// The stable name of an error's code, if it has one.
+pub(crate) fn name_of(error: &anyhow::Error) -> Option<&'static str> {
+    error.chain().find_map(|cause| {
+        let of_protocol = cause.downcast_ref::<Error>().map(|error| error.code.name());
+        let of_server = || cause.downcast_ref::<ServerError>().map(|error| error.code().name());
+        let of_config = || cause.is::<ConfigError>().then(|| ErrorCode::InvalidConfig.name());
+        of_protocol.or_else(of_server).or_else(of_config)
+    })
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
@@ -109,6 +131,19 @@ mod tests {
     use anyhow::Context;
 
     use super::*;
+
+    #[test]
+    fn nothing_is_said_twice() {
+        let error = anyhow::anyhow!("the disk is full").context("a file: the disk is full").context("it stopped");
+        assert_eq!(words(&error), "it stopped: a file: the disk is full");
+        let error = anyhow::Error::new(wrong_config()).context("no server");
+        assert_eq!((name_of(&error), code_of(&error)), (Some("INVALID_CONFIG"), USAGE));
+    }
+
+    fn wrong_config() -> ConfigError {
+        let source = levada_broker::config::Source::default();
+        source.load().expect_err("it has no node_id")
+    }
 
     #[test]
     fn codes_follow_the_class_of_the_error_below_all_words() {

@@ -45,12 +45,26 @@ pub fn read<T>(
     // A process that was killed may have left it under its name in the page cache only. What is done on its word must not
     // be there when a power cut has brought its predecessor back.
     disk.perform(&DiskOp::SyncDir { dir: file.dir().to_owned() })?;
-    let copy = |number: u64| decode(&disk.read(file, number * (len / 2), to_usize(len / 2))?);
-    let content = copy(0).or_else(|cause| {
-        tracing::error!(%file, %cause, "file.copy.damaged: the first of two; the second is used");
-        copy(1).map_err(|_| cause)
-    });
-    content.map(Some).map_err(|cause| OpenError::Damaged { file: file.clone(), cause })
+    let copy = |number: u64| match disk.read(file, number * (len / 2), to_usize(len / 2)) {
+        // That says nothing of the file, which may well be sound.
+        Err(error) if error.is_want() => Err(OpenError::Disk(error)),
+        read => Ok(read.map_err(DamageCause::from).and_then(|bytes| decode(&bytes))),
+    };
+    let cause = match copy(0)? {
+        Ok(content) => return Ok(Some(content)),
+        Err(cause) => cause,
+    };
+    match copy(1)? {
+        Ok(content) => {
+            tracing::error!(%file, %cause, "file.copy.damaged: the first of two; the second is used");
+            Ok(Some(content))
+        }
+        // Damage that hits both copies in the same way is another release.
+        Err(second) if second == cause && matches!(cause, DamageCause::Version { .. }) => {
+            Err(OpenError::OtherFormat { file: file.clone(), cause })
+        }
+        Err(_) => Err(OpenError::Damaged { file: file.clone(), cause }),
+    }
 }
 
 #[cfg(test)]

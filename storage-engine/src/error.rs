@@ -25,7 +25,7 @@ pub enum DamageCause {
     #[error("no {0} stands there")]
     Magic(&'static str),
     /// The format version is not known to this build.
-    #[error("{what} has format version {version}, which this build does not know")]
+    #[error("{what} is in format {version}, which this build does not know")]
     Version {
         /// Of what.
         what: &'static str,
@@ -179,9 +179,15 @@ pub enum OpenError {
     /// It was never formatted.
     #[error("the data directory was never formatted")]
     NotFormatted,
-    /// It holds something and has no identity.
-    #[error("the data directory is not empty: move its content away, or give the node another directory")]
-    NotEmpty,
+    /// It holds something, and nothing says whose it is.
+    #[error(
+        "the data directory is not empty, and has no file `{missing}`, which says whose it is. Nothing was changed: bring \
+         that file back, or move everything away, or give the node another directory"
+    )]
+    NotEmpty {
+        /// The file.
+        missing: &'static str,
+    },
     /// It belongs to somebody else.
     #[error("the data directory is that of {found:?}, not of {expected:?}")]
     OtherDirectory {
@@ -189,6 +195,17 @@ pub enum OpenError {
         expected: Box<DirIdentity>,
         /// Whose it is.
         found: Box<DirIdentity>,
+    },
+    /// A file is of a release that has another format.
+    #[error(
+        "{cause} ({file}). Nothing was changed: start a build that reads it, such as the release that wrote this directory \
+         or a later one"
+    )]
+    OtherFormat {
+        /// The file.
+        file: FileName,
+        /// Which format it has.
+        cause: DamageCause,
     },
     /// A file without which nothing can be known is damaged.
     #[error(

@@ -1,7 +1,7 @@
 //! Whose data directory it is: the file `identity`, written when the directory is formatted and never changed.
 //!
 //! ```text
-//! 0 magic "LVDAID\x00\x02" | 8 cluster (16) | 24 node u64 | 32 incarnation (16) | 48 journal (16) | 64 crc u32 of 0..64;
+//! 0 magic "LVDAID\x00" | 7 format u8 = 2 | 8 cluster (16) | 24 node u64 | 32 incarnation (16) | 48 journal (16) | 64 crc u32 of 0..64;
 //! twice
 //! ```
 
@@ -14,14 +14,15 @@ use crate::{
     atomic_file,
     checkpoint::Checkpoint,
     codec::Decoder,
-    disk::{Disk, DiskOp, FileName},
+    disk::{Disk, DiskError, DiskOp, FileName},
     error::{DamageCause, OpenError},
     journal::{JOURNAL_DIR, JournalId},
     segment,
 };
 
 const FILE: &str = "identity";
-const MAGIC: [u8; 8] = *b"LVDAID\x00\x02";
+const MAGIC: [u8; 7] = *b"LVDAID\x00";
+const FORMAT: u8 = 2;
 const BYTES: usize = 68;
 
 /// What tells a data directory from all others.
@@ -65,18 +66,31 @@ impl DirIdentity {
         journal: JournalId,
         checkpoint: &Checkpoint,
     ) -> Result<(), OpenError> {
-        if disk.len(&FileName::new(FILE))?.is_some() || !disk.list(segment::DIRECTORY)?.is_empty() {
-            return Err(OpenError::NotEmpty);
-        }
+        Self::refuse_used(disk, FILE)?;
         let dirs = [JOURNAL_DIR, segment::DIRECTORY].map(|dir| DiskOp::CreateDir { dir: dir.to_owned() });
         let checkpoint = checkpoint.write();
         let identity = atomic_file::replace(&FileName::new(FILE), self.encode(journal));
         Ok(dirs.iter().chain(&checkpoint).chain(&identity).try_for_each(|op| disk.perform(op))?)
     }
 
+    /// Whether nothing is there that a data directory has once it was formatted. What a formatting that did not come to its
+    /// end left is nothing: neither it nor anybody before it has acknowledged anything. `missing` is the file that would say
+    /// whose it is.
+    ///
+    /// # Errors
+    /// Something is there, which must not be formatted over; or the disk refuses.
+    pub fn refuse_used(disk: &dyn Disk, missing: &'static str) -> Result<(), OpenError> {
+        let is_empty = |dir| Ok::<_, DiskError>(disk.list(dir)?.is_empty());
+        if disk.len(&FileName::new(FILE))?.is_some() || !is_empty(JOURNAL_DIR)? || !is_empty(segment::DIRECTORY)? {
+            return Err(OpenError::NotEmpty { missing });
+        }
+        Ok(())
+    }
+
     fn encode(&self, journal: JournalId) -> Vec<u8> {
         let mut out = Vec::with_capacity(BYTES);
         out.put_slice(&MAGIC);
+        out.put_u8(FORMAT);
         out.put_slice(&self.cluster.to_bytes());
         out.put_u64_le(self.node.get());
         out.put_slice(&self.incarnation.to_bytes());
@@ -92,6 +106,11 @@ impl DirIdentity {
         let mut fields = Decoder::new(front);
         if fields.array() != Some(MAGIC) {
             return Err(DamageCause::Magic("identity"));
+        }
+        match fields.u8() {
+            Some(FORMAT) => {}
+            Some(version) => return Err(DamageCause::Version { what: "the identity", version }),
+            None => return Err(short()),
         }
         if stored != computed {
             return Err(DamageCause::Checksum { what: "the identity", stored, computed });
@@ -142,7 +161,29 @@ mod tests {
         assert_eq!(DirIdentity::read(&disk).unwrap(), None);
         identity().format(&disk, JOURNAL).unwrap();
         assert_eq!(DirIdentity::read_with_journal(&disk).unwrap(), Some((identity(), JOURNAL)));
-        assert!(matches!(identity().format(&disk, JOURNAL), Err(OpenError::NotEmpty)));
+        assert!(matches!(identity().format(&disk, JOURNAL), Err(OpenError::NotEmpty { .. })));
+    }
+
+    #[test]
+    fn records_without_an_identity_are_not_formatted_over() {
+        for dir in [JOURNAL_DIR, segment::DIRECTORY] {
+            let disk = SimDisk::new(1);
+            let file = FileName::new(format!("{dir}/something"));
+            let ops = [DiskOp::CreateDir { dir: dir.to_owned() }, DiskOp::Create { file }];
+            ops.iter().for_each(|op| disk.perform(op).unwrap());
+            let error = identity().format(&disk, JOURNAL).unwrap_err();
+            assert!(matches!(error, OpenError::NotEmpty { missing: "identity" }), "{error}");
+            assert!(disk.len(&FileName::new("checkpoint")).unwrap().is_none(), "it was changed");
+        }
+    }
+
+    #[test]
+    fn a_formatting_that_was_cut_off_is_done_again() {
+        let disk = SimDisk::new(1);
+        identity().format(&disk, JOURNAL).unwrap();
+        disk.perform(&DiskOp::Remove { file: FileName::new(FILE) }).unwrap();
+        identity().format(&disk, JOURNAL).unwrap();
+        assert_eq!(DirIdentity::read(&disk).unwrap(), Some(identity()));
     }
 
     #[test]
@@ -154,5 +195,23 @@ mod tests {
             assert!(DirIdentity::decode(&bytes).is_err());
         }
         assert!(DirIdentity::decode(&good[..67]).is_err());
+    }
+
+    #[test]
+    fn another_release_is_no_damage() {
+        let file = FileName::new(FILE);
+        for format in [1, 3, 200] {
+            let disk = SimDisk::new(1);
+            let mut content = identity().encode(JOURNAL);
+            content[7] = format;
+            atomic_file::replace(&file, content).iter().for_each(|op| disk.perform(op).unwrap());
+            let error = DirIdentity::read(&disk).unwrap_err();
+            assert!(matches!(error, OpenError::OtherFormat { .. }), "{error}");
+            assert!(error.to_string().contains(&format!("in format {format}")), "{error}");
+            // In one copy it is a bad byte.
+            let copy = identity().encode(JOURNAL).into();
+            disk.perform(&DiskOp::Write { file: file.clone(), pos: 4096, bufs: vec![copy] }).unwrap();
+            assert_eq!(DirIdentity::read(&disk).unwrap(), Some(identity()));
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What a data directory says of itself: the file `founding`.
 //!
 //! ```text
-//! 0 magic "LVDAFND\x01" | 8 length u32 | 12 crc u32 of what follows | 16 a SeedStateResponse (protobuf); twice
+//! 0 magic "LVDAFND" | 7 format u8 = 1 | 8 length u32 | 12 crc u32 of what follows | 16 a SeedStateResponse (protobuf); twice
 //! ```
 //! It is replaced as a whole: first with the incarnation, then with the founders' decision too. It never changes again.
 #![deny(clippy::indexing_slicing)]
@@ -17,6 +17,7 @@ use levada_storage_engine::{
     atomic_file,
     disk::{Disk, FileName},
     error::DamageCause,
+    identity::DirIdentity,
 };
 use prost::Message as _;
 
@@ -25,7 +26,8 @@ use crate::cluster::addresses::Member;
 
 /// Its name.
 const FILE: &str = "founding";
-const MAGIC: [u8; 8] = *b"LVDAFND\x01";
+const MAGIC: [u8; 7] = *b"LVDAFND";
+const FORMAT: u8 = 1;
 const HEAD_BYTES: usize = 16;
 
 /// Who a node is, and to which cluster it belongs, if it does.
@@ -53,6 +55,8 @@ impl Record {
         fresh: impl FnOnce() -> IncarnationId,
     ) -> Result<Self, BootstrapError> {
         let Some(record) = atomic_file::read(disk, &FileName::new(FILE), Self::decode)? else {
+            // The records of somebody who cannot be known are nobody's to found a cluster over.
+            DirIdentity::refuse_used(disk, FILE)?;
             let record = Self { node, incarnation: fresh(), decision: None };
             record.write(disk)?;
             return Ok(record);
@@ -106,6 +110,7 @@ impl Record {
         let message = self.to_wire().encode_to_vec();
         let mut out = Vec::with_capacity(HEAD_BYTES + message.len());
         out.put_slice(&MAGIC);
+        out.put_u8(FORMAT);
         out.put_u32_le(u32::try_from(message.len()).unwrap_or(u32::MAX));
         out.put_u32_le(crc32fast::hash(&message));
         out.put_slice(&message);
@@ -118,10 +123,14 @@ impl Record {
         if bytes.len() < HEAD_BYTES {
             return Err(short);
         }
-        let mut magic = [0; 8];
+        let mut magic = [0; 7];
         bytes.copy_to_slice(&mut magic);
         if magic != MAGIC {
             return Err(DamageCause::Magic("founding record"));
+        }
+        let version = bytes.get_u8();
+        if version != FORMAT {
+            return Err(DamageCause::Version { what, version });
         }
         let (length, stored) = (bytes.get_u32_le() as usize, bytes.get_u32_le());
         let message = bytes.get(..length).ok_or(short)?;
@@ -162,7 +171,11 @@ pub(crate) fn members_to_wire(members: &BTreeMap<NodeId, Member>) -> Vec<SeedMem
 
 #[cfg(test)]
 mod tests {
-    use levada_storage_engine::sim_disk::{CrashPlan, SimDisk};
+    use levada_storage_engine::{
+        disk::DiskOp,
+        error::OpenError,
+        sim_disk::{CrashPlan, SimDisk},
+    };
 
     use super::*;
 
@@ -218,6 +231,21 @@ mod tests {
         assert_eq!(again, first);
         let other = Record::open(&disk, NodeId(3), || panic!("it has one")).unwrap_err();
         assert!(matches!(other, BootstrapError::OtherNode { theirs: NodeId(2), ours: NodeId(3) }), "{other}");
+    }
+
+    #[test]
+    fn nobody_becomes_somebody_over_records() {
+        for name in ["journal/00000001.lj", "segments/something", "identity"] {
+            let disk = SimDisk::new(1);
+            let file = FileName::new(name);
+            let ops = [DiskOp::CreateDir { dir: file.dir().to_owned() }, DiskOp::Create { file: file.clone() }];
+            ops[usize::from(file.dir().is_empty())..].iter().for_each(|op| disk.perform(op).unwrap());
+            let error = open(&disk).unwrap_err();
+            let BootstrapError::Record(OpenError::NotEmpty { missing: FILE }) = error else {
+                panic!("{name}: {error}")
+            };
+            assert_eq!(disk.len(&FileName::new(FILE)).unwrap(), None, "{name}: it was changed");
+        }
     }
 
     #[test]

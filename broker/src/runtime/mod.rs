@@ -17,6 +17,7 @@ mod lanes;
 pub mod peers;
 mod random;
 mod reads;
+pub(crate) mod strangers;
 pub mod tasks;
 mod ticks;
 pub mod worker;

@@ -31,7 +31,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{tasks::Tasks, worker::Worker};
+use super::{strangers::Strangers, tasks::Tasks, worker::Worker};
 use crate::{
     cluster::addresses::AddressBook,
     metrics as names,
@@ -64,6 +64,8 @@ pub struct Peers {
     worker: OnceLock<Worker>,
     /// Told when the others say that this node is not of the cluster any more.
     refused: OnceLock<watch::Sender<Option<Error>>>,
+    /// What the seed nodes say of this one.
+    seeds: Strangers,
     queues: Mutex<BTreeMap<NodeId, Arc<Queue>>>,
 }
 
@@ -86,8 +88,9 @@ struct Waiting {
 }
 
 impl Peers {
-    pub(crate) fn new(caller: Caller, book: Arc<AddressBook>, tasks: Tasks) -> Self {
-        Self { caller, book, tasks, worker: OnceLock::new(), refused: OnceLock::new(), queues: Mutex::default() }
+    pub(crate) fn new(caller: Caller, book: Arc<AddressBook>, tasks: Tasks, seeds: Strangers) -> Self {
+        let (worker, refused) = (OnceLock::new(), OnceLock::new());
+        Self { caller, book, tasks, worker, refused, seeds, queues: Mutex::default() }
     }
 
     /// Where losses are reported.
@@ -150,6 +153,7 @@ impl Peers {
                 Ok(connection) => {
                     tracing::info!(node = to.get(), "peer.connected");
                     queue.connected.store(true, Ordering::Relaxed);
+                    self.seeds.welcomed_by(to);
                     let error = carry(connection, &queue, to).await;
                     queue.connected.store(false, Ordering::Relaxed);
                     backoff = BACKOFF_MIN;
@@ -157,10 +161,11 @@ impl Peers {
                 }
                 Err(error) => error,
             };
-            if error.code == ErrorCode::NodeRemoved
+            let removed = (error.code == ErrorCode::NodeRemoved).then(|| error.clone());
+            if let Some(why) = removed.or_else(|| self.seeds.refused_by(to, &error))
                 && let Some(refused) = self.refused.get()
             {
-                refused.send_replace(Some(error.clone()));
+                refused.send_replace(Some(why));
             }
             if backoff == BACKOFF_MIN {
                 tracing::warn!(node = to.get(), %error, "peer.unreachable");

@@ -33,13 +33,13 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use levada_protocol::{
     codec::PayloadCodec,
     context::{AllowAll, Authorizer},
-    error::NodeAddresses,
+    error::{ErrorCode, NodeAddresses},
     ids::{ClusterId, NodeId},
     source::{Catalog, LogSink, LogSource},
     trace::Tracer,
 };
-use levada_storage_engine::std_disk::LockError;
 pub use levada_storage_engine::std_disk::report_faults;
+use levada_storage_engine::{error::OpenError, journal::ReplayError, std_disk::LockError};
 use tokio::{
     net::{TcpListener, lookup_host},
     sync::watch,
@@ -105,6 +105,40 @@ pub enum ServerError {
     /// It was told to stop before it had started.
     #[error("stopped while starting")]
     Interrupted,
+}
+
+impl ServerError {
+    /// Its stable code, for whoever starts servers.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        let of_open = |error: &OpenError| match error {
+            OpenError::OtherFormat { .. } | OpenError::Journal(ReplayError::LaterVersion { .. }) => {
+                ErrorCode::UnsupportedVersion
+            }
+            OpenError::OtherDirectory { .. } => ErrorCode::WrongIncarnation,
+            OpenError::Damaged { .. } => ErrorCode::Damaged,
+            _ => ErrorCode::StorageFailed,
+        };
+        match self {
+            Self::Bind { .. } | Self::DataDir(_) => ErrorCode::InvalidConfig,
+            Self::Bootstrap(error) => match error {
+                BootstrapError::Record(error) => of_open(error),
+                BootstrapError::OtherNode { .. } | BootstrapError::WrongIncarnation { .. } => {
+                    ErrorCode::WrongIncarnation
+                }
+                BootstrapError::TwoClusters { .. } => ErrorCode::WrongCluster,
+                BootstrapError::NotJoined(error) | BootstrapError::NotAccepted(error) => error.code,
+                BootstrapError::Disk(_) => ErrorCode::StorageFailed,
+            },
+            Self::Recovery(NodeOpenError::Store(error)) => of_open(error),
+            Self::Recovery(NodeOpenError::TooOld { .. }) => ErrorCode::UnsupportedVersion,
+            Self::Recovery(_) => ErrorCode::Damaged,
+            Self::Refused(error) => error.code,
+            Self::Failed(_) => ErrorCode::StorageFailed,
+            Self::System(_) => ErrorCode::Internal,
+            Self::Interrupted => ErrorCode::ShuttingDown,
+        }
+    }
 }
 
 /// What is given to a server besides its configuration.

@@ -38,7 +38,9 @@ use crate::{
         room::descriptors_for_connections,
     },
     node::{Node, NodeConfig, NodeOpenError},
-    runtime::{budget::Budget, clock::Clock, peers::Peers, random_seed, random_uuid, worker::Worker},
+    runtime::{
+        budget::Budget, clock::Clock, peers::Peers, random_seed, random_uuid, strangers::Strangers, worker::Worker,
+    },
 };
 
 pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hooks) -> Result<Running, ServerError> {
@@ -81,9 +83,11 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
 
     let node = open_node(&config, &identity, begins_with, Arc::clone(&disk)).await?;
     let view = node.view();
+    let others = seeds.keys().copied().filter(|seed| *seed != identity.node);
+    let strangers = Strangers::new(Some(identity.cluster), others);
     let book = Arc::new(AddressBook::new(Arc::clone(&view), identity.members.clone(), seeds));
     let caller = Caller { cluster: Some(identity.cluster), node: identity.node, incarnation: identity.incarnation };
-    let peers = Arc::new(Peers::new(caller, Arc::clone(&book), tasks.0.clone()));
+    let peers = Arc::new(Peers::new(caller, Arc::clone(&book), tasks.0.clone(), strangers));
     let worker = Worker::start(node, &disk, clock, Arc::clone(&peers))
         .map_err(|error| ServerError::System(error.to_string()))?;
     peers.report_to(worker.clone());

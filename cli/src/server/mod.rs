@@ -61,7 +61,8 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
 }
 
 fn tell(error: anyhow::Error) -> anyhow::Error {
-    tracing::error!(error = format!("{error:#}"), exit = exit::code_of(&error), "server.ended");
+    let (code, exit) = (exit::name_of(&error), exit::code_of(&error));
+    tracing::error!(error = exit::words(&error), code, exit, "server.ended");
     exit::Told(error).into()
 }
 

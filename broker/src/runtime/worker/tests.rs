@@ -26,7 +26,7 @@ use crate::{
     cluster::addresses::AddressBook,
     net::dial::Caller,
     node::{NodeConfig, ScrubConfig},
-    runtime::{budget::Budget, clock, tasks::Tasks},
+    runtime::{budget::Budget, clock, strangers::Strangers, tasks::Tasks},
 };
 
 /// A disk whose syncs wait while it is told to hang.
@@ -99,7 +99,7 @@ async fn fixture() -> Fixture {
     let core = Node::open(Arc::clone(&disk), config).unwrap();
     let book = Arc::new(AddressBook::new(core.view(), BTreeMap::new(), BTreeMap::new()));
     let caller = Caller { cluster: Some(cluster), node, incarnation };
-    let peers = Arc::new(Peers::new(caller, book, Tasks::new(Handle::current())));
+    let peers = Arc::new(Peers::new(caller, book, Tasks::new(Handle::current()), Strangers::new(None, [])));
     let worker = Worker::start(core, &disk, Clock::start(), peers).unwrap();
     let addresses = levada_protocol::error::NodeAddresses { node, ..Default::default() };
     let itself = crate::cluster::metadata::Node::new(addresses, incarnation, String::new());

@@ -5,13 +5,14 @@ use std::{
     sync::Arc,
 };
 
-use levada_protocol::ids::{GroupId, LogIndex, Offset};
+use levada_protocol::ids::{GroupId, LogIndex, Lsn, Offset};
 
 use super::world::{STUCK, World, open};
 use crate::{
     disk::{Disk, DiskOp, FileName},
     error::{OpenError, ReadError},
-    journal::Doubt,
+    identity::DirIdentity,
+    journal::{Doubt, Replay, ReplayError, ReplayStart},
     sim_disk::{CrashPlan, SimDisk, rng::Rng},
     store::{Recovered, segment_file},
 };
@@ -181,6 +182,25 @@ fn doubt_outlives_restarts_until_the_group_is_gone() {
     world.settle();
     drop(world);
     assert_eq!(open(&disk).unwrap().doubt, Doubt::All);
+}
+
+#[test]
+fn what_cannot_be_looked_at_at_a_start_is_not_damaged() {
+    let mut world = World::new(15);
+    world.create(GroupId(1));
+    world.append(GroupId(1), 0, &[3, 8], true);
+    world.settle();
+    let disk = Arc::clone(&world.disk);
+    drop(world);
+    let (_, journal) = DirIdentity::read_with_journal(&*disk).unwrap().unwrap();
+    disk.set_want(true);
+    let error = open(&disk).unwrap_err();
+    assert!(matches!(&error, OpenError::Disk(error) if error.is_want()), "{error}");
+    let start = ReplayStart { lsn: Lsn(1), synced: Lsn(0) };
+    let error = Replay::open(&*disk, journal, start).unwrap_err();
+    assert!(matches!(&error, ReplayError::Disk(error) if error.is_want()), "{error}");
+    disk.set_want(false);
+    assert_eq!(open(&disk).unwrap().doubt, Doubt::None);
 }
 
 #[test]

@@ -181,9 +181,17 @@ impl Nodes {
     /// # Errors
     /// When it does not within half a minute.
     pub fn wait_ended(&mut self, id: u64) -> Result<String> {
+        self.wait_ended_within(id, Duration::from_secs(30))
+    }
+
+    /// The same for another time than half a minute.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn wait_ended_within(&mut self, id: u64, within: Duration) -> Result<String> {
         let node = self.nodes.get_mut(&id).with_context(|| format!("no node {id}"))?;
         let mut child = node.child.take().with_context(|| format!("node {id} does not run"))?;
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + within;
         while child.try_wait()?.is_none() {
             if Instant::now() > deadline {
                 node.child = Some(child);

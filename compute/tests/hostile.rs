@@ -23,7 +23,10 @@ use levada_protocol::{context::AllowAll, error::ErrorCode};
 use prost::Message;
 use rand::{Rng, RngCore, SeedableRng, rngs::SmallRng};
 use support::{Running, error_of, memory::peak_bytes, path, put_data, read_all};
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt},
+    net::TcpStream,
+};
 use tonic::{body::Body, transport::Endpoint};
 use tower::{Service, ServiceExt};
 
@@ -114,6 +117,15 @@ async fn who_says_nothing_loses_its_place() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     put_data(&mut client, data("t", None).await).await.expect("the deadline is for the beginning only");
     drop((silent, slow));
+}
+
+#[tokio::test]
+async fn descriptors_for_files_are_not_for_connections() {
+    let config = FlightConfig { descriptors: 0, ..FlightConfig::default() };
+    let running = Running::start_with(config, Arc::new(AllowAll)).await;
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    let read = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0])).await.expect("it is closed");
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -72,7 +72,25 @@ pub const STORAGE_FAILURES: Metric = Metric::counter("levada_storage_failures_to
     .when_high("look at the log and at the disk (`dmesg`) before you start the node again");
 pub const PARTITIONS: Metric = Metric::gauge("levada_partitions", "partitions")
     .means("partitions with a replica here")
-    .when_high("each idle one costs processor time: see Sizing in `docs/operations.md`");
+    .when_high("see Many partitions in `docs/operations.md`");
+pub const GROUPS_ASLEEP: Metric = Metric::gauge("levada_groups_asleep", "groups")
+    .means("raft groups here in which nothing happens and that sleep: they cost nothing until something does")
+    .when_high(
+        "(when it stays low though little is written) `levada_group_wakes_total` says what wakes them; while a node is \
+         down, groups with a replica there stay awake",
+    );
+pub const GROUP_SLEEPS: Metric =
+    Metric::counter("levada_group_sleeps_total", "groups").means("how many times a raft group here fell asleep");
+pub const GROUP_WAKES: Metric = Metric::counter("levada_group_wakes_total", "groups")
+    .by(&["reason"])
+    .means(
+        "how many times a raft group here woke up: `message` of another replica, `request` of a client, `upkeep` of segments or \
+         replicas, `node_lost` with its leader or a follower, `unconfirmed` by its leader for too long",
+    )
+    .when_high(
+        "`node_lost` without a node that went down: nodes do not hear each other for a second, look at the network and at \
+         `levada_worker_round_seconds`. `unconfirmed` is never to be seen: report it",
+    );
 pub const PARTITIONS_LED: Metric = Metric::gauge("levada_partitions_led", "partitions")
     .means("partitions led here")
     .when_high("more than on other nodes: `levada cluster move-leader`");
@@ -144,6 +162,9 @@ pub const ALL: &[Metric] = &[
     BACKLOG_BYTES,
     STORAGE_FAILURES,
     PARTITIONS,
+    GROUPS_ASLEEP,
+    GROUP_SLEEPS,
+    GROUP_WAKES,
     PARTITIONS_LED,
     PARTITIONS_LEADERLESS,
     PARTITIONS_UNDER_REPLICATED,

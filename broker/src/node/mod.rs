@@ -20,6 +20,8 @@ mod housekeeping;
 mod partitions;
 mod placing;
 mod reads;
+mod rota;
+pub mod sleeping;
 mod wishes;
 
 use std::{
@@ -43,6 +45,8 @@ use self::{
     copying::Copies,
     event::{Effect, Event, Now, Request, RequestId},
     reads::Reads,
+    rota::Rota,
+    sleeping::Sleepers,
 };
 use crate::{
     cluster::view::{ClusterView, Leadership},
@@ -97,6 +101,10 @@ pub struct Node {
     reads: Reads,
     /// New groups whose preferred leader is here, with the tick at which it asks for votes.
     campaigns: BTreeMap<GroupId, u64>,
+    /// Which groups are awake.
+    sleepers: Sleepers,
+    /// Whose segments are looked at for what may go.
+    retained: Rota,
     ticks: u64,
     now: Now,
     /// The tick by which a shutdown ends, once it was asked for.
@@ -119,6 +127,8 @@ impl Node {
         let controller = Controller::start(&config, &mut store, dormant.remove(&GroupId::METADATA), &logger)?;
         let view = Arc::new(ClusterView::new(config.cluster, config.node, config.incarnation));
         let copies = Copies::new(config.copy_bytes_per_s);
+        // Not the numbers that ids are made of.
+        let sleepers = Sleepers::new(Random::new(!config.seed).next());
         let mut node = Self {
             random: Random::new(config.seed),
             config,
@@ -136,6 +146,8 @@ impl Node {
             admission: Admission::default(),
             reads: Reads::default(),
             campaigns: BTreeMap::new(),
+            sleepers,
+            retained: Rota::new(),
             ticks: 0,
             now: Now::default(),
             stopping: None,
@@ -194,7 +206,8 @@ impl Node {
         };
         let partitions = self.partitions.values().map(|partition| {
             let placed = partition.placed().map(|placed| (placed.replicas.clone(), placed.target.clone()));
-            format!("{}, settled {}, placed {placed:?}", group(&partition.group), partition.settled)
+            let sleeps = if self.sleepers.is_asleep(partition.group.id()) { "sleeps" } else { "awake" };
+            format!("{} {sleeps}, settled {}, placed {placed:?}", group(&partition.group), partition.settled)
         });
         let others = [format!("copies {:?}", self.copies), format!("lost {:?}", self.lost)];
         std::iter::once(group(&self.controller.group)).chain(partitions).chain(others).collect()
@@ -213,8 +226,11 @@ impl Node {
             Event::Peer { from, message } => self.on_peer(from, message, out),
             Event::Unreachable { node } => {
                 self.controller.group.report_unreachable(node);
-                for partition in self.partitions.values_mut() {
-                    partition.group.report_unreachable(node);
+                // Nothing is under way to the replicas of groups that sleep.
+                for group in self.sleepers.awake() {
+                    if let Some(partition) = self.partitions.get_mut(&group) {
+                        partition.group.report_unreachable(node);
+                    }
                 }
             }
             Event::Request { id, request } => self.on_request(id, request, out),
@@ -284,9 +300,12 @@ impl Node {
     }
 
     fn on_peer(&mut self, from: NodeId, message: PeerMessage, out: &mut Vec<Effect>) {
-        self.view.hear(from, self.now.mono_ms);
+        self.hear_node(from);
         match message {
             PeerMessage::Raft { group, message } => {
+                if !self.wake_for(group, &message) {
+                    return;
+                }
                 let known = if group == GroupId::METADATA {
                     Some(&mut self.controller.group)
                 } else {
@@ -311,6 +330,8 @@ impl Node {
             PeerMessage::Lost { group, replica } => self.on_lost(group, replica, out),
             PeerMessage::Replace { group, replica } => self.on_replace(group, replica),
             PeerMessage::CatchUp { group, what } => self.on_catch_up(from, group, what, out),
+            PeerMessage::Beat { run } => self.on_beat(from, run),
+            PeerMessage::Asleep { notices } => self.on_asleep(from, &notices),
         }
     }
 

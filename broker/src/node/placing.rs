@@ -50,7 +50,9 @@ impl Node {
     pub(super) fn approach_all(&mut self, out: &mut Vec<Effect>) {
         let looks = self.ticks.is_multiple_of(SEGMENT_TICKS);
         let mut says = Vec::new();
-        for (&id, partition) in &mut self.partitions {
+        // A group that sleeps under a leader here has what it is to have.
+        for id in self.sleepers.awake() {
+            let Some(partition) = self.partitions.get_mut(&id) else { continue };
             if partition.settled || partition.leading.is_none() {
                 continue;
             }
@@ -83,7 +85,8 @@ impl Node {
 
     /// As leader: replicas that answer, and need entries that no log has any more.
     fn report_stranded(&mut self, says: &mut Vec<PeerMessage>) {
-        for (&group, partition) in &mut self.partitions {
+        for group in self.sleepers.awake() {
+            let Some(partition) = self.partitions.get_mut(&group) else { continue };
             if partition.leading.is_none() {
                 continue;
             }
@@ -151,8 +154,8 @@ impl Node {
 
     fn partition_placed(&self, group: GroupId) -> Option<&metadata::Partition> {
         let metadata = self.controller.current();
-        let topic = metadata.topic_by_id(metadata.partition_of(group)?.topic)?;
-        topic.partitions.iter().find(|partition| partition.group == group)
+        let place = metadata.partition_of(group)?;
+        metadata.topic_by_id(place.topic)?.partition(place.partition)
     }
 
     fn do_duty(&mut self, duty: Duty, command: &wire::Command) {

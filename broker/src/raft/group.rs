@@ -17,7 +17,7 @@ use raft::{
 use protobuf::Message as _;
 
 use super::{
-    APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, ELECTION_TICKS, HEARTBEAT_TICKS, guard,
+    APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, ELECTION_TICKS, HEARTBEAT_TICKS, guard, hibernation,
     membership::{self, Conf, Membership, Step, Target},
     storage::{GroupStorage, hard_state_from_raft},
     timeout::election_timeout,
@@ -49,7 +49,7 @@ pub struct GroupStart {
 
 /// A message or a ready of raft that waits until the journal has made it true.
 #[derive(Debug)]
-struct Unpersisted {
+pub(super) struct Unpersisted {
     number: u64,
     /// How many appends of the group must be durable before: its own, or those of the readies before it.
     appends: u64,
@@ -74,9 +74,9 @@ pub struct Group {
     /// As of the last entry applied.
     conf: Conf,
     replicas: BTreeMap<ReplicaId, NodeId>,
-    raw: RawNode<GroupStorage>,
+    pub(super) raw: RawNode<GroupStorage>,
     log: Log,
-    unpersisted: VecDeque<Unpersisted>,
+    pub(super) unpersisted: VecDeque<Unpersisted>,
     /// Appends given to the store, and how many of them are durable.
     appends: u64,
     durable: u64,
@@ -93,6 +93,8 @@ pub struct Group {
     /// As leader in this term: an entry that was proposed when the membership was what it is to be. When it is committed, a
     /// majority has durably that it is.
     seal: Option<(Term, LogIndex)>,
+    /// As follower whose leader was lost in this term: the election timeout that it has until it hears of another.
+    pub(super) succession: Option<(Term, usize)>,
 }
 
 impl std::fmt::Debug for Group {
@@ -124,6 +126,7 @@ impl Group {
             damage_left: None,
             mark: None,
             seal: None,
+            succession: None,
         };
         group.fix_timeout();
         Ok(group)
@@ -483,9 +486,17 @@ impl Group {
         }
     }
 
-    fn fix_timeout(&mut self) {
+    pub(super) fn fix_timeout(&mut self) {
         let raft = &mut self.raw.raft;
-        let timeout = election_timeout(self.id.get(), raft.id, raft.term, raft.state);
+        // It has heard of a leader, given its vote, or asks for votes itself.
+        let is_over = |(term, _)| raft.election_elapsed == 0 || raft.term != Term::get(term) || raft.state != StateRole::Follower;
+        if self.succession.is_some_and(is_over) {
+            self.succession = None;
+        }
+        let timeout = match self.succession {
+            Some((_, ticks)) => ticks,
+            None => election_timeout(self.id.get(), raft.id, raft.term, raft.state),
+        };
         raft.set_randomized_election_timeout(timeout);
     }
 }
@@ -501,6 +512,7 @@ fn raft_config(replica: ReplicaId, applied: LogIndex) -> Config {
         applied: applied.get(),
         election_tick: ELECTION_TICKS,
         heartbeat_tick: HEARTBEAT_TICKS,
+        max_election_tick: hibernation::TIMEOUT_TICKS_MAX,
         max_size_per_msg: APPEND_BYTES_MAX,
         max_inflight_msgs: APPENDS_IN_FLIGHT_MAX,
         check_quorum: true,

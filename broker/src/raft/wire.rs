@@ -14,6 +14,8 @@ use levada_protocol::{
 use levada_storage_engine::entry::EntryKind;
 use raft::eraftpb;
 
+use super::hibernation::Notice;
+
 /// No index or term comes near: raft adds to them without looking.
 const NUMBER_MAX: u64 = i64::MAX as u64;
 
@@ -62,6 +64,16 @@ pub enum PeerMessage {
         group: GroupId,
         /// What is said.
         what: CatchUp,
+    },
+    /// The sender's node is there: what heartbeats of its sleeping groups would say.
+    Beat {
+        /// Its process, by a number of its own.
+        run: u64,
+    },
+    /// The sender leads these groups, and they sleep.
+    Asleep {
+        /// Them.
+        notices: Vec<Notice>,
     },
 }
 
@@ -117,6 +129,8 @@ impl PeerMessage {
                 CatchUp::Snapshot(Some(bytes)) | CatchUp::Segment { bytes: Some(bytes), .. } => 48 + bytes.len(),
                 _ => 48,
             },
+            Self::Beat { .. } => 16,
+            Self::Asleep { notices } => 8 + 24 * notices.len(),
         }
     }
 }
@@ -150,6 +164,13 @@ pub fn encode(messages: Vec<PeerMessage>) -> (peer::RaftFrame, Vec<Bytes>) {
                 ..peer::Placement::default()
             }),
             PeerMessage::CatchUp { group, what } => frame.catch_ups.push(encode_catch_up(group, what, &mut behind)),
+            // One after another says the same.
+            PeerMessage::Beat { run } => frame.beat = Some(peer::Beat { run }),
+            PeerMessage::Asleep { notices } => frame.asleep.extend(notices.iter().map(|notice| peer::Asleep {
+                group: notice.group.get(),
+                term: notice.term.get(),
+                last_index: notice.last_index.get(),
+            })),
         }
     }
     payload.append(&mut behind);
@@ -266,6 +287,16 @@ pub fn decode(frame: peer::RaftFrame, mut payload: Bytes) -> Result<Vec<PeerMess
             (lost, _) => PeerMessage::Lost { group, replica: ReplicaId(lost) },
         }
     }));
+    messages.extend(frame.beat.map(|beat| PeerMessage::Beat { run: beat.run }));
+    if !frame.asleep.is_empty() {
+        let notices = frame.asleep.into_iter().map(|asleep| Notice {
+            group: GroupId(asleep.group),
+            term: Term(asleep.term),
+            last_index: LogIndex(asleep.last_index),
+        });
+        // Behind the messages of raft, which it must not overtake.
+        messages.push(PeerMessage::Asleep { notices: notices.collect() });
+    }
     Ok(messages)
 }
 

@@ -64,7 +64,7 @@ pub struct Topic {
     pub name: String,
     /// Its identity.
     pub id: TopicId,
-    /// Its partitions, by number.
+    /// Its partitions: that of number n is the nth, from 0 on.
     pub partitions: Vec<Partition>,
     /// The settings that were given.
     pub settings: BTreeMap<String, String>,
@@ -91,6 +91,15 @@ pub struct Node {
     pub feature_level_max: u32,
     /// It is to give up all its replicas.
     pub draining: bool,
+}
+
+impl Topic {
+    /// One of its partitions.
+    #[must_use]
+    pub fn partition(&self, number: PartitionId) -> Option<&Partition> {
+        let at = usize::try_from(number.get()).ok()?;
+        self.partitions.get(at).filter(|partition| partition.partition == number)
+    }
 }
 
 impl Node {

@@ -6,18 +6,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use levada_protocol::{
     batch::{Attributes, BatchProducer, NewRecord, RowsBuilder},
-    ids::{Offset, ProducerEpoch, ProducerId},
+    ids::{Offset, ProducerEpoch, ProducerId, Term},
     source::NewTopic,
 };
 use levada_storage_engine::entry::EntryKind;
 
+mod hibernation;
 mod membership;
 mod scripts;
 mod world;
 
 use self::world::*;
 use super::*;
-use crate::{node::event::Answer, raft::wire};
+use crate::{
+    node::{event::Answer, sleeping::SleepTotals},
+    raft::wire,
+};
 
 fn batch(values: &[&str], sequence: i32) -> Bytes {
     let mut builder = RowsBuilder::new();

@@ -35,6 +35,8 @@ pub(super) struct World {
     pub(super) copy_bytes_per_s: u64,
     /// What nodes did of late, one line each.
     pub(super) story: Vec<String>,
+    /// Messages that the network loses.
+    pub(super) drops: Option<fn(NodeId, &PeerMessage) -> bool>,
 }
 
 pub(super) fn config(node: NodeId, count: u64) -> NodeConfig {
@@ -60,9 +62,15 @@ impl World {
     }
 
     pub(super) fn register(&mut self, id: NodeId, count: u64) {
+        self.register_at(id, count, LEVEL_MAX);
+    }
+
+    /// A node of a build that goes up to this feature level.
+    pub(super) fn register_at(&mut self, id: NodeId, count: u64, feature_level_max: u32) {
         let addresses = NodeAddresses { node: id, native: format!("n{id}"), ..NodeAddresses::default() };
         let incarnation = config(id, count).incarnation;
-        let node = metadata::Node::new(addresses, incarnation, String::new());
+        let node =
+            metadata::Node { feature_level_max, ..metadata::Node::new(addresses, incarnation, String::new()) };
         let request = Request::RegisterNode { node: Box::new(node) };
         self.ask_controller(request).unwrap();
     }
@@ -80,6 +88,7 @@ impl World {
             wiped: BTreeSet::new(),
             copy_bytes_per_s: 50 << 20,
             story: Vec::new(),
+            drops: None,
         };
         for id in (1..=count).map(NodeId) {
             let disk = Arc::new(SimDisk::new(id.get()));
@@ -134,7 +143,9 @@ impl World {
                     let (frame, payload) = wire::encode(vec![message]);
                     let messages = wire::decode(frame, payload.concat().into()).unwrap();
                     if !self.cut.contains(&id) && !self.cut.contains(&to) {
-                        let heard = messages.into_iter().map(|message| (to, Event::Peer { from: id, message }));
+                        let drops = self.drops.unwrap_or(|_, _| false);
+                        let messages = messages.into_iter().filter(|message| !drops(to, message));
+                        let heard = messages.map(|message| (to, Event::Peer { from: id, message }));
                         self.events.extend(heard);
                     }
                 }
@@ -283,7 +294,8 @@ impl World {
     pub(super) fn restart(&mut self, node: NodeId) {
         let disk = Arc::new(self.disks[&node].crash_image(&levada_storage_engine::sim_disk::CrashPlan::LOSE_ALL));
         self.disks.insert(node, Arc::clone(&disk));
-        let config = self.config(node);
+        // Another process.
+        let config = NodeConfig { seed: node.get() + (self.now.mono_ms << 8), ..self.config(node) };
         self.nodes.insert(node, Node::open(disk, config).unwrap());
     }
 

@@ -11,7 +11,7 @@ use levada_protocol::{
     error::{Error, ErrorCode, Result},
     ids::NodeId,
 };
-use metrics::{Gauge, Histogram, counter, gauge, histogram};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use tokio::sync::watch;
 
 use super::{Flush, Input, Queue, Reply, WorkerState, lock, timed_out};
@@ -20,6 +20,7 @@ use crate::{
     node::{
         Node,
         event::{Answer, Effect, Event, RequestId},
+        sleeping::Wake,
     },
     runtime::{
         budget::Charge,
@@ -78,6 +79,9 @@ pub(super) struct Rounds {
     queue_length: Gauge,
     tail_bytes: Gauge,
     backlog_bytes: Gauge,
+    groups_asleep: Gauge,
+    sleeps: Counter,
+    wakes: [(Wake, Counter); Wake::ALL.len()],
     state: watch::Sender<WorkerState>,
 }
 
@@ -114,6 +118,9 @@ impl Rounds {
             queue_length: gauge!(names::WORKER_QUEUE.name),
             tail_bytes: gauge!(names::TAIL_BYTES.name),
             backlog_bytes: gauge!(names::BACKLOG_BYTES.name),
+            groups_asleep: gauge!(names::GROUPS_ASLEEP.name),
+            sleeps: counter!(names::GROUP_SLEEPS.name),
+            wakes: Wake::ALL.map(|why| (why, counter!(names::GROUP_WAKES.name, "reason" => why.name()))),
             state,
         }
     }
@@ -154,6 +161,7 @@ impl Rounds {
         }
         if ticks > 0 {
             self.expire(now.mono_ms);
+            self.show_sleep();
         }
         self.node.flush(&mut self.effects);
         if self.perform() == Next::End {
@@ -181,6 +189,17 @@ impl Rounds {
         self.queue_length.set(queued as f64);
         self.tail_bytes.set(self.node.store().tail_bytes() as f64);
         self.backlog_bytes.set(self.node.store().backlog_bytes() as f64);
+    }
+
+    /// Shows what sleeps, with each tick.
+    #[allow(clippy::cast_precision_loss, reason = "groups are far below 2^52")]
+    fn show_sleep(&self) {
+        self.groups_asleep.set(self.node.asleep() as f64);
+        let totals = self.node.sleep_totals();
+        self.sleeps.absolute(totals.slept);
+        for (why, counter) in &self.wakes {
+            counter.absolute(totals.woken.get(why).copied().unwrap_or(0));
+        }
     }
 
     fn take(&mut self, input: Input) -> Next {

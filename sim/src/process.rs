@@ -12,6 +12,7 @@ use std::{
 use levada_broker::node::{
     Node, NodeConfig, NodeOpenError,
     event::{Now, RequestId},
+    sleeping::{SleepTotals, Wake},
 };
 use levada_protocol::{
     error::{Error, ErrorCode},
@@ -81,6 +82,8 @@ pub struct Running<H> {
     pub waiting: BTreeMap<RequestId, Waiting>,
     next_request: u64,
     started_us: u64,
+    /// What had slept and woken when it was last looked at.
+    sleeps_seen: SleepTotals,
 }
 
 impl<H> Running<H> {
@@ -90,6 +93,20 @@ impl<H> Running<H> {
         let id = RequestId(self.next_request);
         self.waiting.insert(id, waiting);
         id
+    }
+
+    /// How many groups fell asleep since the last call, and how many woke up, by reason.
+    pub fn new_sleeps(&mut self) -> (u64, BTreeMap<&'static str, u64>) {
+        let now = self.node.sleep_totals();
+        if *now == self.sleeps_seen {
+            return (0, BTreeMap::new());
+        }
+        let before = std::mem::replace(&mut self.sleeps_seen, now.clone());
+        let more = |(why, count): (&Wake, &u64)| {
+            let more = count - before.woken.get(why).copied().unwrap_or(0);
+            (more > 0).then_some((why.name(), more))
+        };
+        (now.slept - before.slept, now.woken.iter().filter_map(more).collect())
     }
 
     /// Whether nothing goes in.
@@ -292,6 +309,7 @@ impl<H> Process<H> {
             waiting: BTreeMap::new(),
             next_request: 0,
             started_us: at_us,
+            sleeps_seen: SleepTotals::default(),
         });
         Ok(())
     }

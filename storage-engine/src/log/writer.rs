@@ -11,7 +11,7 @@ use super::{Log, Shared, State, Tail, TermRuns, entry_bytes};
 use crate::{
     config::SegmentConfig,
     disk::{Disk, DiskOp, FileName},
-    entry::Entry,
+    entry::{Entry, EntryKind},
     error::AppendError,
     payload::Summary,
     segment::{Mark, format::SegmentHeader, reader::Segment, writer::SegmentWriter},
@@ -109,6 +109,9 @@ pub(crate) struct Written {
     /// What they take in the tail.
     pub(crate) bytes: u64,
 }
+
+/// With more entries than this even a log of empty ones gets a file.
+const BLANK_ENTRIES_MAX: LogIndex = LogIndex(32);
 
 /// Writes a log.
 ///
@@ -281,10 +284,21 @@ impl LogWriter {
         state.segments.drain(..).map(|segment| segment.file().clone()).collect()
     }
 
+    /// Whether the log is whole and holds nothing but a few empty entries, which new leaders begin with: it has no file, and
+    /// gets none before it has something else. The journal keeps them meanwhile.
+    pub(crate) fn is_blank(&self) -> bool {
+        let state = self.log.state();
+        let entries = || state.tail.from(LogIndex(1));
+        state.segments.is_empty()
+            && self.start == Seam::START
+            && state.terms.last() <= BLANK_ENTRIES_MAX
+            && entries().all(|entry| entry.entry.kind == EntryKind::Empty)
+    }
+
     /// What must be done to the segments next, if something can be now and is enough to be worth a write; with `urgent`,
     /// however little it is. [`LogWriter::written`] follows.
     pub(crate) fn next_write(&mut self, urgent: bool) -> Option<Vec<DiskOp>> {
-        if self.in_flight.is_some() {
+        if self.in_flight.is_some() || self.hold.is_none() && self.is_blank() {
             return None;
         }
         let end = self.end();

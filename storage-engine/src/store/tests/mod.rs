@@ -2,6 +2,7 @@
 
 mod arrival;
 mod backlog;
+mod blank;
 mod crash;
 mod damage;
 mod failure;

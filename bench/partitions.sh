@@ -9,7 +9,7 @@
 #
 # LEVADA: the binary (a release build by default). TOPICS: of how many topics they are (1). IDLE_S: how long to watch (20).
 # SETTLE_S: how long to wait before (30). DIR: where data goes. PORT: the first of thirty ports. WITHIN_S: when to give up
-# waiting for a step (120). FULL: write this many records to every partition first (0).
+# waiting for a step (120).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
@@ -103,11 +103,6 @@ for topic in $(seq "$topics"); do
 done
 answered_ms=$(($(now_ms) - began))
 created_ms=$(until_ms "$began" all_led 1 2 3)
-if [ "${FULL:-0}" -gt 0 ]; then
-    for topic in $(seq "$topics"); do
-        "$levada" bench produce --topic "many-$topic" --records $((FULL * partitions / topics)) --value-bytes 1024 >/dev/null
-    done
-fi
 sleep "$settle_s"
 idle_percent=$(idle)
 asleep=$(each asleep)

@@ -37,6 +37,8 @@ impl Node {
         self.store.tick();
         self.controller.group.tick();
         self.dirty.insert(GroupId::METADATA);
+        // Before the ticks: a group that is about to send a heartbeat is not at rest.
+        self.tick_sleepers(out);
         for id in self.sleepers.awake() {
             let Some(partition) = self.partitions.get_mut(&id) else { continue };
             partition.group.tick();
@@ -44,7 +46,6 @@ impl Node {
                 self.dirty.insert(id);
             }
         }
-        self.tick_sleepers(out);
         self.campaign();
         self.copies.tick(&mut self.store, out);
         self.approach_all(out);

@@ -25,6 +25,8 @@ use crate::{
 
 /// A group in which nothing happened for so long may sleep.
 const QUIET_TICKS: u64 = 2_000 / TICK_MS;
+/// How often it is looked whether it may.
+const LOOK_TICKS: u64 = 4;
 /// Time between two beats.
 const BEAT_TICKS: u64 = 200 / TICK_MS;
 /// A node that says nothing for so long is lost.
@@ -300,9 +302,12 @@ impl Node {
         }
     }
 
-    /// As leader: groups in which nothing happens fall asleep.
+    /// As leader: groups in which nothing happens fall asleep. Some are looked at with each tick: those that may not, for
+    /// whatever reason, are looked at again and again.
     fn send_to_sleep(&mut self) {
-        let quiet = self.sleepers.awake.iter().filter(|(_, busy)| **busy + QUIET_TICKS <= self.ticks);
+        let has_turn = |group: &GroupId| group.get() % LOOK_TICKS == self.ticks % LOOK_TICKS;
+        let awake = self.sleepers.awake.iter().filter(|(group, _)| has_turn(group));
+        let quiet = awake.filter(|(_, busy)| **busy + QUIET_TICKS <= self.ticks);
         let idle = |partition: &Partition| partition.is_idle() && partition.group.may_sleep();
         let may: Vec<GroupId> = quiet
             .filter_map(|(group, _)| self.partitions.get(group).filter(|partition| idle(partition)))

@@ -110,8 +110,8 @@ pub(crate) struct Written {
     pub(crate) bytes: u64,
 }
 
-/// With more entries than this even a log of empty ones gets a file.
-const BLANK_ENTRIES_MAX: LogIndex = LogIndex(32);
+/// More empty entries than this are written to a segment after all.
+const RESTING_ENTRIES_MAX: u64 = 32;
 
 /// Writes a log.
 ///
@@ -284,28 +284,37 @@ impl LogWriter {
         state.segments.drain(..).map(|segment| segment.file().clone()).collect()
     }
 
-    /// Whether the log is whole and holds nothing but a few empty entries, which new leaders begin with: it has no file, and
-    /// gets none before it has something else. The journal keeps them meanwhile.
-    pub(crate) fn is_blank(&self) -> bool {
+    /// Whether nothing but a few empty entries, which new leaders begin with, is in no segment. They are worth no write, and
+    /// no file if there is none yet: the journal keeps them.
+    pub(crate) fn rests(&self) -> bool {
+        if self.in_flight.is_some() || !self.rolls.is_empty() {
+            return false;
+        }
+        let end = self.end().index;
         let state = self.log.state();
-        let entries = || state.tail.from(LogIndex(1));
-        state.segments.is_empty()
-            && self.start == Seam::START
-            && state.terms.last() <= BLANK_ENTRIES_MAX
-            && entries().all(|entry| entry.entry.kind == EntryKind::Empty)
+        let unwritten = state.terms.last().next().get() - end.get();
+        unwritten <= RESTING_ENTRIES_MAX && state.tail.from(end).all(|entry| entry.entry.kind == EntryKind::Empty)
+    }
+
+    /// The last entry in a segment, or on its way there.
+    pub(crate) fn written_to(&self) -> LogIndex {
+        LogIndex(self.end().index.get() - 1)
     }
 
     /// What must be done to the segments next, if something can be now and is enough to be worth a write; with `urgent`,
     /// however little it is. [`LogWriter::written`] follows.
     pub(crate) fn next_write(&mut self, urgent: bool) -> Option<Vec<DiskOp>> {
-        if self.in_flight.is_some() || self.hold.is_none() && self.is_blank() {
+        if self.in_flight.is_some() || self.hold.is_none() && self.rests() {
             return None;
         }
         let end = self.end();
         let last_written = LogIndex(end.index.get() - 1);
         if self.roll_is_due() {
             self.rolls.pop_front();
-            let ops = self.writer(end).seal();
+            let log = self.log.clone();
+            let writer = self.writer(end);
+            writer.verify(&*log.shared.disk, 0, true);
+            let ops = writer.seal();
             self.in_flight = Some(InFlight { seals: true, last_index: last_written, bytes: 0 });
             return Some(ops);
         }
@@ -320,6 +329,7 @@ impl LogWriter {
         let log = self.log.clone();
         let bytes_max = self.config.write_bytes_max;
         let writer = self.writer(end);
+        writer.verify(&*log.shared.disk, bytes_max, false);
         let mut bytes = 0;
         {
             let state = log.state();

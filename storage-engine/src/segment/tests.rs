@@ -249,6 +249,16 @@ fn space_is_reserved_and_writeback_paced() {
 /// Damages a file in some way, and proves that whatever is read is right or an error. Counts reads that failed.
 fn never_wrong(disk: &SimDisk, mark: Mark, sealed: bool, entries: &[Entry]) -> usize {
     let segment = Segment::recovered(header(), mark, sealed, CONFIG.index_interval_bytes);
+    let failed = never_wrong_in(&segment, disk, mark, entries);
+    // As somebody finds it who writes on, and has read little.
+    let outlined = Segment::recovered(header(), mark, sealed, CONFIG.index_interval_bytes);
+    outlined.outline(disk);
+    let too = never_wrong_in(&outlined, disk, mark, entries);
+    assert!(too > 0 || failed == 0, "noticed by who reads everything only");
+    failed
+}
+
+fn never_wrong_in(segment: &Segment, disk: &SimDisk, mark: Mark, entries: &[Entry]) -> usize {
     let expected = expected_batches(entries);
     let mut failed = 0;
     for (base, _, _) in &expected {

@@ -10,8 +10,9 @@
 //! What the owner says when it begins is one cut through all groups: the state of one may speak of another. So a group that
 //! is [installed](Store::install) after that is not in this checkpoint, and one that is removed after that still is.
 //!
-//! A group without a record has no segment, and no checkpoint makes one: it stays as it was made, and its few entries are in
-//! the journal.
+//! A group that *rests* has got nothing since the last checkpoint, or since it was made, but a few empty entries of new
+//! leaders. No checkpoint writes them to a segment, or makes one for them: it leaves the group as it was, and the journal
+//! keeps the entries. So a restart touches no file of a group that is idle.
 //!
 //! A group that is stuck (its quorum is lost, say) keeps entries that no segment may have, and with them the journal's
 //! oldest file. When that holds back too much, the group's entries are written to the journal once more. No checkpoint is
@@ -101,11 +102,11 @@ impl Store {
             && self.journal.written_bytes() - self.checkpointing.began_at_bytes >= self.config.checkpoint_bytes
     }
 
-    /// Whether the group's applied state is another than the last checkpoint has: the next one must name it. Of a group
-    /// without a record, none needs to.
+    /// Whether the group's applied state is another than the last checkpoint has: the next one must name it. A group
+    /// that rests, none needs to.
     #[must_use]
     pub fn has_moved(&self, group: GroupId, applied: LogIndex) -> bool {
-        self.groups.get(&group).is_some_and(|group| group.captured.applied != applied && !group.log.is_blank())
+        self.groups.get(&group).is_some_and(|group| group.captured.applied != applied && !group.rests())
     }
 
     /// Whether a checkpoint is under way.
@@ -125,17 +126,17 @@ impl Store {
         }
         let mut waiting = BTreeMap::new();
         for checkpoint in groups {
-            let log = &mut self.group(checkpoint.group).log;
+            let group = self.group(checkpoint.group);
             assert_eq!(
-                log.committed(),
+                group.log.committed(),
                 checkpoint.applied,
                 "group {}: applied is what was committed",
                 checkpoint.group
             );
-            if log.is_blank() {
+            if group.rests() {
                 continue;
             }
-            log.hold(checkpoint.applied);
+            group.log.hold(checkpoint.applied);
             self.ready.insert(checkpoint.group);
             waiting.insert(checkpoint.group, (checkpoint.conf_state, checkpoint.app_state));
         }
@@ -214,14 +215,14 @@ impl Store {
         ops
     }
 
-    /// Groups that needed a block up to `before` for all the time since then get their entries a new place: those without a
-    /// record, as no checkpoint will have their entries, and all of them if too much of the journal is held back.
+    /// Groups that needed a block up to `before` for all the time since then get their entries a new place: those that rest, as
+    /// no checkpoint will have their entries, and all of them if too much of the journal is held back.
     fn unstick(&mut self, before: Lsn) {
         let held_bytes = self.journal.used_bytes();
         let too_much = held_bytes > self.config.journal_held_bytes_max;
         for group in self.groups.values_mut() {
             let is_stuck = group.needed_lsn().is_some_and(|needed| needed <= before);
-            if is_stuck && (too_much || group.log.is_blank()) && group.submit_again(&mut self.journal) && too_much {
+            if is_stuck && (too_much || group.rests()) && group.submit_again(&mut self.journal) && too_much {
                 tracing::info!(group = %group.id(), held_bytes, "entries that hold back the journal are written again");
             }
         }

@@ -152,6 +152,11 @@ impl Group {
         }
     }
 
+    /// Whether the checkpoint has everything but a few empty entries: it needs not have these.
+    pub(super) fn rests(&self) -> bool {
+        self.captured.applied == self.log.written_to() && self.log.rests()
+    }
+
     /// The first block that a recovery from `captured` needs, if it needs one.
     pub(super) fn needed_lsn(&mut self) -> Option<Lsn> {
         let applied = self.captured.applied;

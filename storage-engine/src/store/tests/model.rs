@@ -239,7 +239,8 @@ impl GroupModel {
                 crate::testing::batch(offset - u64::from(records), records, usize::try_from(bytes).unwrap())
             };
             // As new leaders begin; of shapes that are drawn, not of those that a test names.
-            let begins = index <= 2 && shape >> 40 > 0 && (shape >> 40) % 2 == 0;
+            let drawn = shape >> 40;
+            let begins = drawn > 0 && if index <= 2 { drawn % 2 == 0 } else { drawn % 5 == 0 };
             made.push(match shape % 5 {
                 _ if begins => crate::testing::control(index, term, EntryKind::Empty, b""),
                 0 => crate::testing::control(index, term, EntryKind::Command, b"command"),

@@ -468,3 +468,36 @@ fn sound_bytes_of_another_place_or_time_are_found_out() {
     assert!(matches!(damage.cause, DamageCause::Foreign { field: "a frame's index", .. }), "{damage}");
     assert!(damage.offsets.contains(&second));
 }
+
+/// Who writes on after a restart reads no records. What the headers say is not believed for ever.
+#[test]
+fn an_index_made_of_outlines_is_that_of_the_entries_and_verified_before_it_is_written() {
+    let (disk, entries) = (disk(), entries(9));
+    let mut writer = SegmentWriter::create(header(), CONFIG);
+    write(&disk, &mut writer, &entries);
+    let (file, end) = (writer.segment().file().clone(), *writer.at());
+    let recovered = || Segment::recovered(header(), end, false, CONFIG.index_interval_bytes);
+    let index = recovered().index(&disk);
+    assert!(!index.points().is_empty());
+
+    let outlined = recovered();
+    assert_eq!(outlined.outline(&disk), index);
+    assert!(outlined.is_outlined());
+    assert!(outlined.offset_for_time(&disk, 0, Offset(0), end.offset).unwrap().is_some());
+    assert!(!outlined.is_outlined(), "a time was looked up");
+
+    let resumed = SegmentWriter::resume(Arc::new(recovered()), &disk, CONFIG);
+    resumed.verify(&disk, 0, false);
+    assert!(resumed.segment().is_outlined(), "nothing goes into an index frame yet");
+    resumed.verify(&disk, 0, true);
+    assert!(!resumed.segment().is_outlined());
+
+    // The last byte of a record: no header says anything of it.
+    let damaged = disk.fork();
+    let at = contents(&disk, &file).iter().rposition(|&byte| byte != 0).unwrap();
+    damaged.flip_bit(&file, at as u64, 0);
+    let outlined = recovered();
+    assert_eq!(outlined.outline(&damaged), index);
+    assert!(outlined.verify_outlined(&damaged).is_err());
+    assert!(outlined.is_outlined());
+}

@@ -76,8 +76,7 @@ pub const PARTITIONS: Metric = Metric::gauge("levada_partitions", "partitions")
 pub const GROUPS_ASLEEP: Metric = Metric::gauge("levada_groups_asleep", "groups")
     .means("raft groups here in which nothing happens and that sleep: they cost nothing until something does")
     .when_high(
-        "(when it stays low though little is written) `levada_group_wakes_total` says what wakes them; while a node is \
-         down, groups with a replica there stay awake",
+        "(when it stays low though little is written) `levada_group_wakes_total` says what wakes them",
     );
 pub const GROUP_SLEEPS: Metric =
     Metric::counter("levada_group_sleeps_total", "groups").means("how many times a raft group here fell asleep");
@@ -85,7 +84,7 @@ pub const GROUP_WAKES: Metric = Metric::counter("levada_group_wakes_total", "gro
     .by(&["reason"])
     .means(
         "how many times a raft group here woke up: `message` of another replica, `request` of a client, `upkeep` of segments or \
-         replicas, `node_lost` with its leader or a follower, `unconfirmed` by its leader for too long",
+         replicas, `node_lost` with its leader or its majority, `node_back` for a follower, `unconfirmed` by its leader for too long",
     )
     .when_high(
         "`node_lost` without a node that went down: nodes do not hear each other for a second, look at the network and at \

@@ -5,7 +5,8 @@
 //!
 //! **Beats.** Each 200 ms a node tells every other one that it is there, with the number of its process. Any message counts
 //! for that, too. A node that says nothing for a second is *lost*, and so is one whose number changes: then the groups wake
-//! up that it led, and those led here that have a replica there.
+//! up that it led, and those led here that have no majority without it. When it is back, those led here that have a replica
+//! there wake up for a moment, some with each tick.
 //!
 //! **Notices.** What sleeps under a leader here is told to its followers when it falls asleep and each 10 seconds after that,
 //! a few groups with each tick. A follower that has not been told for 25 seconds wakes up.
@@ -35,9 +36,14 @@ const LOST_TICKS: u64 = 1_000 / TICK_MS;
 const NOTICE_TICKS: u64 = 10_000 / TICK_MS;
 /// A follower to which that was not said for so long wakes up.
 const UNCONFIRMED_TICKS: u64 = 25_000 / TICK_MS;
+/// Groups that are woken in one tick because a node is back.
+const WAKES_AT_ONCE: usize = 256;
+/// So long such a group stays awake, if nothing else happens.
+const MOMENT_TICKS: u64 = 500 / TICK_MS;
 /// Notices in one message.
 const NOTICES_MAX: usize = 1_024;
 
+const _: () = assert!(MOMENT_TICKS < QUIET_TICKS);
 const _: () = assert!(2 * BEAT_TICKS < LOST_TICKS && 2 * NOTICE_TICKS < UNCONFIRMED_TICKS);
 
 /// Why a group woke up.
@@ -49,15 +55,18 @@ pub enum Wake {
     Request,
     /// It has work of its own: a segment to end or to remove, replicas that are to be others.
     Upkeep,
-    /// The node of its leader, or of a follower, is lost.
+    /// The node of its leader is lost, or so many that no majority is left.
     NodeLost,
+    /// A follower's node is back.
+    NodeBack,
     /// Its leader has not said for long that it sleeps.
     Unconfirmed,
 }
 
 impl Wake {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Message, Self::Request, Self::Upkeep, Self::NodeLost, Self::Unconfirmed];
+    pub const ALL: [Self; 6] =
+        [Self::Message, Self::Request, Self::Upkeep, Self::NodeLost, Self::NodeBack, Self::Unconfirmed];
 
     /// Its name in metrics.
     #[must_use]
@@ -67,6 +76,7 @@ impl Wake {
             Self::Request => "request",
             Self::Upkeep => "upkeep",
             Self::NodeLost => "node_lost",
+            Self::NodeBack => "node_back",
             Self::Unconfirmed => "unconfirmed",
         }
     }
@@ -113,6 +123,8 @@ pub(super) struct Sleepers {
     awake: BTreeMap<GroupId, u64>,
     asleep: BTreeMap<GroupId, Slumber>,
     sightings: BTreeMap<NodeId, Sighting>,
+    /// Groups that are to be woken because a node is back.
+    awaited: BTreeSet<GroupId>,
     /// What is to be said with the end of this tick.
     notices: BTreeMap<NodeId, Vec<Notice>>,
     rota: Rota,
@@ -126,6 +138,7 @@ impl Sleepers {
             awake: BTreeMap::new(),
             asleep: BTreeMap::new(),
             sightings: BTreeMap::new(),
+            awaited: BTreeSet::new(),
             notices: BTreeMap::new(),
             rota: Rota::new(),
             totals: SleepTotals { slept: 0, woken: BTreeMap::new() },
@@ -142,6 +155,7 @@ impl Sleepers {
     pub(super) fn close(&mut self, group: GroupId) {
         self.awake.remove(&group);
         self.asleep.remove(&group);
+        self.awaited.remove(&group);
     }
 
     /// Groups that are awake, in their order.
@@ -170,7 +184,9 @@ impl Sleepers {
     /// Who leads it, if it slept.
     fn wake(&mut self, group: GroupId, why: Wake, now: u64) -> Option<NodeId> {
         let slumber = self.asleep.remove(&group)?;
-        self.awake.insert(group, now);
+        // Only then does it matter when something happened.
+        let quiet = if why == Wake::NodeBack { QUIET_TICKS - MOMENT_TICKS } else { 0 };
+        self.awake.insert(group, now.saturating_sub(quiet));
         *self.totals.woken.entry(why).or_default() += 1;
         Some(slumber.leader)
     }
@@ -179,16 +195,17 @@ impl Sleepers {
         self.sightings.get(&node).is_some_and(|sighting| sighting.present && sighting.run.is_some())
     }
 
-    fn hear(&mut self, node: NodeId, now: u64) {
+    /// A node said something; answers whether it is back.
+    fn hear(&mut self, node: NodeId, now: u64) -> bool {
         let sighting = self.sightings.entry(node).or_default();
         sighting.heard = now;
-        sighting.present = true;
+        let was_present = std::mem::replace(&mut sighting.present, true);
+        !was_present && sighting.run.is_some()
     }
 
-    /// A node says which process it is; answers whether that is another one than before.
-    fn hear_run(&mut self, node: NodeId, run: u64) -> bool {
-        let before = self.sightings.entry(node).or_default().run.replace(run);
-        before.is_some_and(|before| before != run)
+    /// A node says which process it is; answers which it was before.
+    fn hear_run(&mut self, node: NodeId, run: u64) -> Option<u64> {
+        self.sightings.entry(node).or_default().run.replace(run)
     }
 
     /// Nodes that have said nothing for too long, once each.
@@ -254,14 +271,21 @@ impl Node {
     /// Another node said something.
     pub(super) fn hear_node(&mut self, node: NodeId) {
         self.view.hear(node, self.now.mono_ms);
-        self.sleepers.hear(node, self.ticks);
+        if self.sleepers.hear(node, self.ticks) {
+            self.on_node_back(node);
+        }
     }
 
     /// Another node says that it is there, and which process it is.
     pub(super) fn on_beat(&mut self, node: NodeId, run: u64) {
-        if self.sleepers.hear_run(node, run) {
+        let before = self.sleepers.hear_run(node, run);
+        if before == Some(run) {
+            return;
+        }
+        if before.is_some() {
             self.on_node_lost(node);
         }
+        self.on_node_back(node);
     }
 
     /// Another node says which of the groups that it leads sleep.
@@ -291,6 +315,10 @@ impl Node {
             let beats = others.map(|to| Effect::Send { to, message: PeerMessage::Beat { run: self.sleepers.run } });
             out.extend(beats);
         }
+        for _ in 0..WAKES_AT_ONCE {
+            let Some(group) = self.sleepers.awaited.pop_first() else { break };
+            self.wake(group, Wake::NodeBack);
+        }
         if self.stopping.is_none() {
             self.send_to_sleep();
         }
@@ -308,24 +336,16 @@ impl Node {
         let has_turn = |group: &GroupId| group.get() % LOOK_TICKS == self.ticks % LOOK_TICKS;
         let awake = self.sleepers.awake.iter().filter(|(group, _)| has_turn(group));
         let quiet = awake.filter(|(_, busy)| **busy + QUIET_TICKS <= self.ticks);
-        let idle = |partition: &Partition| partition.is_idle() && partition.group.may_sleep();
-        let may: Vec<GroupId> = quiet
-            .filter_map(|(group, _)| self.partitions.get(group).filter(|partition| idle(partition)))
-            .filter(|partition| self.are_present(partition))
-            .map(|partition| partition.group.id())
-            .collect();
+        let is_present = |node| self.sleepers.is_present(node);
+        let may = |group: &GroupId| {
+            let partition = self.partitions.get(group);
+            partition.is_some_and(|partition| partition.is_idle() && partition.group.may_sleep(is_present))
+        };
+        let may: Vec<GroupId> = quiet.map(|(group, _)| *group).filter(may).collect();
         for group in may {
             self.lay_down(group, self.config.node);
             self.give_notice(group);
         }
-    }
-
-    /// Whether every node with a replica of it is known to be there.
-    fn are_present(&self, partition: &Partition) -> bool {
-        let group = &partition.group;
-        group.conf().voters.iter().all(|voter| {
-            group.is_self(*voter) || group.replicas().get(voter).is_some_and(|node| self.sleepers.is_present(*node))
-        })
     }
 
     fn lay_down(&mut self, group: GroupId, leader: NodeId) {
@@ -341,7 +361,8 @@ impl Node {
         let Some(group) = self.partitions.get(&group).map(|partition| &partition.group) else { return };
         let followers: BTreeSet<NodeId> =
             group.conf().voters.iter().filter_map(|voter| group.replicas().get(voter).copied()).collect();
-        for node in followers.into_iter().filter(|node| *node != self.config.node) {
+        let is_told = |node: &NodeId| *node != self.config.node && self.sleepers.is_present(*node);
+        for node in followers.into_iter().filter(is_told).collect::<Vec<_>>() {
             self.sleepers.notices.entry(node).or_default().push(group.notice());
         }
     }
@@ -361,11 +382,13 @@ impl Node {
 
     /// Another node is not there any more, or not as it was.
     fn on_node_lost(&mut self, node: NodeId) {
+        let is_present = |other| other != node && self.sleepers.is_present(other);
         let concerns = |(group, slumber): (&GroupId, &Slumber)| {
-            let partition = self.partitions.get(group)?;
-            let led_here = slumber.leader == self.config.node;
-            let is_there = led_here && partition.group.replicas().values().any(|at| *at == node);
-            (slumber.leader == node || is_there).then_some(*group)
+            let needs_it = || {
+                let led_here = self.partitions.get(group).filter(|_| slumber.leader == self.config.node);
+                led_here.is_some_and(|partition| !partition.group.has_majority(is_present))
+            };
+            (slumber.leader == node || needs_it()).then_some(*group)
         };
         let groups: Vec<GroupId> = self.sleepers.asleep.iter().filter_map(concerns).collect();
         if !groups.is_empty() {
@@ -374,6 +397,16 @@ impl Node {
         for group in groups {
             self.wake(group, Wake::NodeLost);
         }
+    }
+
+    /// Another node is there again, or another process on it: its replicas may need something, or not know who leads them.
+    fn on_node_back(&mut self, node: NodeId) {
+        let concerns = |(group, slumber): (&GroupId, &Slumber)| {
+            let led_here = self.partitions.get(group).filter(|_| slumber.leader == self.config.node)?;
+            led_here.group.replicas().values().any(|at| *at == node).then_some(*group)
+        };
+        let groups: Vec<GroupId> = self.sleepers.asleep.iter().filter_map(concerns).collect();
+        self.sleepers.awaited.extend(groups);
     }
 }
 

@@ -6,14 +6,16 @@
 //! groups at once, each to each other (`node/sleeping.rs`).
 //!
 //! **Falling asleep.** A leader may when there is nothing that time could bring on ([`Group::may_sleep`]): every replica
-//! votes, has answered lately, has every entry and knows that all of them are committed; everything is applied and
-//! durable here; no read, no change of membership and no hand-over is under way. It tells its followers with a [`Notice`]:
+//! votes, and each whose node is there has answered lately, has every entry and knows that all of them are committed (these
+//! are a majority); everything is applied and durable here; no read, no change of membership and no hand-over is under way.
+//! What a node that is not there needs, it gets when it is back: then its groups are woken. The leader tells its followers with a [`Notice`]:
 //! the group, the term and the last index. A follower that stands exactly there ([`Group::follows`]) sleeps too; any other
 //! goes on ticking.
 //!
 //! **Waking up.** Any message of raft for the group wakes a replica, and so does whatever is asked of it here. A leader that
 //! wakes says so with a heartbeat at once ([`Group::rouse`]), which wakes the others. When the *node* of a sleeping leader
-//! is lost, its followers wake with [`Group::succeed`].
+//! is lost, its followers wake with [`Group::succeed`]. When a follower's is, the leader sleeps on, as long as a majority is
+//! left; when that node is back, or another process runs there, the leader wakes up and looks what it needs.
 //!
 //! **Nothing of this is needed for safety.** A sleeping replica is to raft one whose clock stands still, and raft's safety
 //! does not depend on clocks: whoever leads needs a majority for each entry and each read. What could go wrong is that a
@@ -27,8 +29,8 @@
 //!   quorum tells it to. The others wake because they do not hear its node, and elect. Meanwhile it commits nothing and
 //!   confirms no read, as it would have awake. If it hears them and they do not hear it, they elect, and the vote or the
 //!   new leader's first entry wakes it.
-//! - *The leader's process is paused.* To the others that is the same. When it goes on, it believes itself the leader, asleep;
-//!   its successor is awake as long as not every replica has answered it, and its heartbeat deposes the old one.
+//! - *The leader's process is paused.* To the others that is the same. When it goes on, it believes itself the leader, asleep.
+//!   Its successor may sleep, too, by then; but it hears the node again, wakes up, and its heartbeat deposes the old one.
 //! - *The leader's node was restarted*, so quickly that nobody missed it. Nobody leads any more, and no timer runs. Each
 //!   process has a number of its own in what its node says; another number is taken as the loss of the node.
 //! - *A follower's node was restarted.* Its replica does not know of any leader. The leader wakes because of the number, or at
@@ -51,13 +53,13 @@ use super::{ELECTION_TICKS, group::Group};
 /// After the loss of its leader's node a group waits at least so long: the others are to have noticed, too.
 const SUCCESSION_TICKS_MIN: usize = 5;
 /// Campaigns of groups that lost their leaders at once are spread over so many ticks.
-const SUCCESSION_SPREAD_TICKS: usize = 8;
+const SUCCESSION_SPREAD_TICKS: usize = 16;
 /// The second in line comes so many ticks after the first.
-const SUCCESSION_RANK_TICKS: usize = 8;
+const SUCCESSION_RANK_TICKS: usize = 10;
 /// Who comes further behind in line does not wait any longer.
 const SUCCESSION_RANK_MAX: usize = 2;
 /// Raft takes no election timeout from here on.
-pub(super) const TIMEOUT_TICKS_MAX: usize = 4 * ELECTION_TICKS;
+pub(super) const TIMEOUT_TICKS_MAX: usize = 6 * ELECTION_TICKS;
 
 const _: () = assert!(
     ELECTION_TICKS
@@ -79,12 +81,14 @@ pub struct Notice {
 }
 
 impl Group {
-    /// As leader: whether time alone can bring nothing on. What is proposed here and not by raft itself, the caller knows.
+    /// As leader: whether time alone can bring nothing on, with these nodes there. What is proposed here and not by raft
+    /// itself, the caller knows.
     #[must_use]
-    pub fn may_sleep(&self) -> bool {
+    pub fn may_sleep(&self, is_present: impl Fn(NodeId) -> bool) -> bool {
         let raft = &self.raw.raft;
         let last = raft.raft_log.last_index();
         let conf = self.conf();
+        let is_there = |id: u64| self.replicas().get(&ReplicaId(id)).is_some_and(|node| is_present(*node));
         raft.state == StateRole::Leader
             && raft.lead_transferee.is_none()
             && raft.pending_read_count() == 0
@@ -92,10 +96,20 @@ impl Group {
             && !conf.is_joint()
             && conf.learners.is_empty()
             && self.is_at_rest(last)
-            && raft.prs().iter().all(|(id, progress)| {
-                *id == raft.id
-                    || progress.recent_active && progress.matched == last && progress.committed_index == last
+            && self.has_majority(&is_present)
+            && raft.prs().iter().filter(|(id, _)| **id != raft.id && is_there(**id)).all(|(_, progress)| {
+                progress.recent_active && progress.matched == last && progress.committed_index == last
             })
+    }
+
+    /// Whether this replica and those on nodes that are there are a majority of the voters.
+    #[must_use]
+    pub fn has_majority(&self, is_present: impl Fn(NodeId) -> bool) -> bool {
+        let voters = &self.conf().voters;
+        let is_there = |voter: &&ReplicaId| {
+            self.is_self(**voter) || self.replicas().get(*voter).is_some_and(|node| is_present(*node))
+        };
+        2 * voters.iter().filter(is_there).count() > voters.len()
     }
 
     /// What a leader tells its followers when it falls asleep, and now and then as long as it sleeps.
@@ -195,7 +209,7 @@ mod tests {
     #[test]
     fn groups_are_spread_evenly() {
         let mut at = [0; SUCCESSION_SPREAD_TICKS];
-        for group in 1..=8000 {
+        for group in 1..=16_000 {
             let first = ticks(group, 11).min(ticks(group, 13));
             at[first - SUCCESSION_TICKS_MIN] += 1;
         }

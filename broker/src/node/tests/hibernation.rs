@@ -140,8 +140,8 @@ fn all_groups_of_a_node_that_dies_have_leaders_soon() {
     let led = places.iter().filter(|place| world.leader(**place) == Some(dead)).count();
     assert!(led > 10);
     world.crash(dead);
-    // A second until it is missed, half of one until its groups' turn has come, and an election.
-    ticks(&mut world, 45);
+    // A second until it is missed, another until its groups' turn has come, and an election.
+    ticks(&mut world, 50);
     for place in &places {
         assert!(world.leader(*place).is_some(), "{:#?}", world.nodes.values().map(Node::describe).collect::<Vec<_>>());
     }
@@ -166,7 +166,9 @@ fn a_sleeping_leader_that_is_cut_off_is_succeeded_and_steps_down() {
     let next = world.leader(places[0]).unwrap();
     assert_ne!(next, leader);
     assert_eq!(world.produce(places[0], batch(&["a"], 0)), appended(0, false));
-    assert!(!sleeps(&world, next, places[0]));
+    // It sleeps by the time the other is back.
+    ticks(&mut world, NIGHT_TICKS);
+    assert!(sleeps(&world, next, places[0]));
     world.cut.clear();
     world.until(|world| world.nodes.values().all(|node| node.asleep() == 1));
     assert_eq!(world.values(leader, places[0]), ["a"]);
@@ -180,9 +182,12 @@ fn a_sleeping_leader_that_was_paused_is_deposed_by_its_successor() {
     let paused = world.nodes.remove(&leader).unwrap();
     world.until(|world| world.leader(places[0]).is_some());
     assert_eq!(world.produce(places[0], batch(&["a"], 0)), appended(0, false));
+    ticks(&mut world, NIGHT_TICKS);
+    let next = world.leader(places[0]).unwrap();
+    assert!(sleeps(&world, next, places[0]), "without the one that is paused");
     world.nodes.insert(leader, paused);
     assert!(sleeps(&world, leader, places[0]) && leads(&world, leader, places[0]));
-    ticks(&mut world, 3);
+    ticks(&mut world, 8);
     assert!(!leads(&world, leader, places[0]), "its successor's heartbeat");
     world.until(|world| world.nodes.values().all(|node| node.asleep() == 1));
     assert_eq!(world.values(leader, places[0]), ["a"]);
@@ -239,17 +244,55 @@ fn followers_whose_leader_forgot_them_wake_up() {
     assert!(followers.iter().any(|node| woken(&world, *node, Wake::Unconfirmed) == 1));
 }
 
+/// Its node is there, and it says nothing.
 #[test]
 fn nobody_sleeps_while_a_replica_does_not_answer() {
     let mut world = World::new(3);
     let place = world.create_topic(1, &[])[0];
-    let (leader, followers) = roles(&world, place);
-    world.crash(followers[0]);
+    world.drops = Some(|to, message| {
+        to == NodeId(3) && matches!(message, PeerMessage::Raft { group, .. } if *group != GroupId::METADATA)
+    });
+    let (leader, _) = roles(&world, place);
+    assert_ne!(leader, NodeId(3));
     ticks(&mut world, 2 * NIGHT_TICKS);
-    assert!(!sleeps(&world, leader, place) && !sleeps(&world, followers[1], place));
-    world.restart(followers[0]);
+    assert!(!sleeps(&world, leader, place));
+    world.drops = None;
     ticks(&mut world, 2 * NIGHT_TICKS);
     all_sleep(&world, 1);
+}
+
+/// Otherwise everything would be awake for as long as a node is down.
+#[test]
+fn a_node_that_is_down_keeps_nobody_awake_and_gets_what_it_missed() {
+    let (mut world, places) = asleep(6);
+    let dead = NodeId(2);
+    let elsewhere: Vec<TopicPartition> =
+        places.iter().copied().filter(|place| world.leader(*place) != Some(dead)).collect();
+    world.crash(dead);
+    ticks(&mut world, 30);
+    assert!(elsewhere.iter().all(|place| sleeps(&world, world.leader(*place).unwrap(), *place)), "a majority is left");
+    ticks(&mut world, NIGHT_TICKS);
+    assert!([1, 3].iter().all(|node| world.nodes[&NodeId(*node)].asleep() == 6), "two of three sleep");
+    assert_eq!(world.produce(elsewhere[0], batch(&["a"], 0)), appended(0, false));
+    ticks(&mut world, NIGHT_TICKS);
+    assert!([1, 3].iter().all(|node| world.nodes[&NodeId(*node)].asleep() == 6), "and again");
+
+    world.restart(dead);
+    world.until(|world| world.nodes.values().all(|node| node.asleep() == 6));
+    assert_eq!(world.values(dead, elsewhere[0]), ["a"]);
+    assert!(woken(&world, world.leader(elsewhere[0]).unwrap(), Wake::NodeBack) > 0);
+}
+
+#[test]
+fn a_sleeping_leader_without_a_majority_wakes_up_and_steps_down() {
+    let (mut world, places) = asleep(1);
+    let (leader, followers) = roles(&world, places[0]);
+    world.crash(followers[0]);
+    ticks(&mut world, NIGHT_TICKS);
+    assert!(sleeps(&world, leader, places[0]));
+    world.crash(followers[1]);
+    ticks(&mut world, 60);
+    assert!(!sleeps(&world, leader, places[0]) && !leads(&world, leader, places[0]));
 }
 
 /// A notice that comes late, or of somebody who does not lead, puts nobody to sleep for long.

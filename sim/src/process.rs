@@ -217,7 +217,7 @@ impl<H> Process<H> {
             seed: 0,
             store: store_config(options),
             copy_bytes_per_s: options.copy_bytes_per_s,
-            scrub: ScrubConfig { bytes_per_s: 8 << 20, interval_ms: 5_000 },
+            scrub: ScrubConfig { bytes_per_s: 128 << 20, interval_ms: 5_000 },
         };
         let disk = Arc::new(SimDisk::new(dice.seed()));
         let identity = DirIdentity { cluster: config.cluster, node, incarnation: config.incarnation };

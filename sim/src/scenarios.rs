@@ -37,6 +37,11 @@ pub const SCENARIOS: &[Scenario] = &[
             options.settle_us *= 3;
         },
     },
+    Scenario {
+        name: "rot",
+        about: "every fault, and segments of one node that decay: they are found and mended",
+        shape: |options| options.mix.rot = 6,
+    },
     Scenario { name: "power", about: "power cuts, nothing else", shape: |options| options.mix = Mix::POWER },
     Scenario {
         name: "partitions",

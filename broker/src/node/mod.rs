@@ -218,7 +218,8 @@ impl Node {
             let placed = partition.placed().map(|placed| (placed.replicas.clone(), placed.target.clone()));
             format!("{}, settled {}, placed {placed:?}", group(&partition.group), partition.settled)
         });
-        let others = [format!("copies {:?}", self.copies), format!("lost {:?}", self.lost)];
+        let others =
+            [format!("copies {:?}", self.copies), format!("mends {:?}", self.mends), format!("lost {:?}", self.lost)];
         std::iter::once(group(&self.controller.group)).chain(partitions).chain(others).collect()
     }
 

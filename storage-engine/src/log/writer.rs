@@ -134,6 +134,18 @@ pub(crate) struct LogWriter {
     rolls: VecDeque<LogIndex>,
     /// Nothing behind this entry is written before a checkpoint has captured the log; and the log start as of the entry.
     hold: Option<(LogIndex, Offset)>,
+    damaged_end: DamagedEnd,
+}
+
+/// After a restart: whether the segment that is to be written on can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DamagedEnd {
+    /// It can, as far as is known.
+    None,
+    /// Its index is lost. With what would be written now it would not be what other replicas have, nor would any behind it.
+    Awaits,
+    /// It is written on nevertheless.
+    Accepted,
 }
 
 impl LogWriter {
@@ -172,6 +184,7 @@ impl LogWriter {
             backlog_bytes: 0,
             rolls: VecDeque::new(),
             hold: None,
+            damaged_end: DamagedEnd::None,
         }
     }
 
@@ -292,6 +305,9 @@ impl LogWriter {
         let end = self.end();
         let last_written = LogIndex(end.index.get() - 1);
         if self.roll_is_due() {
+            if self.awaits_repair() {
+                return None;
+            }
             self.rolls.pop_front();
             let ops = self.writer(end).seal();
             self.in_flight = Some(InFlight { seals: true, last_index: last_written, bytes: 0 });
@@ -303,6 +319,9 @@ impl LogWriter {
         // Whoever rolls or holds waits for the write.
         let is_awaited = urgent || self.hold.is_some() || !self.rolls.is_empty();
         if last_written >= stop || !is_awaited && self.backlog_bytes < self.config.write_bytes_min {
+            return None;
+        }
+        if self.awaits_repair() {
             return None;
         }
         let log = self.log.clone();
@@ -358,13 +377,38 @@ impl LogWriter {
         (index >= state.tail.first_index()).then(entries)
     }
 
-    /// The file of a sealed segment is another by now: what was found out about the one before counts no more.
-    pub(crate) fn reopen(&self, first_index: LogIndex) {
+    /// Whether the last segment waits for a sound file before anything is written to it.
+    pub(crate) const fn is_waiting_for_repair(&self) -> bool {
+        matches!(self.damaged_end, DamagedEnd::Awaits)
+    }
+
+    /// Goes on with a damaged segment: nobody has a sound file of it.
+    pub(crate) const fn accept_damage(&mut self) {
+        self.damaged_end = DamagedEnd::Accepted;
+    }
+
+    /// Whether the segment that is to be written on is damaged so that it cannot be; then it is a suspect.
+    fn awaits_repair(&mut self) -> bool {
+        if self.active.is_none() && self.damaged_end == DamagedEnd::None {
+            let last = self.log.state().segments.back().filter(|last| !last.is_sealed()).cloned();
+            if let Some(last) = last.filter(|last| last.index(&*self.log.shared.disk).is_lost()) {
+                self.log.note_damage(&last);
+                self.damaged_end = DamagedEnd::Awaits;
+            }
+        }
+        self.damaged_end == DamagedEnd::Awaits
+    }
+
+    /// The file of a segment is another by now: what was found out about the one before counts no more.
+    pub(crate) fn reopen(&mut self, first_index: LogIndex) {
         let mut state = self.log.state();
         let found = state.segments.iter_mut().find(|segment| segment.header().first_index == first_index);
-        if let Some(segment) = found.filter(|segment| segment.is_sealed()) {
-            let interval = self.config.index_interval_bytes;
-            *segment = Arc::new(Segment::recovered(*segment.header(), segment.end(), true, interval));
+        if let Some(segment) = found.filter(|segment| segment.is_sealed() || self.damaged_end == DamagedEnd::Awaits) {
+            let (interval, sealed) = (self.config.index_interval_bytes, segment.is_sealed());
+            *segment = Arc::new(Segment::recovered(*segment.header(), segment.end(), sealed, interval));
+            if !sealed {
+                self.damaged_end = DamagedEnd::None;
+            }
         }
     }
 

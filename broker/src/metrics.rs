@@ -96,6 +96,32 @@ pub const READY: Metric = Metric::gauge("levada_ready", "1 or 0")
 pub const NODE_INFO: Metric = Metric::gauge("levada_node_info", "1")
     .by(&["node", "cluster", "version"])
     .means("always 1: which node of which cluster this is, and which version it runs");
+pub const SEGMENTS_DAMAGED: Metric = Metric::gauge("levada_segments_damaged", "segments")
+    .means("segments here that cannot be read as a whole, and are not mended yet")
+    .when_high(
+        "for more than a minute: no other node has these segments soundly, or none answers; `levada cluster status` shows \
+         which are down. And look at this node's disk (`dmesg`, SMART)",
+    );
+pub const SEGMENTS_MENDED: Metric = Metric::counter("levada_segments_mended_total", "segments")
+    .means("segments that were damaged and have a sound file from another node now")
+    .when_high("this disk does not keep what it was given: replace it before it loses more");
+pub const REPLICAS_LOST: Metric = Metric::gauge("levada_replicas_lost", "replicas")
+    .means("replicas here that may have lost what they had acknowledged; they take no part until they are replaced")
+    .when_high(
+        "for more than a minute: their partitions have no leader, because a majority of their replicas is down or lost as \
+         well. Bring nodes back that are down; if there are none, see `levada partition recover` in `docs/operations.md`",
+    );
+pub const REPLICAS_COPYING: Metric =
+    Metric::gauge("levada_replicas_copying", "replicas").means("new replicas that are being copied to this node");
+pub const COPIED_BYTES: Metric = Metric::counter("levada_copied_bytes_total", "bytes")
+    .means("bytes of segments that came from other nodes, for new replicas and for damaged segments");
+pub const SCRUB_BYTES: Metric = Metric::counter("levada_scrub_bytes_total", "bytes")
+    .means("bytes of segments that were read from the disk to see whether they are sound");
+pub const SCRUB_PASSES: Metric =
+    Metric::counter("levada_scrub_passes_total", "passes").means("times that the scrub has read all segments here");
+pub const SCRUB_DAMAGE: Metric = Metric::counter("levada_scrub_damage_total", "segments")
+    .means("damaged segments that the scrub found")
+    .when_high("as for `levada_segments_mended_total`");
 pub const CLOCK_SECONDS: Metric =
     Metric::gauge("levada_clock_seconds", "seconds").means("the node's clock when it was asked, since 1970").when_high(
         "ahead of the other nodes by more than a second: mend its time synchronisation, as retention goes by the clock",
@@ -152,6 +178,14 @@ pub const ALL: &[Metric] = &[
     CONTROLLER,
     READY,
     NODE_INFO,
+    SEGMENTS_DAMAGED,
+    SEGMENTS_MENDED,
+    REPLICAS_LOST,
+    REPLICAS_COPYING,
+    COPIED_BYTES,
+    SCRUB_BYTES,
+    SCRUB_PASSES,
+    SCRUB_DAMAGE,
     CLOCK_SECONDS,
     DISK_FREE_BYTES,
     DISK_TOTAL_BYTES,

@@ -33,6 +33,7 @@ fn show(status: &ClusterStatusResponse, verdict: &Verdict, only_nodes: bool) -> 
         Column::Number("node"),
         Column::Text("state"),
         Column::Text("role"),
+        Column::Text("disk"),
         Column::Number("leads"),
         Column::Number("replicas"),
         Column::Text("native"),
@@ -53,7 +54,8 @@ fn show(status: &ClusterStatusResponse, verdict: &Verdict, only_nodes: bool) -> 
         };
         let counts = [node.leads.to_string(), node.replicas.to_string()];
         let [leads, replicas] = counts;
-        vec![node_id.to_string(), state.to_owned(), role.to_owned(), leads, replicas, native, flight, http]
+        let disk = disk_words(node);
+        vec![node_id.to_string(), state.to_owned(), role.to_owned(), disk, leads, replicas, native, flight, http]
     });
     print::line(&print::table(&columns, nodes))?;
     if only_nodes {
@@ -96,6 +98,20 @@ fn show(status: &ClusterStatusResponse, verdict: &Verdict, only_nodes: bool) -> 
     print::line(&format!("\n{}", print::table(&columns, partitions)))
 }
 
+/// How a node's disk is, as the node says.
+fn disk_words(node: &NodeStatus) -> String {
+    let Some(upkeep) = &node.upkeep else { return "?".to_owned() };
+    if upkeep.damaged_segments > 0 || upkeep.lost_replicas > 0 {
+        return format!("{} segments damaged, {} replicas lost", upkeep.damaged_segments, upkeep.lost_replicas);
+    }
+    match (upkeep.mended_segments, upkeep.scrub_ended_s_ago) {
+        (0, None) => "sound".to_owned(),
+        (0, Some(ago)) => format!("sound, read {} ago", units::ago(ago)),
+        (mended, None) => format!("{mended} segments mended"),
+        (mended, Some(ago)) => format!("{mended} segments mended, read {} ago", units::ago(ago)),
+    }
+}
+
 fn status_json(status: &ClusterStatusResponse, verdict: &Verdict) -> Value {
     json!({
         "safe": verdict.is_safe(),
@@ -124,6 +140,17 @@ fn node_json(node: &NodeStatus) -> Value {
         "metadata_voter": node.metadata_voter,
         "copying": node.copying,
         "copied_bytes": node.copied_bytes,
+        "damaged_segments": node.upkeep.as_ref().map(|upkeep| upkeep.damaged_segments),
+        "mended_segments": node.upkeep.as_ref().map(|upkeep| upkeep.mended_segments),
+        "lost_replicas": node.upkeep.as_ref().map(|upkeep| upkeep.lost_replicas),
+        "scrub": node.upkeep.as_ref().map(|upkeep| {
+            json!({
+                "passes": upkeep.scrub_passes,
+                "bytes": upkeep.scrubbed_bytes,
+                "damage": upkeep.scrub_found,
+                "ended_s_ago": upkeep.scrub_ended_s_ago,
+            })
+        }),
         "incarnation": IncarnationId::from_slice(&node.incarnation).map(|id| id.to_string()),
     })
 }

@@ -188,12 +188,97 @@ async fn without_another_replica_damage_is_named_and_the_rest_served() -> Result
     nodes.wait_ready()?;
     let (ok, out, err) = levada(&nodes, &["consume", TOPIC, "--from", "earliest", "--format", "jsonl"])?;
     ensure!(!ok && err.contains("is damaged at byte") && err.contains("offsets"), "{ok} {} {err}", out.lines().count());
-    let (ok, out, err) = levada(&nodes, &["consume", TOPIC, "--from", "offset:0", "--limit", "10", "--format", "jsonl"])?;
+    let (ok, out, err) =
+        levada(&nodes, &["consume", TOPIC, "--from", "offset:0", "--limit", "10", "--format", "jsonl"])?;
     ensure!(ok && out.lines().count() == 10, "{out}{err}");
     let mut producer = Command::new(tools::levada());
     let producer = producer.args(["produce", TOPIC, "--bootstrap", &nodes.bootstrap()]);
     let mut producer = producer.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
     std::io::Write::write_all(producer.stdin.as_mut().context("its input")?, b"more\n")?;
     ensure!(producer.wait()?.success(), "it goes on taking records");
+    Ok(())
+}
+
+/// A block of the journal as `docs/format.md` draws it.
+struct Block {
+    file: PathBuf,
+    position: u64,
+    lsn: u64,
+    synced: u64,
+    length: u32,
+    groups: Vec<u64>,
+    frame_bytes: u32,
+}
+
+fn blocks(journal: &Path) -> Result<Vec<Block>> {
+    let mut blocks = Vec::new();
+    for entry in fs::read_dir(journal)? {
+        let file = entry?.path();
+        let bytes = fs::read(&file)?;
+        for (page, block) in bytes.chunks(4_096).enumerate() {
+            let u32_at = |at| block.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
+            let u64_at = |at| block.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
+            let (Some(length), Some(lsn), Some(synced), Some(frame_bytes)) =
+                (u32_at(12), u64_at(40), u64_at(48), u32_at(76))
+            else {
+                continue;
+            };
+            if block.get(4..8) != Some(b"LVJB") || length > 4_096 {
+                continue;
+            }
+            let groups = (96..length as usize).step_by(56).filter_map(u64_at).collect();
+            blocks.push(Block {
+                file: file.clone(),
+                position: page as u64 * 4_096,
+                lsn,
+                synced,
+                length,
+                groups,
+                frame_bytes,
+            });
+        }
+    }
+    Ok(blocks)
+}
+
+/// What a node had promised is gone: it takes no part in these partitions any more, until it has others' copies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_whose_journal_is_damaged_are_replaced_by_new_ones() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut nodes = start(dir.path(), 3)?;
+    topic(&nodes, 2, 3).await?;
+    let ledger = Arc::new(Ledger::default());
+    let load = Load::start(&nodes.bootstrap(), TOPIC, 2, 4, &ledger).await?;
+    eventually("there are segments", || Ok((sealed(&nodes, 3)?.len() >= 3).then_some(()))).await?;
+    nodes.kill(3)?;
+    let blocks = blocks(&nodes.nodes[&3].data_dir.join("journal"))?;
+    let synced = blocks.iter().map(|block| block.synced).max().context("there are blocks")?;
+    let proven =
+        blocks.iter().filter(|block| block.lsn < synced && block.frame_bytes > 200 && !block.groups.contains(&0));
+    let block = proven.max_by_key(|block| block.lsn).context("one has records, and was durable")?;
+    flip(&block.file, block.position + u64::from(block.length) + 100)?;
+
+    nodes.spawn(3)?;
+    eventually("the damage is found, and made good", || {
+        let log = fs::read_to_string(dir.path().join("node-3.log"))?;
+        Ok((log.contains("partition.damaged") && log.contains("copy.complete")).then_some(()))
+    })
+    .await?;
+    nodes.wait_ready()?;
+    eventually("all is well again", || {
+        let (_, out, _) = levada(&nodes, &["cluster", "status", "--output", "json"])?;
+        let status: Value = serde_json::from_str(&out)?;
+        let replicas = status["partitions"].as_array().into_iter().flatten().flat_map(|partition| {
+            let replicas = partition["replicas"].as_array().into_iter().flatten();
+            replicas.filter(|replica| replica["node"] == 3).filter_map(|replica| replica["id"].as_u64())
+        });
+        let is_new = replicas.max() > Some(6);
+        Ok((status["safe"] == true && is_new && upkeep(&nodes, 3, "lost_replicas")? == Some(0)).then_some(()))
+    })
+    .await?;
+    load.stop().await.context("no write fails for it")?;
+    // It has everything: it is enough for a majority with either of the others.
+    nodes.kill(1)?;
+    println!("{}", ledger.judge(tools::python(), &nodes.nodes[&3].flight, TOPIC, dir.path())?);
     Ok(())
 }

@@ -76,15 +76,14 @@ impl World {
             }
             Fault::SlowDisk { victim, for_us } => {
                 let Some(process) = self.processes.get_mut(&victim) else { return };
-                let speed = process.speed();
-                let slow = Speed {
+                let usual = usize::try_from(victim.get() - 1).ok().and_then(|at| self.options.disks.get(at).copied());
+                // Not by what it is now: it may be slow already.
+                let speed = usual.unwrap_or(Speed::QUICK);
+                process.set_speed(Speed {
                     base_us: speed.base_us * SLOW_FACTOR,
                     sync_us: (speed.sync_us * SLOW_FACTOR).min(500_000),
                     ..speed
-                };
-                process.set_speed(slow);
-                let usual = usize::try_from(victim.get() - 1).ok().and_then(|at| self.options.disks.get(at).copied());
-                let speed = usual.unwrap_or(speed);
+                });
                 self.count("slow disk");
                 self.queue.after(for_us, Happening::DiskSpeed { node: victim, speed });
             }

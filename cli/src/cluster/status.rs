@@ -47,13 +47,13 @@ fn show(status: &ClusterStatusResponse, verdict: &Verdict, only_nodes: bool) -> 
             (false, false) => "",
         };
         let state = match (node.alive, node.draining) {
-            (true, false) => "up",
-            (true, true) => "leaving",
-            (false, _) => "down",
+            (true, false) => format!("up{}", disk_remark(node)),
+            (true, true) => format!("leaving{}", disk_remark(node)),
+            (false, _) => "down".to_owned(),
         };
         let counts = [node.leads.to_string(), node.replicas.to_string()];
         let [leads, replicas] = counts;
-        vec![node_id.to_string(), state.to_owned(), role.to_owned(), leads, replicas, native, flight, http]
+        vec![node_id.to_string(), state, role.to_owned(), leads, replicas, native, flight, http]
     });
     print::line(&print::table(&columns, nodes))?;
     if only_nodes {
@@ -96,6 +96,16 @@ fn show(status: &ClusterStatusResponse, verdict: &Verdict, only_nodes: bool) -> 
     print::line(&format!("\n{}", print::table(&columns, partitions)))
 }
 
+/// What is to be said of a node's disk, if anything.
+const fn disk_remark(node: &NodeStatus) -> &'static str {
+    match (node.disk_fullness, node.disk_slow) {
+        (0, false) => "",
+        (0, true) => ", disk slow",
+        (1, _) => ", disk nearly full",
+        _ => ", disk full",
+    }
+}
+
 fn status_json(status: &ClusterStatusResponse, verdict: &Verdict) -> Value {
     json!({
         "safe": verdict.is_safe(),
@@ -122,6 +132,8 @@ fn node_json(node: &NodeStatus) -> Value {
         "replicas": node.replicas,
         "draining": node.draining,
         "metadata_voter": node.metadata_voter,
+        "disk": match node.disk_fullness { 0 => "roomy", 1 => "tight", _ => "full" },
+        "disk_slow": node.disk_slow,
         "copying": node.copying,
         "copied_bytes": node.copied_bytes,
         "incarnation": IncarnationId::from_slice(&node.incarnation).map(|id| id.to_string()),

@@ -96,8 +96,9 @@ impl SlowDisk {
         let others_ms = median(&mut others_us).map(|us| us / 1_000);
         let was_slow = self.is_slow();
         match (self.since_s, self.median_ms) {
-            (None, Some(median_ms)) if self.bound_ms > 0 && median_ms >= self.bound_ms => {
-                if others_ms.is_some_and(|others_ms| median_ms >= TIMES_OTHERS * others_ms) {
+            (None, Some(median_ms)) => {
+                let is_far_above = others_ms.is_some_and(|others_ms| median_ms >= TIMES_OTHERS * others_ms);
+                if self.bound_ms > 0 && median_ms >= self.bound_ms && is_far_above {
                     self.begin_slow();
                 }
             }

@@ -17,7 +17,9 @@ use raft::{
 use protobuf::Message as _;
 
 use super::{
-    APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, ELECTION_TICKS, HEARTBEAT_TICKS, guard,
+    APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, ELECTION_TICKS, HEARTBEAT_TICKS,
+    answers::Answers,
+    guard,
     membership::{self, Conf, Membership, Step, Target},
     storage::{GroupStorage, hard_state_from_raft},
     timeout::election_timeout,
@@ -29,9 +31,6 @@ use crate::node::event::Effect;
 const REPLICAS_KNOWN_MAX: usize = 4_096;
 /// The context of the message that lets a replica take over, when it is to keep what it gets.
 const ASKED: &[u8] = b"asked";
-
-/// A replica counts as one that answers for so long after raft has forgotten whether it does.
-const ANSWER_TICKS: u64 = 4;
 
 /// How a group begins: from recovery, or as new.
 #[derive(Debug)]
@@ -93,10 +92,7 @@ pub struct Group {
     asked_term: Option<Term>,
     /// The damage because of which leadership was handed over already.
     damage_left: Option<LogIndex>,
-    /// Ticks since the start.
-    ticks: u64,
-    /// As leader: the tick at which each replica was last known to have answered lately.
-    answered: BTreeMap<u64, u64>,
+    answers: Answers,
     /// As leader: where the log ended a moment ago. Who has that has caught up.
     mark: Option<(Term, LogIndex)>,
     /// As leader in this term: an entry that was proposed when the membership was what it is to be. When it is committed, a
@@ -131,8 +127,7 @@ impl Group {
             transfer_is_asked: false,
             asked_term: None,
             damage_left: None,
-            ticks: 0,
-            answered: BTreeMap::new(),
+            answers: Answers::default(),
             mark: None,
             seal: None,
         };
@@ -306,13 +301,10 @@ impl Group {
         self.raw.raft.prs().get(replica.get()).map(|progress| LogIndex(progress.next_idx))
     }
 
-    /// As leader: whether a replica has answered lately. Raft forgets that of all at once, in every election timeout; who
-    /// looked at just these moments would see nobody, so it is remembered a little longer.
+    /// As leader: whether a replica has answered lately.
     #[must_use]
     pub fn is_active(&self, replica: ReplicaId) -> bool {
-        let progress = self.raw.raft.prs().get(replica.get());
-        let answered = self.answered.get(&replica.get()).is_some_and(|at| at + ANSWER_TICKS >= self.ticks);
-        progress.is_some_and(|progress| progress.recent_active || answered && self.is_leader())
+        self.answers.is_active(replica, self.raw.raft.prs())
     }
 
     /// Whether a replica is this one.
@@ -329,13 +321,7 @@ impl Group {
 
     /// 50 ms have passed.
     pub fn tick(&mut self) {
-        self.ticks += 1;
-        if self.is_leader() {
-            let active = self.raw.raft.prs().iter().filter(|(_, progress)| progress.recent_active);
-            self.answered.extend(active.map(|(replica, _)| (*replica, self.ticks)));
-        } else {
-            self.answered.clear();
-        }
+        self.answers.tick(self.is_leader(), self.raw.raft.prs());
         self.raw.tick();
         self.fix_timeout();
     }

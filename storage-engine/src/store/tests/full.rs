@@ -4,10 +4,7 @@ use std::{io, sync::Arc};
 
 use levada_protocol::ids::GroupId;
 
-use super::{
-    crash::recover,
-    world::{CONFIG, World},
-};
+use super::{crash::recover, world::World};
 use crate::{
     disk::Disk as _,
     sim_disk::{CrashPlan, Fault, FaultEffect},
@@ -170,7 +167,6 @@ fn the_reserve_comes_back_when_there_is_plenty_and_survives_a_restart() {
     world.store.set_plenty(true);
     world.settle();
     assert!(world.disk.len(&reserve_file()).unwrap().is_some());
-    assert!(CONFIG.reserve_bytes > 0);
 }
 
 /// A disk that fails for good while something waits for space is a failed disk.

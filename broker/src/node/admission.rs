@@ -49,7 +49,9 @@ impl Admission {
 impl Node {
     /// Hands batches to the leaders of their partitions, as many as there is memory for.
     pub(super) fn admit(&mut self, out: &mut Vec<Effect>) {
-        self.space.set_lacking(self.store.lacks_space());
+        if self.store.lacks_space() {
+            self.space.note_lack();
+        }
         self.store.set_plenty(self.space.fullness() == Fullness::Roomy);
         if self.space.fullness() == Fullness::Full && self.admission.is_waited_for() {
             self.admission.refuse(&self.space.refusal(self.config.node), out);

@@ -5,7 +5,7 @@
 //! cluster needs to get out of it (metadata, log starts, membership). What is left serves votes, checkpoints, and
 //! segments of what was taken before. Back goes it only some way above each mark, so that nothing flaps.
 //!
-//! A write that finds no space ([`Space::set_lacking`]) counts as full, whatever the file system says of its space: it
+//! A write that finds no space ([`Space::note_lack`]) counts as full, whatever the file system says of its space: it
 //! may have a quota, or no inodes.
 
 use levada_protocol::{
@@ -24,6 +24,8 @@ const HYSTERESIS_SHARE: u64 = 8;
 const THROTTLE_SHARE: u64 = 10;
 /// ...and not less than this.
 const THROTTLE_BYTES_PER_S_MIN: u64 = 64 << 10;
+/// For so long (5 s) it counts that a write found no space.
+const LACKING_TICKS: u64 = 5_000 / TICK_MS;
 /// The share of the reserve that a file keeps for the node itself, and the most that it takes.
 const RESERVE_FILE_SHARE: u64 = 8;
 const RESERVE_FILE_BYTES_MAX: u64 = 64 << 20;
@@ -58,8 +60,8 @@ pub(super) struct Space {
     last: Option<DiskSpace>,
     fullness: Fullness,
     refuses_entries: bool,
-    /// Something waits for space.
-    lacking: bool,
+    /// For so many ticks more it counts that something waited for space.
+    lacking_ticks: u64,
     /// Bytes that may be taken while they are taken slowly; less than nothing after a large batch.
     allowance_bytes: i64,
 }
@@ -67,7 +69,7 @@ pub(super) struct Space {
 impl Space {
     pub(super) const fn new(watermarks: Watermarks) -> Self {
         let fullness = Fullness::Roomy;
-        Self { watermarks, last: None, fullness, refuses_entries: false, lacking: false, allowance_bytes: 0 }
+        Self { watermarks, last: None, fullness, refuses_entries: false, lacking_ticks: 0, allowance_bytes: 0 }
     }
 
     /// What the file system says; `None` if nothing bounds it.
@@ -90,15 +92,19 @@ impl Space {
         self.tell(before);
     }
 
-    /// Whether a write has found no space and waits for some.
-    pub(super) fn set_lacking(&mut self, lacking: bool) {
+    /// A write has found no space and waits for some. That is so for a while after it has found some: the next one may not,
+    /// and leadership is not to go back and forth.
+    pub(super) fn note_lack(&mut self) {
         let before = self.fullness();
-        self.lacking = lacking;
+        self.lacking_ticks = LACKING_TICKS;
         self.tell(before);
     }
 
     /// 50 ms have passed.
     pub(super) fn tick(&mut self) {
+        let before = self.fullness();
+        self.lacking_ticks = self.lacking_ticks.saturating_sub(1);
+        self.tell(before);
         let per_s = self.throttle_bytes_per_s();
         let per_tick = i64::try_from(per_s * TICK_MS / 1_000).unwrap_or(i64::MAX / 64);
         self.allowance_bytes = (self.allowance_bytes + per_tick).min(per_tick * 10);
@@ -112,12 +118,16 @@ impl Space {
 
     /// How much room there is.
     pub(super) const fn fullness(&self) -> Fullness {
-        if self.lacking { Fullness::Full } else { self.fullness }
+        if self.is_lacking() { Fullness::Full } else { self.fullness }
     }
 
     /// Whether records of other leaders are refused.
     pub(super) const fn refuses_entries(&self) -> bool {
-        self.lacking || self.refuses_entries
+        self.is_lacking() || self.refuses_entries
+    }
+
+    const fn is_lacking(&self) -> bool {
+        self.lacking_ticks > 0
     }
 
     /// Whether one more batch may be taken now.
@@ -139,7 +149,7 @@ impl Space {
     /// What clients are told that want to write.
     pub(super) fn refusal(&self, node: NodeId) -> Error {
         let found = match self.last {
-            Some(space) if !self.lacking => {
+            Some(space) if !self.is_lacking() => {
                 let (free, total) = (mib(space.free_bytes), mib(space.total_bytes));
                 format!(
                     "{free} of {total} are free, and below {} it takes none",
@@ -162,7 +172,7 @@ impl Space {
             return;
         }
         let free_bytes = self.last.map_or(0, |space| space.free_bytes);
-        let (lacking, last) = (self.lacking, self.last);
+        let (lacking, last) = (self.is_lacking(), self.last);
         match now {
             Fullness::Roomy => tracing::info!(free_bytes, "disk.roomy: records are taken as ever"),
             Fullness::Tight => tracing::warn!(free_bytes, "disk.tight: records are taken slowly"),
@@ -230,11 +240,13 @@ mod tests {
     fn what_finds_no_space_counts_whatever_is_said_to_be_free() {
         let mut space = space();
         measured(&mut space, 900);
-        space.set_lacking(true);
+        space.note_lack();
         assert!(space.fullness() == Fullness::Full && space.refuses_entries() && !space.may_take());
         assert!(space.refusal(NodeId(3)).message.contains("no quota"));
         assert_eq!(measured(&mut space, 900), Fullness::Full);
-        space.set_lacking(false);
+        (1..LACKING_TICKS).for_each(|_| space.tick());
+        assert!(space.refuses_entries(), "for a while");
+        space.tick();
         assert!(space.may_take() && !space.refuses_entries());
     }
 

@@ -152,6 +152,22 @@ pub const PROCESS_START_SECONDS: Metric = Metric::gauge("levada_process_start_se
     .means("when the process started, since 1970")
     .when_high("(when it changes) the node was started again: its log says why");
 
+pub const DISK_FULLNESS: Metric = Metric::gauge("levada_disk_fullness", "level")
+    .means("0: there is room on the disk; 1: little, records are taken slowly; 2: none, no records are taken")
+    .when_high(
+        "free space, let records go sooner (`retention.ms`, `retention.bytes`), or add a node; it goes on by itself. \
+         `disk.reserve_bytes` says where it begins",
+    );
+pub const DISK_WAITING_WRITES: Metric = Metric::gauge("levada_disk_waiting_writes", "writes")
+    .means("segments, checkpoints and journal files that found no space and are tried again every second")
+    .when_high("as for `levada_disk_fullness`; nothing is lost meanwhile, and nothing more is taken");
+pub const DISK_SLOW: Metric = Metric::gauge("levada_disk_slow", "boolean")
+    .means("1 while this node leads nothing because its journal's blocks take far longer than those of other nodes")
+    .when_high("look at this machine's disk (SMART, other load): `levada doctor --data-dir DIR` measures it");
+pub const LEADERS_HANDED_OVER: Metric = Metric::counter("levada_leaders_handed_over_total", "partitions")
+    .means("leaderships that this node gave away because its disk was full or slow, attempts included")
+    .when_high("as for `levada_disk_fullness` and `levada_journal_sync_seconds` of this node");
+
 /// All metrics of this crate.
 pub const ALL: &[Metric] = &[
     REQUESTS,
@@ -189,6 +205,10 @@ pub const ALL: &[Metric] = &[
     CLOCK_SECONDS,
     DISK_FREE_BYTES,
     DISK_TOTAL_BYTES,
+    DISK_FULLNESS,
+    DISK_WAITING_WRITES,
+    DISK_SLOW,
+    LEADERS_HANDED_OVER,
     PROCESS_ANONYMOUS_BYTES,
     PROCESS_OPEN_FILES,
     PROCESS_OPEN_FILES_MAX,

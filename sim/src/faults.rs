@@ -58,10 +58,12 @@ pub enum Fault {
         /// How long.
         for_us: u64,
     },
-    /// A disk has no space left for a while: what is allocated can be overwritten, nothing grows.
+    /// A disk has little or no space left for a while: what is allocated can be overwritten, little or nothing grows.
     FullDisk {
         /// The node.
         victim: NodeId,
+        /// What is left; `None`: nothing, not even what is freed, as somebody else takes it.
+        free_bytes: Option<u64>,
         /// How long.
         for_us: u64,
     },
@@ -140,6 +142,8 @@ impl Mix {
     };
     /// Power cuts only.
     pub const POWER: Self = Self { interval_us: 1_500_000, power: 1, all_percent: 30, ..Self::NONE };
+    /// Disks that fill up, often several at once, and now and then a power cut or a kill.
+    pub const FULL: Self = Self { interval_us: 700_000, full: 6, power: 1, kill: 1, all_percent: 30, ..Self::NONE };
     /// Network partitions only.
     pub const PARTITIONS: Self = Self { interval_us: 2_000_000, partition: 1, ..Self::NONE };
 
@@ -207,7 +211,10 @@ impl Nemesis {
             3 => Fault::Pause { victim, for_us: self.dice.around(800_000) },
             4 => self.partition(),
             5 => Fault::SlowDisk { victim, for_us: self.dice.around(1_500_000) },
-            6 => Fault::FullDisk { victim, for_us: self.dice.around(1_500_000) },
+            6 => {
+                let free_bytes = self.dice.pick(&[None, Some(0), Some(64 << 10), Some(1 << 20)]).unwrap_or(None);
+                Fault::FullDisk { victim, free_bytes, for_us: self.dice.around(2_500_000) }
+            }
             8 => {
                 let mut draw = || self.dice.between(0..=u64::from(u32::MAX));
                 let at = (draw(), draw());

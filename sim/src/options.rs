@@ -85,6 +85,8 @@ pub struct Options {
     pub moves: bool,
     /// What new replicas may copy in a second.
     pub copy_bytes_per_s: u64,
+    /// Below this much space on its disk a node takes no records.
+    pub reserve_bytes: u64,
     /// What the world lies about.
     pub lie: Option<Lie>,
 }
@@ -110,6 +112,7 @@ impl Options {
             write_bytes_min: dice.pick(&[0, 16 << 10, 64 << 10]).unwrap_or(0),
             moves: false,
             copy_bytes_per_s: dice.pick(&[16 << 20, 64 << 20]).unwrap_or(4 << 20),
+            reserve_bytes: dice.pick(&[0, 256 << 10, 1 << 20]).unwrap_or(0),
             lie: None,
         }
     }

@@ -7,7 +7,7 @@ use levada_protocol::{
     source::{Appended, LogBounds, NewTopic},
 };
 use levada_storage_engine::{
-    disk::{DiskError, DiskOp, FileName, Lane},
+    disk::{DiskError, DiskOp, DiskSpace, FileName, Lane},
     store::GroupState,
 };
 
@@ -44,6 +44,8 @@ pub enum Event {
         /// How it went.
         result: Result<(), DiskError>,
     },
+    /// What the disk has left; `None` if nothing bounds it. The driver looks every second.
+    Space(Option<DiskSpace>),
     /// A read was done, or failed.
     Read {
         /// The effect's token.

@@ -14,7 +14,10 @@ use prost::Message as _;
 
 use super::{Node, event::Effect, going_down};
 use crate::{
-    cluster::view::{Leadership, Upkeep},
+    cluster::{
+        health::Fullness,
+        view::{Leadership, Upkeep},
+    },
     partition::{leading::Leading, machine::Partition},
     raft::{TICK_MS, group::Group},
 };
@@ -44,10 +47,12 @@ impl Node {
             }
         }
         self.campaign();
-        self.budget.tick();
+        self.space.tick();
+        self.budget.tick(self.space.fullness() < Fullness::Full);
         self.copies.tick(&mut self.budget, &mut self.store, out);
         self.mend(out);
         self.scrub.tick(&self.store, out);
+        self.keep_fit(out);
         self.approach_all(out);
         self.do_duties();
         if self.ticks.is_multiple_of(SEGMENT_TICKS) {
@@ -64,6 +69,10 @@ impl Node {
         } else if self.ticks.is_multiple_of(BALANCE_TICKS) {
             self.balance();
             self.announce_all(out);
+        }
+        // At the end: what was noted half a second ago is looked at before.
+        if self.ticks.is_multiple_of(SEGMENT_TICKS) {
+            self.partitions.values_mut().for_each(|partition| partition.group.set_mark());
         }
     }
 
@@ -122,15 +131,19 @@ impl Node {
 
     /// Shows how far each replica is behind its leader.
     fn show_replicas(&mut self) {
+        let full = self.full_nodes();
         for partition in self.partitions.values_mut() {
             let mut behind = BTreeMap::new();
             if partition.group.is_leader() {
                 let last = partition.group.last_index();
                 for (replica, matched) in partition.group.matched() {
-                    if let Some(&node) = partition.group.replicas().get(&replica) {
+                    let node = partition.group.replicas().get(&replica);
+                    // It answers, but takes no records: it may have to go on without what retention removes here.
+                    let is_full = node.is_some_and(|node| full.contains(node));
+                    if let Some(&node) = node {
                         behind.insert(node, last.get().saturating_sub(matched.get()));
                     }
-                    if partition.group.is_active(replica) || partition.group.is_self(replica) {
+                    if partition.group.is_active(replica) && !is_full || partition.group.is_self(replica) {
                         partition.absent.remove(&replica);
                     } else {
                         partition.absent.entry(replica).or_insert(self.ticks);
@@ -162,14 +175,21 @@ impl Node {
     /// Gives leadership back to preferred leaders that are well and have everything, but not from where it was
     /// put on purpose, nor while it is on its way.
     fn balance(&mut self) {
+        let unfit = self.unfit();
         for (&id, partition) in &mut self.partitions {
             let preferred = partition.preferred();
             let is_settled = preferred == Some(self.config.node) || partition.group.leads_by_request();
             if is_settled || partition.leading.is_none() || !partition.group.can_propose() {
                 continue;
             }
+            // Under load no replica ever has everything at the very moment.
+            let has_caught_up = |to| {
+                let on_it = partition.group.replicas().iter().filter(|(_, node)| **node == to);
+                on_it.into_iter().any(|(replica, _)| partition.group.has_caught_up(*replica))
+            };
             if let Some(to) = preferred
-                && caught_up(&partition.group).contains(&to)
+                && !unfit.contains(&to)
+                && has_caught_up(to)
             {
                 partition.group.transfer_leader(to, false);
                 self.dirty.insert(id);

@@ -299,6 +299,19 @@ impl Mends {
         self.go_on(key, budget, store, out);
     }
 
+    /// A piece found no space on the disk: what is there of the file makes room, and it begins again later.
+    pub(super) fn on_full(&mut self, group: GroupId, store: &mut Store) {
+        store.discard_incoming(group);
+        let writing = self.of(group).find(|(_, mend)| mend.writing > 0).map(|(key, _)| *key);
+        let Some(mend) = writing.and_then(|key| self.mends.get_mut(&key)) else { return };
+        mend.writing -= 1;
+        if matches!(mend.stage, Stage::Fetching(_) | Stage::Complete) {
+            tracing::warn!(group = group.get(), "mend.full: the disk has no space for it, it begins again later");
+            mend.stage = Stage::Waiting { not_before: self.ticks + REST_TICKS };
+            mend.since = None;
+        }
+    }
+
     /// A segment has its sound file.
     pub(super) fn on_repaired(&mut self, group: GroupId, first_index: LogIndex) {
         if self.mends.remove(&(group, first_index)).is_some() {

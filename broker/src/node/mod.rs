@@ -17,12 +17,15 @@ mod controller;
 mod copying;
 pub mod event;
 mod fetching;
+mod fitness;
 mod housekeeping;
 mod mending;
 mod partitions;
 mod placing;
 mod reads;
 mod scrubbing;
+mod slow;
+mod space;
 mod wishes;
 
 use std::{
@@ -36,7 +39,8 @@ use levada_protocol::{
     ids::{ClusterId, GroupId, IncarnationId, LogIndex, NodeId, ReplicaId, TopicPartition},
 };
 use levada_storage_engine::{
-    disk::{Disk, DiskError},
+    disk::{Disk, DiskError, Lane},
+    entry::EntryKind,
     error::OpenError,
     store::{DirIdentity, GroupCheckpoint, RecoveredGroup, Store, StoreConfig, StoreEffect, StoreEvent},
 };
@@ -47,16 +51,29 @@ use self::{
     copying::Copies,
     event::{Effect, Event, Now, Request, RequestId},
     fetching::Budget,
+    fitness::Fitness,
     mending::Mends,
     reads::Reads,
     scrubbing::Scrub,
+    slow::SlowDisk,
+    space::Space,
 };
 use crate::{
-    cluster::view::{ClusterView, Leadership},
+    cluster::{
+        health::Fullness,
+        view::{ClusterView, Leadership},
+    },
     partition::machine::Partition,
-    raft::wire::PeerMessage,
+    raft::{
+        TICK_MS,
+        wire::{PeerMessage, kind_of},
+    },
     random::Random,
 };
+pub use space::Watermarks;
+
+/// How often a checkpoint is begun because it makes space, at most.
+const FREEING_TICKS: u64 = 2_000 / TICK_MS;
 
 pub use self::scrubbing::ScrubConfig;
 
@@ -81,6 +98,10 @@ pub struct NodeConfig {
     pub copy_bytes_per_s: u64,
     /// How often, and how fast, all segments are read to see whether they are sound.
     pub scrub: ScrubConfig,
+    /// When its disk is full.
+    pub watermarks: Watermarks,
+    /// A disk whose journal blocks take less than this is never slow; 0: none is.
+    pub slow_disk_ms: u64,
 }
 
 /// The core of one node.
@@ -110,6 +131,11 @@ pub struct Node {
     /// Groups that may have something ready.
     dirty: BTreeSet<GroupId>,
     admission: Admission,
+    space: Space,
+    slow_disk: SlowDisk,
+    fitness: Fitness,
+    /// The next tick at which a checkpoint may be begun because it makes space.
+    freeing_at: u64,
     reads: Reads,
     /// New groups whose preferred leader is here, with the tick at which it asks for votes.
     campaigns: BTreeMap<GroupId, u64>,
@@ -125,7 +151,14 @@ impl Node {
     ///
     /// # Errors
     /// The directory cannot be read, is damaged beyond recovery, or belongs to another node.
-    pub fn open(disk: Arc<dyn Disk>, config: NodeConfig) -> Result<Self, NodeOpenError> {
+    pub fn open(disk: Arc<dyn Disk>, mut config: NodeConfig) -> Result<Self, NodeOpenError> {
+        // Without an answer it is as if nothing bounded it: the driver asks again.
+        let left = disk.space().ok().flatten();
+        if let Some(left) = left {
+            config.store.reserve_bytes = config.watermarks.reserve_file_bytes(left.total_bytes);
+        }
+        let mut space = Space::new(config.watermarks);
+        space.measure(left);
         let identity = DirIdentity { cluster: config.cluster, node: config.node, incarnation: config.incarnation };
         let recovered = Store::open(disk, config.store, &identity)?;
         let mut dormant: BTreeMap<GroupId, RecoveredGroup> =
@@ -137,6 +170,10 @@ impl Node {
         let (budget, scrub) = (Budget::new(config.copy_bytes_per_s), Scrub::new(config.scrub));
         let mut node = Self {
             random: Random::new(config.seed),
+            space,
+            slow_disk: SlowDisk::new(config.slow_disk_ms),
+            fitness: Fitness::default(),
+            freeing_at: 0,
             config,
             store,
             view,
@@ -185,6 +222,12 @@ impl Node {
         &self.store
     }
 
+    /// How often leadership was handed over because this node's disk was full or slow.
+    #[must_use]
+    pub const fn handed_over(&self) -> u64 {
+        self.fitness.handed()
+    }
+
     /// Whether everything that this node leads has the replicas that it is to have, and none comes into being here.
     #[must_use]
     pub fn is_settled(&self) -> bool {
@@ -228,10 +271,14 @@ impl Node {
         self.now = now;
         match event {
             Event::Tick => self.tick(out),
-            Event::Disk { token, result } => match self.store.on_disk(token, result) {
-                Ok(events) => self.on_store(events, out),
-                Err(poisoned) => out.push(Effect::Fatal { message: poisoned.to_string() }),
-            },
+            Event::Disk { token, result } => {
+                self.slow_disk.end(token, now.mono_ms);
+                match self.store.on_disk(token, result) {
+                    Ok(events) => self.on_store(events, out),
+                    Err(poisoned) => out.push(Effect::Fatal { message: poisoned.to_string() }),
+                }
+            }
+            Event::Space(space) => self.space.measure(space),
             Event::Read { token, result } => self.on_read(token, result, out),
             Event::Peer { from, message } => self.on_peer(from, message, out),
             Event::Unreachable { node } => {
@@ -255,18 +302,34 @@ impl Node {
                 self.drive_partition(group, out);
             }
         }
-        let is_wanted = !self.store.is_checkpointing() && self.copies.wants_checkpoint(&self.store);
+        let is_wanted = !self.store.is_checkpointing()
+            && (self.copies.wants_checkpoint(&self.store) || self.checkpoint_makes_space());
         if self.store.checkpoint_due() || is_wanted {
             self.begin_checkpoint();
         }
         self.poll_store(out);
     }
 
+    /// Whether files wait for a checkpoint to go, and their space is needed.
+    fn checkpoint_makes_space(&mut self) -> bool {
+        let is_due =
+            self.space.fullness() > Fullness::Roomy && self.store.holds_removed() && self.ticks >= self.freeing_at;
+        if is_due {
+            self.freeing_at = self.ticks + FREEING_TICKS;
+        }
+        is_due
+    }
+
     fn poll_store(&mut self, out: &mut Vec<Effect>) {
         let mut effects = Vec::new();
         self.store.poll(&mut effects);
         out.extend(effects.into_iter().map(|effect| match effect {
-            StoreEffect::Disk { lane, token, ops } => Effect::Disk { lane, token, ops },
+            StoreEffect::Disk { lane, token, ops } => {
+                if lane == Lane::Journal {
+                    self.slow_disk.begin(token, &ops, self.now.mono_ms);
+                }
+                Effect::Disk { lane, token, ops }
+            }
         }));
     }
 
@@ -300,6 +363,10 @@ impl Node {
                 StoreEvent::Incoming { group } => {
                     self.copies.on_written(group, &mut self.budget, &mut self.store, out);
                 }
+                StoreEvent::IncomingFull { group } if self.mends.has(group) => {
+                    self.mends.on_full(group, &mut self.store)
+                }
+                StoreEvent::IncomingFull { group } => self.copies.on_full(group, &mut self.store),
                 StoreEvent::Repaired { group, first_index } => self.mends.on_repaired(group, first_index),
                 StoreEvent::Checkpointed { number } => {
                     for arrived in self.copies.on_checkpoint(number) {
@@ -338,6 +405,11 @@ impl Node {
                 if !message.entries.is_empty() && self.store.is_behind() {
                     return;
                 }
+                // Nor are records taken that the disk has no room for. What gets the cluster out of that is.
+                let is_batch = |entry| kind_of(entry, &entry.data) == EntryKind::Batches;
+                if self.space.refuses_entries() && message.entries.iter().any(is_batch) {
+                    return;
+                }
                 known.step(from, *message);
                 self.dirty.insert(group);
             }
@@ -350,6 +422,7 @@ impl Node {
             PeerMessage::Lost { group, replica } => self.on_lost(group, replica, out),
             PeerMessage::Replace { group, replica } => self.on_replace(group, replica),
             PeerMessage::Roll { group } => self.on_roll_wanted(group),
+            PeerMessage::Health(health) => self.fitness.hear(from, health, self.now.mono_ms),
             PeerMessage::CatchUp { group, what } => self.on_catch_up(from, group, what, out),
         }
     }

@@ -216,6 +216,9 @@ impl Node {
     pub(super) fn produce(&mut self, id: RequestId, place: TopicPartition, batch: Bytes, out: &mut Vec<Effect>) {
         match self.leading_partition(place) {
             Ok(group) => {
+                if self.partitions.get(&group).is_some_and(|p| self.fitness.is_quorum_full(&p.group)) {
+                    return out.push(Effect::Reply { id, result: Err(self.fitness.quorum_refusal()) });
+                }
                 if let Some(leading) = self.partitions.get_mut(&group).and_then(|p| p.leading.as_mut()) {
                     leading.enqueue(id, batch);
                     self.dirty.insert(group);

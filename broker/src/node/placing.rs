@@ -73,9 +73,6 @@ impl Node {
             if partition.group.has_ready() {
                 self.dirty.insert(id);
             }
-            if looks {
-                partition.group.set_mark();
-            }
         }
         if looks {
             self.report_stranded(&mut says);

@@ -17,7 +17,9 @@ use raft::{
 use protobuf::Message as _;
 
 use super::{
-    APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, ELECTION_TICKS, HEARTBEAT_TICKS, guard,
+    APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, ELECTION_TICKS, HEARTBEAT_TICKS,
+    answers::Answers,
+    guard,
     membership::{self, Conf, Membership, Step, Target},
     storage::{GroupStorage, hard_state_from_raft},
     timeout::election_timeout,
@@ -90,6 +92,7 @@ pub struct Group {
     asked_term: Option<Term>,
     /// The damage because of which leadership was handed over already.
     damage_left: Option<LogIndex>,
+    answers: Answers,
     /// As leader: where the log ended a moment ago. Who has that has caught up.
     mark: Option<(Term, LogIndex)>,
     /// As leader in this term: an entry that was proposed when the membership was what it is to be. When it is committed, a
@@ -124,6 +127,7 @@ impl Group {
             transfer_is_asked: false,
             asked_term: None,
             damage_left: None,
+            answers: Answers::default(),
             mark: None,
             seal: None,
         };
@@ -207,7 +211,7 @@ impl Group {
             progress.is_some_and(|progress| {
                 term == self.term()
                     && progress.matched >= mark.get()
-                    && (progress.recent_active || self.is_self(replica))
+                    && (self.is_active(replica) || self.is_self(replica))
             })
         })
     }
@@ -300,7 +304,7 @@ impl Group {
     /// As leader: whether a replica has answered lately.
     #[must_use]
     pub fn is_active(&self, replica: ReplicaId) -> bool {
-        self.raw.raft.prs().get(replica.get()).is_some_and(|progress| progress.recent_active)
+        self.answers.is_active(replica, self.raw.raft.prs())
     }
 
     /// Whether a replica is this one.
@@ -317,6 +321,7 @@ impl Group {
 
     /// 50 ms have passed.
     pub fn tick(&mut self) {
+        self.answers.tick(self.is_leader(), self.raw.raft.prs());
         self.raw.tick();
         self.fix_timeout();
     }

@@ -23,6 +23,7 @@
 //! by [`wire`] from our own format, never by the protobuf crate that raft links, and looked at by `guard` before raft
 //! trusts them.
 
+mod answers;
 pub mod group;
 mod guard;
 pub mod membership;

@@ -14,6 +14,8 @@ use levada_protocol::{
 use levada_storage_engine::entry::EntryKind;
 use raft::eraftpb;
 
+use crate::cluster::health::Health;
+
 /// No index or term comes near: raft adds to them without looking.
 const NUMBER_MAX: u64 = i64::MAX as u64;
 
@@ -70,6 +72,8 @@ pub enum PeerMessage {
         /// What is said.
         what: CatchUp,
     },
+    /// How the sender is: whether it should lead anything.
+    Health(Health),
 }
 
 /// Between a new replica and one that has what it needs.
@@ -119,7 +123,7 @@ impl PeerMessage {
             }
             Self::Leadership { .. } => 16,
             Self::Placed { voters, .. } => 24 + 8 * voters.len(),
-            Self::Lost { .. } | Self::Replace { .. } | Self::Roll { .. } => 24,
+            Self::Lost { .. } | Self::Replace { .. } | Self::Roll { .. } | Self::Health(_) => 24,
             Self::CatchUp { what, .. } => match what {
                 CatchUp::Snapshot(Some(bytes)) | CatchUp::Segment { bytes: Some(bytes), .. } => 48 + bytes.len(),
                 _ => 48,
@@ -161,6 +165,7 @@ pub fn encode(messages: Vec<PeerMessage>) -> (peer::RaftFrame, Vec<Bytes>) {
                 frame.placements.push(peer::Placement { group: group.get(), roll: true, ..peer::Placement::default() })
             }
             PeerMessage::CatchUp { group, what } => frame.catch_ups.push(encode_catch_up(group, what, &mut behind)),
+            PeerMessage::Health(health) => frame.health.push(health.to_wire()),
         }
     }
     payload.append(&mut behind);
@@ -282,6 +287,7 @@ pub fn decode(frame: peer::RaftFrame, mut payload: Bytes) -> Result<Vec<PeerMess
             (lost, _) => PeerMessage::Lost { group, replica: ReplicaId(lost) },
         }
     }));
+    messages.extend(frame.health.last().map(|health| PeerMessage::Health(Health::from_wire(health))));
     Ok(messages)
 }
 

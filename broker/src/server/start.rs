@@ -17,7 +17,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Hooks, Listeners, Running, ServerError, membership, observe, readiness::Readiness, stoppers, vitals};
+use super::{
+    Hooks, Listeners, Running, ServerError, membership, observe, readiness::Readiness, space, stoppers, vitals,
+};
 use crate::{
     bootstrap::{
         Identity,
@@ -106,6 +108,7 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
     readiness.started(Arc::clone(&broker));
     dispatch.open(Arc::clone(&broker));
     running.tasks.0.spawn(membership::register(Arc::clone(&broker), refuse));
+    running.tasks.0.spawn(space::watch(disk, worker));
     running.tasks.0.spawn(observe::observe(broker));
     tracing::info!(node = running.node().get(), cluster = %running.cluster(), "server.started");
     Ok(running)
@@ -161,6 +164,8 @@ async fn open_node(
             bytes_per_s: config.scrub.bytes_per_s,
             interval_ms: config.scrub.interval_s.saturating_mul(1_000),
         },
+        watermarks: config.watermarks(),
+        slow_disk_ms: config.disk.slow_ms,
     };
     let directory = DirIdentity { cluster: identity.cluster, node: identity.node, incarnation: identity.incarnation };
     blocking(move || {

@@ -101,15 +101,23 @@ fn show(status: &ClusterStatusResponse, verdict: &Verdict, only_nodes: bool) -> 
 /// How a node's disk is, as the node says.
 fn disk_words(node: &NodeStatus) -> String {
     let Some(upkeep) = &node.upkeep else { return "?".to_owned() };
-    if upkeep.damaged_segments > 0 || upkeep.lost_replicas > 0 {
-        return format!("{} segments damaged, {} replicas lost", upkeep.damaged_segments, upkeep.lost_replicas);
+    let room = match node.disk_fullness {
+        0 => None,
+        1 => Some("nearly full".to_owned()),
+        _ => Some("full".to_owned()),
+    };
+    let speed = node.disk_slow.then(|| "slow".to_owned());
+    let damage = match (upkeep.damaged_segments, upkeep.lost_replicas, upkeep.mended_segments) {
+        (0, 0, 0) => None,
+        (0, 0, mended) => Some(format!("{mended} segments mended")),
+        (damaged, lost, _) => Some(format!("{damaged} segments damaged, {lost} replicas lost")),
+    };
+    let mut words: Vec<String> = [room, speed, damage].into_iter().flatten().collect();
+    if words.is_empty() {
+        words.push("sound".to_owned());
     }
-    match (upkeep.mended_segments, upkeep.scrub_ended_s_ago) {
-        (0, None) => "sound".to_owned(),
-        (0, Some(ago)) => format!("sound, read {} ago", units::ago(ago)),
-        (mended, None) => format!("{mended} segments mended"),
-        (mended, Some(ago)) => format!("{mended} segments mended, read {} ago", units::ago(ago)),
-    }
+    words.extend(upkeep.scrub_ended_s_ago.map(|ago| format!("read {} ago", units::ago(ago))));
+    words.join(", ")
 }
 
 fn status_json(status: &ClusterStatusResponse, verdict: &Verdict) -> Value {
@@ -138,6 +146,8 @@ fn node_json(node: &NodeStatus) -> Value {
         "replicas": node.replicas,
         "draining": node.draining,
         "metadata_voter": node.metadata_voter,
+        "disk": match node.disk_fullness { 0 => "roomy", 1 => "tight", _ => "full" },
+        "disk_slow": node.disk_slow,
         "copying": node.copying,
         "copied_bytes": node.copied_bytes,
         "damaged_segments": node.upkeep.as_ref().map(|upkeep| upkeep.damaged_segments),

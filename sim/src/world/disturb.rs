@@ -87,10 +87,11 @@ impl World {
                 self.count("slow disk");
                 self.queue.after(for_us, Happening::DiskSpeed { node: victim, speed });
             }
-            Fault::FullDisk { victim, for_us } => {
+            Fault::FullDisk { victim, free_bytes, for_us } => {
                 let Some(process) = self.processes.get_mut(&victim) else { return };
                 process.is_full = true;
-                process.disk().set_capacity(Some(1));
+                let disk = process.disk();
+                disk.set_capacity(Some(free_bytes.map_or(1, |free_bytes| disk.used() + free_bytes)));
                 self.count("full disk");
                 self.queue.after(for_us, Happening::DiskSpace(victim));
             }

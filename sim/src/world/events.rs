@@ -16,6 +16,7 @@ use crate::{
     clients::{Call, CallId, Context, Input, Response},
     network::{ClientId, Place},
     options::Lie,
+    process::Process,
     process::{Then, Waiting},
 };
 
@@ -54,6 +55,9 @@ impl World {
         match happening {
             Happening::Tick { node, .. } => {
                 self.next_tick(node);
+                if let Some(space) = self.processes.get_mut(&node).and_then(Process::look_at_space) {
+                    self.give(node, Event::Space(space));
+                }
                 self.give(node, Event::Tick);
             }
             Happening::Flush { node, .. } => self.flush(node),

@@ -14,9 +14,11 @@ use levada_storage_engine::{
     entry::EntryKind,
 };
 
+mod full;
 mod membership;
 mod mending;
 mod scripts;
+mod slow;
 mod world;
 
 use self::world::*;

@@ -33,6 +33,11 @@ pub(super) struct World {
     pub(super) wiped: BTreeSet<NodeId>,
     /// What nodes that start may copy in a second.
     pub(super) copy_bytes_per_s: u64,
+    /// How many ticks each block of a node's journal takes.
+    pub(super) slow: BTreeMap<NodeId, u64>,
+    /// Blocks that take their time: until which tick.
+    pub(super) late: Vec<(u64, NodeId, u64)>,
+    pub(super) ticks: u64,
     /// How nodes that start scrub.
     pub(super) scrub: ScrubConfig,
     /// What nodes did of late, one line each.
@@ -49,6 +54,8 @@ pub(super) fn config(node: NodeId, count: u64) -> NodeConfig {
         seed: node.get(),
         store: StoreConfig { checkpoint_bytes: 1 << 20, ..StoreConfig::default() },
         copy_bytes_per_s: 50 << 20,
+        watermarks: Watermarks { reserve_bytes: 1 << 30, reserve_percent: 10 },
+        slow_disk_ms: 20,
         scrub: ScrubConfig { bytes_per_s: 0, interval_ms: 0 },
     }
 }
@@ -82,6 +89,9 @@ impl World {
             next_request: 0,
             wiped: BTreeSet::new(),
             copy_bytes_per_s: 50 << 20,
+            slow: BTreeMap::new(),
+            late: Vec::new(),
+            ticks: 0,
             scrub: ScrubConfig { bytes_per_s: 0, interval_ms: 0 },
             story: Vec::new(),
         };
@@ -101,6 +111,9 @@ impl World {
     pub(super) fn step(&mut self) {
         self.now.mono_ms += 50;
         self.now.wall_ms += 50;
+        self.ticks += 1;
+        let done = self.late.extract_if(.., |(at, ..)| *at <= self.ticks);
+        self.events.extend(done.map(|(_, id, token)| (id, Event::Disk { token, result: Ok(()) })));
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         self.events.extend(ids.iter().map(|id| (*id, Event::Tick)));
         self.settle();
@@ -147,6 +160,10 @@ impl World {
                         self.story.push(format!("{id} syncs its journal"));
                     }
                     let result = ops.iter().try_for_each(|op| self.disks[&id].perform(op));
+                    if let (Lane::Journal, Ok(()), Some(ticks)) = (lane, &result, self.slow.get(&id)) {
+                        self.late.push((self.ticks + ticks, id, token));
+                        continue;
+                    }
                     self.events.push_back((id, Event::Disk { token, result }));
                 }
                 Effect::Read { token, file, pos, len, from_disk: _ } => {

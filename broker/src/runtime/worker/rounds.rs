@@ -11,7 +11,7 @@ use levada_protocol::{
     error::{Error, ErrorCode, Result},
     ids::NodeId,
 };
-use metrics::{Gauge, Histogram, counter, gauge, histogram};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use tokio::sync::watch;
 
 use super::{Flush, Input, Queue, Reply, WorkerState, lock, timed_out};
@@ -78,6 +78,10 @@ pub(super) struct Rounds {
     queue_length: Gauge,
     tail_bytes: Gauge,
     backlog_bytes: Gauge,
+    fullness: Gauge,
+    slow_disk: Gauge,
+    waiting_writes: Gauge,
+    handed_over: Counter,
     state: watch::Sender<WorkerState>,
 }
 
@@ -114,6 +118,10 @@ impl Rounds {
             queue_length: gauge!(names::WORKER_QUEUE.name),
             tail_bytes: gauge!(names::TAIL_BYTES.name),
             backlog_bytes: gauge!(names::BACKLOG_BYTES.name),
+            fullness: gauge!(names::DISK_FULLNESS.name),
+            slow_disk: gauge!(names::DISK_SLOW.name),
+            waiting_writes: gauge!(names::DISK_WAITING_WRITES.name),
+            handed_over: counter!(names::LEADERS_HANDED_OVER.name),
             state,
         }
     }
@@ -181,6 +189,11 @@ impl Rounds {
         self.queue_length.set(queued as f64);
         self.tail_bytes.set(self.node.store().tail_bytes() as f64);
         self.backlog_bytes.set(self.node.store().backlog_bytes() as f64);
+        let health = self.node.health();
+        self.fullness.set(f64::from(health.fullness as u8));
+        self.slow_disk.set(f64::from(u8::from(health.slow_disk)));
+        self.waiting_writes.set(self.node.store().waiting_for_space() as f64);
+        self.handed_over.absolute(self.node.handed_over());
     }
 
     fn take(&mut self, input: Input) -> Next {

@@ -5,5 +5,6 @@ mod backlog;
 mod crash;
 mod damage;
 mod failure;
+mod full;
 mod model;
 mod world;

@@ -15,8 +15,8 @@ use levada_protocol::messages::{
     },
     native::{ErrorMessage, HandshakeRequest, HandshakeResponse, NodeAddresses, PeerIdentity},
     peer::{
-        AskSegment, AskSnapshot, CatchUp, EntryHead, Leadership, Placement, RaftFrame, RaftMessage, SegmentBytes,
-        SnapshotBytes, catch_up::Kind as CatchUpKind,
+        AskSegment, AskSnapshot, CatchUp, EntryHead, Leadership, NodeHealth, Placement, RaftFrame, RaftMessage,
+        SegmentBytes, SnapshotBytes, catch_up::Kind as CatchUpKind,
     },
 };
 use prost::Message;
@@ -72,7 +72,8 @@ fn golden_raft_frame() {
         priority: -16,
         context: Bytes::from_static(b"why"),
     };
-    let placement = Placement { group: 19, voters: vec![20], lost_replica: 21, replace_replica: 22 };
+    let placement =
+        Placement { group: 19, voters: vec![20], lost_replica: 21, replace_replica: 22, targets_given: 23, roll: true };
     let kinds = [
         CatchUpKind::AskSnapshot(AskSnapshot {}),
         CatchUpKind::Snapshot(SnapshotBytes { payload_bytes: Some(24) }),
@@ -84,6 +85,7 @@ fn golden_raft_frame() {
         leaderships: vec![Leadership { group: 17, term: 18 }],
         placements: vec![placement],
         catch_ups: kinds.map(|kind| CatchUp { group: 23, kind: Some(kind) }).into(),
+        health: vec![NodeHealth { fullness: 31, slow_disk: true, sync_us: 32 }],
     };
     pinned(
         frame,
@@ -96,11 +98,12 @@ fn golden_raft_frame() {
             b"\x70\x1f",
             b"\x7a\x03why",
             b"\x12\x04\x08\x11\x10\x12",
-            b"\x1a\x09\x08\x13\x12\x01\x14\x18\x15\x20\x16",
+            b"\x1a\x0d\x08\x13\x12\x01\x14\x18\x15\x20\x16\x28\x17\x30\x01",
             b"\x22\x04\x08\x17\x12\x00",
             b"\x22\x06\x08\x17\x1a\x02\x08\x18",
             b"\x22\x0a\x08\x17\x22\x06\x08\x19\x10\x1a\x18\x1b",
             b"\x22\x0a\x08\x17\x2a\x06\x08\x1c\x10\x1d\x18\x1e",
+            b"\x42\x06\x08\x1f\x10\x01\x18\x20",
         ],
     );
 }
@@ -131,11 +134,12 @@ fn partition() -> Partition {
         first: replica(15, 16),
         leaving: replica(17, 18),
         lost: vec![19],
+        targets_given: 20,
     }
 }
 
 const PARTITION: &[u8] = b"\x08\x07\x10\x08\x1a\x04\x08\x09\x10\x0a\x22\x04\x08\x0d\x10\x0e\x2a\x04\x08\x0f\x10\x10\
-    \x32\x04\x08\x11\x10\x12\x3a\x01\x13";
+    \x32\x04\x08\x11\x10\x12\x3a\x01\x13\x40\x14";
 
 fn topic() -> Topic {
     Topic {
@@ -149,14 +153,14 @@ fn topic() -> Topic {
     }
 }
 
-const TOPIC: &[u8] = b"\x0a\x01t\x12\x02id\x1a\x1f\x08\x07\x10\x08\x1a\x04\x08\x09\x10\x0a\x22\x04\x08\x0d\x10\x0e\
-    \x2a\x04\x08\x0f\x10\x10\x32\x04\x08\x11\x10\x12\x3a\x01\x13\x22\x06\x0a\x01k\x12\x01v\x2a\x02{}\x30\x0b\x38\x0c";
+const TOPIC: &[u8] = b"\x0a\x01t\x12\x02id\x1a\x21\x08\x07\x10\x08\x1a\x04\x08\x09\x10\x0a\x22\x04\x08\x0d\x10\x0e\
+    \x2a\x04\x08\x0f\x10\x10\x32\x04\x08\x11\x10\x12\x3a\x01\x13\x40\x14\x22\x06\x0a\x01k\x12\x01v\x2a\x02{}\x30\x0b\x38\x0c";
 
 /// Every command there is; a new one has no arm here.
 fn command_bytes(kind: &Kind) -> Vec<u8> {
     let parts: &[&[u8]] = match kind {
         Kind::RegisterNode(_) => &[b"\x0a\x23", b"\x0a\x21", NODE],
-        Kind::CreateTopic(_) => &[b"\x12\x3a", b"\x0a\x38", TOPIC],
+        Kind::CreateTopic(_) => &[b"\x12\x3c", b"\x0a\x3a", TOPIC],
         Kind::DeleteTopic(_) => &[b"\x1a\x04", b"\x0a\x02id"],
         Kind::AlterTopic(_) => &[b"\x22\x0f", b"\x0a\x02id", b"\x12\x06\x0a\x01k\x12\x01v", b"\x1a\x01u"],
         Kind::AllocateProducerIds(_) => &[b"\x2a\x04", b"\x08\x03\x10\x04"],
@@ -166,9 +170,9 @@ fn command_bytes(kind: &Kind) -> Vec<u8> {
         Kind::DrainNode(_) => &[b"\x4a\x04\x08\x03\x10\x01"],
         Kind::RemoveNode(_) => &[b"\x52\x02\x08\x03"],
         Kind::MoveReplicas(_) => &[b"\x5a\x0c", b"\x0a\x0a", b"\x0a\x02id\x10\x07\x1a\x02\x08\x09"],
-        Kind::FinishMove(_) => &[b"\x62\x06\x08\x08\x12\x02\x09\x0a"],
+        Kind::FinishMove(_) => &[b"\x62\x08\x08\x08\x12\x02\x09\x0a\x18\x0b"],
         Kind::ReplaceReplica(_) => &[b"\x6a\x04\x08\x08\x10\x09"],
-        Kind::AddPartitions(_) => &[b"\x72\x25", b"\x0a\x02id", b"\x12\x1f", PARTITION],
+        Kind::AddPartitions(_) => &[b"\x72\x27", b"\x0a\x02id", b"\x12\x21", PARTITION],
     };
     parts.concat()
 }
@@ -191,7 +195,7 @@ fn golden_commands() {
         Kind::MoveReplicas(MoveReplicas {
             moves: vec![Move { topic_id: topic_id.clone(), partition: 7, nodes: vec![8, 9] }],
         }),
-        Kind::FinishMove(FinishMove { group: 8, voters: vec![9, 10] }),
+        Kind::FinishMove(FinishMove { group: 8, voters: vec![9, 10], targets_given: 11 }),
         Kind::ReplaceReplica(ReplaceReplica { group: 8, replica_id: 9 }),
         Kind::AddPartitions(AddPartitions { topic_id, partitions: vec![partition()] }),
     ] {
@@ -218,7 +222,7 @@ fn golden_state() {
         &[
             b"\x0a\x21",
             NODE,
-            b"\x12\x38",
+            b"\x12\x3a",
             TOPIC,
             b"\x18\x15\x20\x16\x28\x17\x30\x18",
             b"\x3a\x04\x08\x19\x10\x01\x42\x01\x1a\x48\x1b",

@@ -88,6 +88,8 @@ pub struct Options {
     pub moves: bool,
     /// What new replicas may copy in a second.
     pub copy_bytes_per_s: u64,
+    /// Below this much space on its disk a node takes no records.
+    pub reserve_bytes: u64,
     /// What the world lies about.
     pub lie: Option<Lie>,
 }
@@ -114,6 +116,7 @@ impl Options {
             day_us: dice.pick(&[None, Some(3_500_000), Some(5_000_000)]).flatten(),
             moves: false,
             copy_bytes_per_s: dice.pick(&[16 << 20, 64 << 20]).unwrap_or(4 << 20),
+            reserve_bytes: dice.pick(&[0, 256 << 10, 1 << 20]).unwrap_or(0),
             lie: None,
         }
     }

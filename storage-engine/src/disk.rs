@@ -198,6 +198,15 @@ impl DiskError {
     }
 }
 
+/// What the file system of a data directory has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// What it has altogether, in bytes.
+    pub total_bytes: u64,
+    /// What an ordinary user may still write, in bytes.
+    pub free_bytes: u64,
+}
+
 /// A data directory. Calls block; drivers call [`Disk::perform`], cores only read.
 pub trait Disk: Send + Sync + fmt::Debug {
     /// Performs one operation.
@@ -225,10 +234,25 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// When the file is not there or the system refuses.
     fn read(&self, file: &FileName, pos: u64, len: usize) -> Result<Bytes, DiskError>;
 
+    /// The same, from the disk itself where the system allows it: not from a cache that was filled when it was written, and
+    /// without pushing others out of that. For who wants to know what the disk holds.
+    ///
+    /// # Errors
+    /// When the file is not there or the system refuses.
+    fn read_from_disk(&self, file: &FileName, pos: u64, len: usize) -> Result<Bytes, DiskError> {
+        self.read(file, pos, len)
+    }
+
     /// The bytes `pos..pos + len` of a file whose range is written and will not change, without a copy where the system
     /// allows it (a map whose pages were populated, so that touching them cannot fault).
     ///
     /// # Errors
     /// When the file is shorter than the range or the system refuses.
     fn map(&self, file: &FileName, pos: u64, len: usize) -> Result<Bytes, DiskError>;
+
+    /// What the file system has left; `None` where nothing is known to bound it.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    fn space(&self) -> Result<Option<DiskSpace>, DiskError>;
 }

@@ -2,7 +2,10 @@
 //!
 //! Plans are made from what partitions are *to have*, so that what is under way counts as done and is not planned twice.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use levada_protocol::{
     error::{Error, ErrorCode, Result},
@@ -21,8 +24,10 @@ struct Load<'m> {
 }
 
 impl<'m> Load<'m> {
-    fn of(metadata: &'m Metadata) -> Self {
-        let stays = metadata.nodes().iter().filter(|(_, node)| !node.draining).map(|(id, _)| (*id, 0));
+    /// Nodes to `avoid` get nothing, nor do those that are drained.
+    fn of(metadata: &'m Metadata, avoid: &BTreeSet<NodeId>) -> Self {
+        let stays = metadata.nodes().iter().filter(|(id, node)| !node.draining && !avoid.contains(id));
+        let stays = stays.map(|(id, _)| (*id, 0));
         let nodes: BTreeMap<NodeId, usize> = stays.collect();
         let mut load = Self { metadata, replicas: nodes.clone(), leads: nodes, wanted: BTreeMap::new() };
         for (topic, partition) in partitions(metadata) {
@@ -78,22 +83,23 @@ pub fn moving(metadata: &Metadata) -> usize {
     partitions(metadata).filter(|(_, partition)| !partition.target.is_empty()).count()
 }
 
-/// Takes replicas off nodes that are drained, of up to `max` partitions.
+/// Takes replicas off nodes that are drained, of up to `max` partitions, and of those that are on their way there. Nodes to
+/// `avoid` get none.
 ///
 /// # Errors
 /// [`ErrorCode::NotEnoughNodes`]: there is no node to take a replica.
-pub fn drain(metadata: &Metadata, max: usize) -> Result<Vec<Move>> {
+pub fn drain(metadata: &Metadata, avoid: &BTreeSet<NodeId>, max: usize) -> Result<Vec<Move>> {
     let is_drained = |node: &NodeId| metadata.nodes().get(node).is_some_and(|node| node.draining);
-    let mut load = Load::of(metadata);
-    let mut moves = Vec::new();
+    let mut load = Load::of(metadata, avoid);
+    let (mut moves, mut new) = (Vec::new(), 0);
     for (topic, partition) in partitions(metadata) {
-        if moves.len() == max {
-            break;
-        }
         let mut nodes: Vec<NodeId> = partition.wanted().iter().map(|replica| replica.node).collect();
-        if !nodes.iter().any(is_drained) {
+        // What moves already is not one more: it may never arrive where it goes.
+        let is_new = partition.target.is_empty();
+        if !nodes.iter().any(is_drained) || (is_new && new == max) {
             continue;
         }
+        new += usize::from(is_new);
         for at in 0..nodes.len() {
             if nodes.get(at).is_some_and(is_drained) {
                 let others: Vec<NodeId> = nodes.iter().copied().filter(|node| !is_drained(node)).collect();
@@ -109,19 +115,25 @@ pub fn drain(metadata: &Metadata, max: usize) -> Result<Vec<Move>> {
 
 fn too_few(topic: &Topic, replicas: usize) -> Error {
     let why = format!(
-        "no node is left that could take a replica of topic {:?}, which has {replicas} on as many nodes; add a node, or \
-         let the topic have fewer replicas",
+        "no node is left that could take a replica of topic {:?}, which has {replicas} on as many nodes (of nodes \
+         that are down or leave none can); add a node, or let the topic have fewer replicas",
         topic.name
     );
     Error::new(ErrorCode::NotEnoughNodes, why)
 }
 
-/// Gives every partition of a topic so many replicas: more go where there are few, and the last ones go.
+/// Gives every partition of a topic so many replicas: more go where there are few, and the last ones go. Nodes to `avoid`
+/// get none.
 ///
 /// # Errors
 /// [`ErrorCode::NotEnoughNodes`]
-pub fn set_replicas(metadata: &Metadata, topic: &Arc<Topic>, replicas: usize) -> Result<Vec<Move>> {
-    let mut load = Load::of(metadata);
+pub fn set_replicas(
+    metadata: &Metadata,
+    avoid: &BTreeSet<NodeId>,
+    topic: &Arc<Topic>,
+    replicas: usize,
+) -> Result<Vec<Move>> {
+    let mut load = Load::of(metadata, avoid);
     let mut moves = Vec::new();
     for partition in &topic.partitions {
         let before: Vec<NodeId> = partition.wanted().iter().map(|replica| replica.node).collect();
@@ -137,10 +149,11 @@ pub fn set_replicas(metadata: &Metadata, topic: &Arc<Topic>, replicas: usize) ->
     Ok(moves)
 }
 
-/// Evens out how many replicas nodes hold, then how many they are the preferred leader of, by up to `max` moves.
+/// Evens out how many replicas nodes hold, then how many they are the preferred leader of, by up to `max` moves. Nodes to
+/// `avoid` are left as they are.
 #[must_use]
-pub fn balance(metadata: &Metadata, max: usize) -> Vec<Move> {
-    let mut load = Load::of(metadata);
+pub fn balance(metadata: &Metadata, avoid: &BTreeSet<NodeId>, max: usize) -> Vec<Move> {
+    let mut load = Load::of(metadata, avoid);
     let topics: BTreeMap<_, _> = metadata.topics().map(|topic| (topic.id, topic)).collect();
     let mut moves: BTreeMap<TopicPartition, Vec<NodeId>> = BTreeMap::new();
     while moves.len() < max {
@@ -235,7 +248,8 @@ mod tests {
         let topic = Arc::clone(metadata.topic("t").unwrap());
         for partition in topic.partitions.iter().filter(|partition| !partition.target.is_empty()) {
             let voters = partition.target.iter().map(|replica| replica.id.get()).collect();
-            let finish = wire::FinishMove { group: partition.group.get(), voters };
+            let finish =
+                wire::FinishMove { group: partition.group.get(), voters, targets_given: partition.targets_given };
             metadata.apply(command(wire::command::Kind::FinishMove(finish))).unwrap();
         }
         let topic = metadata.topic("t").unwrap();
@@ -251,12 +265,12 @@ mod tests {
     #[test]
     fn a_new_node_gets_its_share() {
         let mut metadata = cluster(&[""; 4], &[[1, 2, 3].as_slice(); 8]);
-        let moves = balance(&metadata, usize::MAX);
+        let moves = balance(&metadata, &BTreeSet::new(), usize::MAX);
         let placed = carry_out(&mut metadata, moves);
         for node in 1..=4 {
             assert_eq!(counts(&placed, node), (6, 2), "node {node}: {placed:?}");
         }
-        assert_eq!(balance(&metadata, usize::MAX), []);
+        assert_eq!(balance(&metadata, &BTreeSet::new(), usize::MAX), []);
         assert_eq!(moving(&metadata), 0);
     }
 
@@ -265,7 +279,7 @@ mod tests {
         let mut metadata = cluster(&[""; 4], &[[1, 2, 3].as_slice(); 8]);
         let mut rounds = 0;
         loop {
-            let moves = balance(&metadata, 2);
+            let moves = balance(&metadata, &BTreeSet::new(), 2);
             assert!(moves.len() <= 2 && rounds < 20);
             if moves.is_empty() {
                 break;
@@ -280,18 +294,67 @@ mod tests {
     fn a_drained_node_gives_up_everything_and_racks_are_kept_apart() {
         let mut metadata = cluster(&["a", "a", "b", "b"], &[&[1, 3], &[3, 1], &[2, 4], &[4, 2]]);
         drained(&mut metadata, 1);
-        let moves = drain(&metadata, usize::MAX).unwrap();
+        let moves = drain(&metadata, &BTreeSet::new(), usize::MAX).unwrap();
         let placed = carry_out(&mut metadata, moves);
         assert_eq!(placed, [[2, 3], [3, 2], [2, 4], [4, 2]]);
         assert!(!metadata.holds_replicas(NodeId(1)));
-        assert!(balance(&metadata, usize::MAX).iter().all(|planned| !planned.to.contains(&NodeId(1))));
+        assert!(
+            balance(&metadata, &BTreeSet::new(), usize::MAX).iter().all(|planned| !planned.to.contains(&NodeId(1)))
+        );
+    }
+
+    #[test]
+    fn what_is_stuck_on_its_way_to_a_drained_node_goes_elsewhere_though_much_is_under_way() {
+        let mut metadata = cluster(&[""; 4], &[&[1, 2, 3]]);
+        let topic = Arc::clone(metadata.topic("t").unwrap());
+        let moves = [Move { topic, partition: PartitionId(0), to: [1, 2, 4].map(NodeId).into() }];
+        metadata.apply(move_command(&moves)).unwrap();
+        drained(&mut metadata, 4);
+        let moves = drain(&metadata, &BTreeSet::new(), 0).unwrap();
+        assert_eq!(moves[0].to, [1, 2, 3].map(NodeId));
+    }
+
+    #[test]
+    fn a_node_that_is_not_heard_of_gets_nothing() {
+        let mut metadata = cluster(&[""; 5], &[&[1, 2, 3], &[1, 2, 3], &[1, 2, 3]]);
+        let absent = BTreeSet::from([NodeId(5)]);
+        drained(&mut metadata, 1);
+        let moves = drain(&metadata, &absent, usize::MAX).unwrap();
+        let placed = carry_out(&mut metadata, moves);
+        assert!(placed.iter().all(|nodes| nodes.contains(&4) && !nodes.contains(&5)), "{placed:?}");
+        assert!(balance(&metadata, &absent, usize::MAX).iter().all(|planned| !planned.to.contains(&NodeId(5))));
+        let topic = Arc::clone(metadata.topic("t").unwrap());
+        assert_eq!(set_replicas(&metadata, &absent, &topic, 4).unwrap_err().code, ErrorCode::NotEnoughNodes);
+    }
+
+    #[test]
+    fn a_move_ends_with_the_target_that_it_was_reported_for() {
+        let mut metadata = cluster(&[""; 4], &[&[1, 2, 3]]);
+        let topic = Arc::clone(metadata.topic("t").unwrap());
+        let retarget = |metadata: &mut Metadata, nodes: [u64; 3]| {
+            let moves = [Move { topic: Arc::clone(&topic), partition: PartitionId(0), to: nodes.map(NodeId).into() }];
+            metadata.apply(move_command(&moves)).unwrap();
+            metadata.topic("t").unwrap().partitions[0].clone()
+        };
+        let reported = retarget(&mut metadata, [1, 2, 4]);
+        retarget(&mut metadata, [1, 2, 3]);
+        let again = retarget(&mut metadata, [1, 2, 4]);
+        assert_eq!(again.target, reported.target);
+        // The group may have gone towards the other one since it was reported.
+        for (partition, is_done) in [(reported, false), (again, true)] {
+            let voters = partition.target.iter().map(|replica| replica.id.get()).collect();
+            let finish =
+                wire::FinishMove { group: partition.group.get(), voters, targets_given: partition.targets_given };
+            metadata.apply(command(wire::command::Kind::FinishMove(finish))).unwrap();
+            assert_eq!(metadata.topic("t").unwrap().partitions[0].target.is_empty(), is_done);
+        }
     }
 
     #[test]
     fn without_a_node_to_go_to_it_says_so() {
         let mut metadata = cluster(&[""; 3], &[&[1, 2, 3]]);
         drained(&mut metadata, 2);
-        assert_eq!(drain(&metadata, 9).unwrap_err().code, ErrorCode::NotEnoughNodes);
+        assert_eq!(drain(&metadata, &BTreeSet::new(), 9).unwrap_err().code, ErrorCode::NotEnoughNodes);
     }
 
     #[test]

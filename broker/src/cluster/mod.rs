@@ -3,6 +3,7 @@
 pub mod addresses;
 pub mod balance;
 pub mod feature;
+pub mod health;
 pub mod metadata;
 pub mod placement;
 pub mod view;

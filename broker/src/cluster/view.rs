@@ -3,17 +3,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU32, AtomicU64, Ordering},
-    },
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use levada_protocol::ids::{ClusterId, GroupId, IncarnationId, NodeId, Offset, ReplicaId, Term, TopicPartition};
 use levada_storage_engine::log::Log;
 use tokio::sync::watch;
 
-use super::metadata::Metadata;
+use super::{health::Health, metadata::Metadata};
 
 /// A partition's state as readers see it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +53,29 @@ pub struct Leadership {
     pub node: Option<NodeId>,
 }
 
+/// How a node's disk is, and what comes to it from others, since the process began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Upkeep {
+    /// Replicas that are being copied to this node.
+    pub copying: usize,
+    /// What has come from other nodes for new replicas and damaged segments.
+    pub copied_bytes: u64,
+    /// Segments that cannot be read as a whole.
+    pub damaged_segments: usize,
+    /// Segments that were damaged and have a sound file now.
+    pub mended_segments: u64,
+    /// Replicas that may have lost what they had acknowledged, and take no part.
+    pub lost_replicas: usize,
+    /// Complete passes of the scrub.
+    pub scrub_passes: u64,
+    /// What the scrub has read.
+    pub scrubbed_bytes: u64,
+    /// Damaged segments that the scrub found.
+    pub scrub_found: u64,
+    /// How long ago its last pass ended.
+    pub scrub_ended_ms_ago: Option<u64>,
+}
+
 /// Everything the core shows.
 #[derive(Debug)]
 pub struct ClusterView {
@@ -73,11 +93,11 @@ pub struct ClusterView {
     leaders: RwLock<BTreeMap<GroupId, Leadership>>,
     /// Who votes on metadata.
     metadata_voters: RwLock<BTreeSet<NodeId>>,
-    /// Replicas that are being copied to this node, and bytes copied since the process began.
-    copying: AtomicU32,
-    copied_bytes: AtomicU64,
+    upkeep: RwLock<Upkeep>,
     /// When each other node was last heard from, in milliseconds since the process began.
     heard_ms: RwLock<BTreeMap<NodeId, u64>>,
+    /// How the nodes are that said so lately, this one among them.
+    health: RwLock<BTreeMap<NodeId, Health>>,
 }
 
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
@@ -100,9 +120,9 @@ impl ClusterView {
             partitions: RwLock::default(),
             leaders: RwLock::default(),
             metadata_voters: RwLock::default(),
-            copying: AtomicU32::new(0),
-            copied_bytes: AtomicU64::new(0),
+            upkeep: RwLock::default(),
             heard_ms: RwLock::default(),
+            health: RwLock::default(),
         }
     }
 
@@ -130,27 +150,30 @@ impl ClusterView {
         read(&self.heard_ms).get(&node).copied()
     }
 
+    /// How a node is, as it said itself.
+    #[must_use]
+    pub fn health(&self, node: NodeId) -> Health {
+        read(&self.health).get(&node).copied().unwrap_or_default()
+    }
+
     /// The nodes that vote on metadata.
     #[must_use]
     pub fn metadata_voters(&self) -> BTreeSet<NodeId> {
         read(&self.metadata_voters).clone()
     }
 
-    /// How many replicas are being copied to this node.
+    /// How this node's disk is, and what comes to it.
     #[must_use]
-    pub fn copying(&self) -> u32 {
-        self.copying.load(Ordering::Relaxed)
+    pub fn upkeep(&self) -> Upkeep {
+        *read(&self.upkeep)
     }
 
-    /// How many bytes of replicas were copied to this node since the process began.
-    #[must_use]
-    pub fn copied_bytes(&self) -> u64 {
-        self.copied_bytes.load(Ordering::Relaxed)
+    pub(crate) fn set_upkeep(&self, upkeep: Upkeep) {
+        *write(&self.upkeep) = upkeep;
     }
 
-    pub(crate) fn set_copies(&self, copying: usize, copied_bytes: u64) {
-        self.copying.store(u32::try_from(copying).unwrap_or(u32::MAX), Ordering::Relaxed);
-        self.copied_bytes.store(copied_bytes, Ordering::Relaxed);
+    pub(crate) fn set_health(&self, health: BTreeMap<NodeId, Health>) {
+        *write(&self.health) = health;
     }
 
     pub(crate) fn set_metadata_voters(&self, voters: BTreeSet<NodeId>) {

@@ -79,8 +79,14 @@ pub const KEYS: &[Key] = &[
     key(
         "limits.copy_bytes_per_s",
         "52428800",
-        "what new replicas on this node copy from other nodes in a second, together",
+        "what new replicas and damaged segments on this node copy from other nodes in a second, together",
     ),
+    key(
+        "scrub.bytes_per_s",
+        "16777216",
+        "how fast all segments are read again in the background, to find what the disk has lost; 0: never",
+    ),
+    key("scrub.interval_s", "86400", "from the beginning of such a pass to that of the next, if it takes no longer"),
     key("limits.produce_ms", "30000", "how long a produce may take at most, whatever its client says"),
     key("journal.file_bytes", "67108864", "length of a journal file"),
     key("journal.files_keep", "8", "journal files that are kept for use again"),
@@ -111,6 +117,17 @@ pub const KEYS: &[Key] = &[
         "true",
         "write journal and segments around the page cache, where the file system lets it; false: through it",
     ),
+    key(
+        "disk.reserve_bytes",
+        "1073741824",
+        "below this much free space no records are taken, below twice as much they are taken slowly; 0: whatever is left",
+    ),
+    key(
+        "disk.slow_ms",
+        "20",
+        "a node leads nothing while its journal's blocks take longer than this (median of 10 s) and four times as long as on other nodes; 0: never mind",
+    ),
+    key("disk.reserve_percent", "5", "but that is not more than this share of the disk, in percent"),
     key(
         "tail.bytes_max",
         "268435456",

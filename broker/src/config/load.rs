@@ -117,6 +117,8 @@ impl ServerConfig {
             ("limits.frame_ms", limits.frame_ms, 100, 3_600_000),
             ("limits.idle_ms", limits.idle_ms, 100, 86_400_000),
             ("limits.produce_ms", limits.produce_ms, 100, 3_600_000),
+            ("scrub.bytes_per_s", self.scrub.bytes_per_s, 0, 1 << 40),
+            ("scrub.interval_s", self.scrub.interval_s, 1, 100 * 86_400),
             ("journal.file_bytes", journal.file_bytes, 48 * MIB, 4096 * MIB),
             ("journal.files_keep", journal.files_keep, 2, 10_000),
             ("journal.gather_bytes", journal.gather_bytes, 64 << 10, 48 * MIB),
@@ -126,6 +128,8 @@ impl ServerConfig {
             ("segment.writeback_bytes", self.segment.writeback_bytes, 4 << 10, 64 * MIB),
             ("tail.bytes_max", self.tail.bytes_max, 32 * MIB, 65_536 * MIB),
             ("tail.keep_bytes", self.tail.keep_bytes, 0, self.tail.bytes_max / 4),
+            ("disk.reserve_percent", self.disk.reserve_percent, 0, 50),
+            ("disk.slow_ms", self.disk.slow_ms, 0, 60_000),
             ("journal.held_bytes_max", journal.held_bytes_max, 2 * self.tail.bytes_max, 262_144 * MIB),
         ];
         for (key, value, min, max) in bounds {

@@ -10,6 +10,7 @@ mod tests;
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
+use crate::node::Watermarks;
 use levada_protocol::{error::NodeAddresses, ids::NodeId};
 use levada_storage_engine::{
     config::{SegmentConfig, StoreConfig},
@@ -50,6 +51,7 @@ pub struct ServerConfig {
     pub listen: Doors,
     pub advertised: Doors,
     pub limits: LimitsConfig,
+    pub scrub: ScrubSettings,
     pub journal: JournalSettings,
     pub segment: SegmentSettings,
     pub disk: DiskSettings,
@@ -83,6 +85,15 @@ pub struct LimitsConfig {
     pub copy_bytes_per_s: u64,
 }
 
+/// The scrub.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "KEYS is the documentation of every key")]
+pub struct ScrubSettings {
+    pub bytes_per_s: u64,
+    pub interval_s: u64,
+}
+
 /// The journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -111,6 +122,9 @@ pub struct SegmentSettings {
 #[allow(missing_docs, reason = "KEYS is the documentation of every key")]
 pub struct DiskSettings {
     pub direct: bool,
+    pub reserve_bytes: u64,
+    pub reserve_percent: u64,
+    pub slow_ms: u64,
 }
 
 /// Tails: fresh entries in memory.
@@ -242,6 +256,12 @@ impl ServerConfig {
             journal_held_bytes_max: self.journal.held_bytes_max,
             ..StoreConfig::default()
         }
+    }
+
+    /// When the disk is full.
+    #[must_use]
+    pub const fn watermarks(&self) -> Watermarks {
+        Watermarks { reserve_bytes: self.disk.reserve_bytes, reserve_percent: self.disk.reserve_percent }
     }
 
     /// What is in force, as TOML-like lines `key = value`, in the order of [`KEYS`].

@@ -225,6 +225,7 @@ fn topic_of_info(info: TopicInfo) -> Result<Topic> {
         first: Vec::new(),
         leaving: Vec::new(),
         lost: Vec::new(),
+        targets_given: 0,
     });
     let schema = Some(info.schema_json).filter(|json| !json.is_empty());
     Ok(Topic {

@@ -9,13 +9,16 @@ use levada_protocol::{
     error::{NodeAddresses, Result},
     frame::Api,
     ids::{GroupId, NodeId, TopicPartition},
-    messages::native::{ClusterStatusRequest, ClusterStatusResponse, NodeStatus, PartitionStatus, ReplicaStatus},
+    messages::native::{self, ClusterStatusRequest, ClusterStatusResponse, NodeStatus, PartitionStatus, ReplicaStatus},
 };
 
 use super::{connection::Session, responder::Responder};
 use crate::{
     broker::Broker,
-    cluster::metadata::{Metadata, Partition, Topic},
+    cluster::{
+        metadata::{Metadata, Partition, Topic},
+        view::Upkeep,
+    },
     raft::{ELECTION_TICKS, TICK_MS},
     runtime::clock,
 };
@@ -52,9 +55,12 @@ impl Broker {
         let members = self.identity.members.keys().chain(metadata.nodes().keys()).copied();
         let members = members.filter(|node| !metadata.removed().contains(node));
         let voters = self.view.metadata_voters();
+        let upkeep = self.view.upkeep();
+        let copying = u32::try_from(upkeep.copying).unwrap_or(u32::MAX);
         for node in members {
             nodes.entry(node).or_insert_with(|| {
                 let known = metadata.nodes().get(&node);
+                let health = self.view.health(node);
                 let (leads, replicas) = counts.get(&node).copied().unwrap_or_default();
                 NodeStatus {
                     addresses: Some(
@@ -71,9 +77,12 @@ impl Broker {
                         .unwrap_or_default(),
                     draining: known.is_some_and(|known| known.draining),
                     feature_level_max: known.map_or(0, |known| known.feature_level_max),
-                    copying: if node == self.node() { self.view.copying() } else { 0 },
-                    copied_bytes: if node == self.node() { self.view.copied_bytes() } else { 0 },
+                    copying: if node == self.node() { copying } else { 0 },
+                    copied_bytes: if node == self.node() { upkeep.copied_bytes } else { 0 },
+                    upkeep: (node == self.node()).then(|| upkeep_to_wire(&upkeep)),
                     metadata_voter: voters.contains(&node),
+                    disk_fullness: u32::from(health.fullness as u8),
+                    disk_slow: health.slow_disk,
                 }
             });
         }
@@ -125,6 +134,18 @@ impl Broker {
     }
 }
 
+fn upkeep_to_wire(upkeep: &Upkeep) -> native::Upkeep {
+    native::Upkeep {
+        damaged_segments: u32::try_from(upkeep.damaged_segments).unwrap_or(u32::MAX),
+        mended_segments: upkeep.mended_segments,
+        lost_replicas: u32::try_from(upkeep.lost_replicas).unwrap_or(u32::MAX),
+        scrub_passes: upkeep.scrub_passes,
+        scrubbed_bytes: upkeep.scrubbed_bytes,
+        scrub_found: upkeep.scrub_found,
+        scrub_ended_s_ago: upkeep.scrub_ended_ms_ago.map(|ms| ms / 1_000),
+    }
+}
+
 /// For each node, partitions led and replicas held.
 fn count(metadata: &Metadata, leader: impl Fn(GroupId) -> Option<NodeId>) -> BTreeMap<NodeId, (u32, u32)> {
     let mut counts: BTreeMap<NodeId, (u32, u32)> = BTreeMap::new();
@@ -155,6 +176,7 @@ fn merge(own: ClusterStatusResponse, others: Vec<(NodeId, Option<ClusterStatusRe
                 let mut own = own.filter(|own| own.addresses.as_ref().is_some_and(|a| a.node_id == node.get()));
                 if let Some(own) = own.next() {
                     (status.copying, status.copied_bytes) = (own.copying, own.copied_bytes);
+                    status.upkeep = own.upkeep;
                 }
             }
         }

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use levada_protocol::{
     error::{Error, ErrorCode, NodeAddresses, Result},
-    ids::{GroupId, LogIndex, NodeId, PartitionId, ReplicaId, Term, TopicId},
+    ids::{GroupId, IncarnationId, LogIndex, NodeId, PartitionId, ReplicaId, Term, TopicId},
     messages::metadata as wire,
 };
 use levada_storage_engine::{
@@ -143,6 +143,11 @@ impl Controller {
         &self.metadata
     }
 
+    /// Whether this node is known with another data directory than this one.
+    pub(super) fn is_superseded(&self, incarnation: IncarnationId) -> bool {
+        self.metadata.nodes().get(&self.node).is_some_and(|known| known.incarnation != incarnation)
+    }
+
     /// All nodes there are.
     pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> {
         let registered = self.metadata.nodes().keys();
@@ -239,7 +244,18 @@ impl Controller {
             }
         }
         let command = wire::Command::decode(payload).expect("the controller made this command");
+        let (level, is_known) = (self.metadata.feature_level(), command.kind.is_some());
+        // Whoever goes on without a command has another state than the others from then on.
+        assert!(
+            is_known,
+            "entry {index} of the metadata is of a kind that this build does not know, at feature level {level}; run a newer build"
+        );
         let result = self.metadata.apply(command);
+        let level = self.metadata.feature_level();
+        assert!(
+            level <= LEVEL_MAX,
+            "the cluster is at feature level {level} now, this build knows up to {LEVEL_MAX}; run a newer one"
+        );
         match (self.waiters.remove(&index), &result) {
             (Some(Waiter::Request(id)), result) => {
                 let result = result.as_ref().map_err(Clone::clone).map(|applied| self.answer(applied));
@@ -362,9 +378,22 @@ impl Node {
     fn follow(&mut self, change: Applied, out: &mut Vec<Effect>) {
         match change {
             Applied::Topic(topic) => self.follow_topics(vec![topic], out),
-            Applied::Topics(topics) | Applied::NodeJoined { topics, .. } => self.follow_topics(topics, out),
+            Applied::Topics(topics) => self.follow_topics(topics, out),
+            Applied::NodeJoined { node, topics } => self.follow_joined(node, topics, out),
             Applied::TopicDeleted(topic) => self.remove_topic(&topic, out),
             Applied::NodesChanged | Applied::ProducerIds(_) => {}
+        }
+    }
+
+    /// A node joined, with a new data directory.
+    fn follow_joined(&mut self, node: NodeId, topics: Vec<Arc<metadata::Topic>>, out: &mut Vec<Effect>) {
+        if node == self.config.node && self.controller.is_superseded(self.config.incarnation) {
+            let message = NodeOpenError::Superseded { node }.to_string();
+            out.push(Effect::Fatal { message });
+        } else {
+            // It has just asked to.
+            self.view.hear(node, self.now.mono_ms);
+            self.follow_topics(topics, out);
         }
     }
 

@@ -13,7 +13,7 @@
 //! 4. *Installing*: the group is made, and is in a checkpoint that is not durable yet.
 //!
 //! A question that is not answered is asked again, after some time to another node. Copies share a budget of bytes per
-//! second, and few go on at once.
+//! second, and few go on at once; one that no node has an answer for lets others go first.
 
 use std::collections::BTreeMap;
 
@@ -21,27 +21,22 @@ use bytes::Bytes;
 use levada_protocol::ids::{GroupId, LogIndex, NodeId, ReplicaId};
 use levada_storage_engine::{
     disk::DiskError,
-    store::{SegmentCheck, Snapshot, SnapshotSegment, Store, segment_file},
+    store::{SegmentSpec, Snapshot, Store, segment_file},
 };
 
-use super::event::Effect;
+use super::{
+    event::Effect,
+    fetching::{Budget, Fetch, PATIENCE_TICKS, PIECE_BYTES, PIECES_WRITING_MAX, Piece, TRIES_MAX},
+};
 use crate::raft::{
     TICK_MS,
     wire::{CatchUp, PeerMessage},
 };
 
-/// What is asked for at once.
-const PIECE_BYTES: u32 = 256 << 10;
-/// Pieces of one copy that wait for the disk.
-const PIECES_WRITING_MAX: u64 = 4;
 /// Copies that go on at once.
 const COPIES_AT_ONCE: usize = 4;
-/// A question is asked again after so many ticks.
-const PATIENCE_TICKS: u64 = 1_000 / TICK_MS;
-/// After so many questions without an answer another node is asked.
-const TRIES_MAX: u32 = 3;
-/// The budget saves up this many ticks.
-const BUDGET_TICKS: i64 = 20;
+/// A copy that nobody had an answer for is tried again after so many ticks.
+const REST_TICKS: u64 = 5_000 / TICK_MS;
 /// Pieces that are read for others, and for ourselves, at once.
 const READS_MAX: usize = 64;
 
@@ -58,29 +53,56 @@ pub(super) struct Source {
 #[derive(Debug)]
 enum Stage {
     Clearing,
-    Waiting,
+    /// For others to be done, and not before this tick.
+    Waiting {
+        not_before: u64,
+    },
     Asking,
     Copying(Box<Copying>),
-    Installing { snapshot: Box<Snapshot>, checkpoint: u64 },
+    Installing {
+        snapshot: Box<Snapshot>,
+        checkpoint: u64,
+    },
 }
 
 #[derive(Debug)]
 struct Copying {
     snapshot: Snapshot,
-    segments: Vec<SnapshotSegment>,
+    segments: Vec<SegmentSpec>,
     /// The segment that is copied; behind the last one everything is there.
     at: usize,
-    check: Option<SegmentCheck>,
-    /// How long the copy of the segment is that is there from before a restart, and is read again.
-    reread_to: u64,
+    fetch: Option<Fetch>,
+}
+
+impl Copying {
+    /// What is fetched, if there is more.
+    fn fetch(&mut self, group: GroupId, store: &mut Store) -> Option<&mut Fetch> {
+        let spec = self.segments.get(self.at)?;
+        Some(self.fetch.get_or_insert_with(|| {
+            let first_index = spec.first_index();
+            let reread_to = store.incoming(group).get(&first_index).copied().unwrap_or(0);
+            if reread_to == 0 {
+                // What another node began to send goes no further.
+                store.discard_incoming_file(group, first_index);
+            }
+            Fetch::new(spec.clone(), reread_to)
+        }))
+    }
+
+    /// A segment is complete.
+    fn advance(&mut self) {
+        self.fetch = None;
+        self.at += 1;
+    }
 }
 
 /// One replica that comes into being.
 #[derive(Debug)]
 struct Copy {
     source: Source,
-    /// Which of the source's nodes is asked.
+    /// Which of the source's nodes is asked, and how many were in vain since one had an answer.
     asked: usize,
+    in_vain: usize,
     tries: u32,
     /// A question or a read is under way since this tick.
     since: Option<u64>,
@@ -95,7 +117,7 @@ enum Reading {
     /// A node wants it.
     Lend { to: NodeId, group: GroupId, first_index: LogIndex, position: u64 },
     /// A file that arrived before a restart.
-    Reread { group: GroupId },
+    Reread { group: GroupId, first_index: LogIndex, position: u64 },
 }
 
 /// A replica that is there, and durable.
@@ -111,28 +133,20 @@ pub(super) struct Copies {
     copies: BTreeMap<GroupId, Copy>,
     reading: BTreeMap<u64, Reading>,
     last_read: u64,
-    /// Bytes that may be asked for.
-    budget_bytes: i64,
-    bytes_per_tick: i64,
     copied_bytes: u64,
     ticks: u64,
 }
 
 impl Copies {
-    /// With a budget for all copies together.
-    pub(super) fn new(bytes_per_s: u64) -> Self {
-        let bytes_per_tick = i64::try_from(bytes_per_s / 1_000 * TICK_MS).unwrap_or(i64::MAX / BUDGET_TICKS).max(1);
-        Self { bytes_per_tick, ..Self::default() }
-    }
-
     /// Begins a copy, or lets one go on that may come from other nodes by now.
     pub(super) fn begin(&mut self, group: GroupId, source: Source, store: &mut Store) {
         match self.copies.get_mut(&group) {
             Some(copy) if copy.source.replica == source.replica => copy.source = source,
             _ => {
                 self.give_up(group, store);
-                let (asked, tries, since, writing) = (0, 0, None, 0);
-                self.copies.insert(group, Copy { source, asked, tries, since, writing, stage: Stage::Clearing });
+                let copy =
+                    Copy { source, asked: 0, in_vain: 0, tries: 0, since: None, writing: 0, stage: Stage::Clearing };
+                self.copies.insert(group, copy);
             }
         }
     }
@@ -172,42 +186,51 @@ impl Copies {
     }
 
     /// Throws away files that arrived for nobody.
-    pub(super) fn discard_strays(&self, store: &mut Store) {
+    pub(super) fn discard_strays(&self, is_wanted: impl Fn(GroupId) -> bool, store: &mut Store) {
         for group in store.incoming_groups() {
-            if !self.copies.contains_key(&group) {
+            if !self.copies.contains_key(&group) && !is_wanted(group) {
                 store.discard_incoming(group);
             }
         }
     }
 
     /// 50 ms have passed.
-    pub(super) fn tick(&mut self, store: &mut Store, out: &mut Vec<Effect>) {
+    pub(super) fn tick(&mut self, budget: &mut Budget, store: &mut Store, out: &mut Vec<Effect>) {
         self.ticks += 1;
-        self.budget_bytes = (self.budget_bytes + self.bytes_per_tick).min(self.bytes_per_tick * BUDGET_TICKS);
         let mut going = self.copies.values().filter(|copy| copy.is_going()).count();
         let groups: Vec<GroupId> = self.copies.keys().copied().collect();
         for group in groups {
             let Some(copy) = self.copies.get_mut(&group) else { continue };
             if matches!(copy.stage, Stage::Clearing) && store.is_gone(group) {
-                copy.stage = Stage::Waiting;
+                copy.stage = Stage::Waiting { not_before: 0 };
             }
-            if matches!(copy.stage, Stage::Waiting) && going < COPIES_AT_ONCE {
+            let is_due = matches!(copy.stage, Stage::Waiting { not_before } if self.ticks >= not_before);
+            if is_due && going < COPIES_AT_ONCE {
                 going += 1;
                 copy.stage = Stage::Asking;
             }
-            if copy.since.is_some_and(|since| self.ticks >= since + PATIENCE_TICKS) {
+            let is_reading = |reading: &Reading| matches!(reading, Reading::Reread { group: of, .. } if *of == group);
+            let is_late = copy.since.is_some_and(|since| self.ticks >= since + PATIENCE_TICKS);
+            // The own disk answers, sooner or later.
+            if is_late && !self.reading.values().any(is_reading) {
                 copy.since = None;
                 copy.tries += 1;
                 if copy.tries >= TRIES_MAX {
-                    copy.ask_another();
+                    copy.ask_another(self.ticks);
                 }
             }
-            self.go_on(group, store, out);
+            if matches!(copy.stage, Stage::Asking) && copy.source.nodes.is_empty() {
+                copy.rest(self.ticks);
+            }
+            if matches!(copy.stage, Stage::Waiting { .. }) && is_due {
+                tracing::warn!(group = group.get(), nodes = ?copy.source.nodes, "copy.stuck: none of these nodes has what the new replica needs, or answers; it is tried again");
+            }
+            self.go_on(group, budget, store, out);
         }
     }
 
     /// Does what can be done now for a copy.
-    fn go_on(&mut self, group: GroupId, store: &mut Store, out: &mut Vec<Effect>) {
+    fn go_on(&mut self, group: GroupId, budget: &mut Budget, store: &mut Store, out: &mut Vec<Effect>) {
         let Some(copy) = self.copies.get_mut(&group) else { return };
         if copy.since.is_some() {
             return;
@@ -215,44 +238,47 @@ impl Copies {
         let Some(&to) = copy.source.nodes.get(copy.asked % copy.source.nodes.len().max(1)) else { return };
         let say = |what| Effect::Send { to, message: PeerMessage::CatchUp { group, what } };
         match &mut copy.stage {
-            Stage::Clearing | Stage::Waiting | Stage::Installing { .. } => {}
+            Stage::Clearing | Stage::Waiting { .. } | Stage::Installing { .. } => {}
             Stage::Asking => {
                 copy.since = Some(self.ticks);
                 out.push(say(CatchUp::AskSnapshot));
             }
-            Stage::Copying(copying) => match copying.next(group, store) {
-                Next::Reread { first_index, position, bytes } => {
-                    copy.since = Some(self.ticks);
-                    self.last_read += 1;
-                    self.reading.insert(self.last_read, Reading::Reread { group });
-                    let (token, file) = (self.last_read, store.incoming_file(group, first_index));
-                    out.push(Effect::Read { token, file, pos: position, len: bytes });
-                }
-                Next::Ask { first_index, position, bytes_max } => {
-                    // It may be in debt by a piece: a budget below that lets copies go on, too.
-                    if self.budget_bytes > 0 && copy.writing < PIECES_WRITING_MAX {
-                        self.budget_bytes -= i64::from(bytes_max);
+            Stage::Copying(copying) => {
+                let Some(fetch) = copying.fetch(group, store) else {
+                    if copy.writing == 0 {
+                        let snapshot = copying.snapshot.clone();
+                        let (_, checkpoint) = store.install(snapshot.clone());
+                        copy.stage = Stage::Installing { snapshot: Box::new(snapshot), checkpoint };
+                    }
+                    return;
+                };
+                let first_index = fetch.first_index();
+                match fetch.next() {
+                    Piece::Reread { position, bytes } => {
                         copy.since = Some(self.ticks);
-                        out.push(say(CatchUp::AskSegment { first_index, position, bytes_max }));
+                        self.last_read += 1;
+                        self.reading.insert(self.last_read, Reading::Reread { group, first_index, position });
+                        let (token, file) = (self.last_read, store.incoming_file(group, first_index));
+                        out.push(Effect::Read { token, file, pos: position, len: bytes, from_disk: false });
+                    }
+                    Piece::Ask { position, bytes_max } => {
+                        if copy.writing < PIECES_WRITING_MAX && budget.take(bytes_max) {
+                            copy.since = Some(self.ticks);
+                            out.push(say(CatchUp::AskSegment { first_index, position, bytes_max }));
+                        }
                     }
                 }
-                Next::Done if copy.writing == 0 => {
-                    let snapshot = copying.snapshot.clone();
-                    let (_, checkpoint) = store.install(snapshot.clone());
-                    copy.stage = Stage::Installing { snapshot: Box::new(snapshot), checkpoint };
-                }
-                Next::Done => {}
-            },
+            }
         }
     }
 
     /// A node says where a group stands. `adopt` makes the snapshot this replica's own, if it can be.
     pub(super) fn on_snapshot(
         &mut self,
-        from: NodeId,
-        group: GroupId,
+        (from, group): (NodeId, GroupId),
         bytes: Option<Bytes>,
         adopt: impl FnOnce(ReplicaId, Snapshot) -> Option<Snapshot>,
+        budget: &mut Budget,
         store: &mut Store,
         out: &mut Vec<Effect>,
     ) {
@@ -283,18 +309,18 @@ impl Copies {
                 store.discard_incoming_file(group, first);
             }
         }
-        let copying = Copying { snapshot, segments, at: 0, check: None, reread_to: 0 };
+        let copying = Copying { snapshot, segments, at: 0, fetch: None };
         copy.stage = Stage::Copying(Box::new(copying));
-        self.go_on(group, store, out);
+        self.go_on(group, budget, store, out);
     }
 
     /// A node says what is in a segment.
     pub(super) fn on_segment(
         &mut self,
         from: NodeId,
-        group: GroupId,
-        (first_index, position): (LogIndex, u64),
+        (group, first_index, position): (GroupId, LogIndex, u64),
         bytes: Option<Bytes>,
+        budget: &mut Budget,
         store: &mut Store,
         out: &mut Vec<Effect>,
     ) {
@@ -303,29 +329,28 @@ impl Copies {
             return;
         }
         let Stage::Copying(copying) = &mut copy.stage else { return };
-        let is_asked = copying.segments.get(copying.at).is_some_and(|segment| segment.first_index() == first_index)
-            && copying.check.as_ref().is_some_and(|check| check.position() == position)
-            && position >= copying.reread_to;
-        if !is_asked || copy.since.is_none() {
+        let Some(fetch) = copying.fetch.as_mut().filter(|fetch| fetch.asks(first_index, position)) else { return };
+        if copy.since.is_none() {
             return;
         }
         copy.since = None;
         copy.tries = 0;
+        copy.in_vain = 0;
         let Some(bytes) = bytes else {
             // The log starts later by now, or that node is no replica any more.
             store.discard_incoming_file(group, first_index);
-            copy.ask_another();
+            copy.ask_another(self.ticks);
             return;
         };
         self.copied_bytes += bytes.len() as u64;
-        let is_end = bytes.len() < copying.piece_bytes() as usize;
-        match copying.take(&bytes, is_end) {
+        match fetch.take(&bytes) {
             Ok(complete) => {
                 if !bytes.is_empty() {
                     store.write_incoming(group, first_index, bytes);
                     copy.writing += 1;
                 }
                 if complete {
+                    copying.advance();
                     store.finish_incoming(group, first_index);
                     copy.writing += 1;
                 }
@@ -333,18 +358,30 @@ impl Copies {
             Err(error) => {
                 tracing::warn!(group = group.get(), %from, %first_index, %error, "copy.segment.refused: another node is asked");
                 store.discard_incoming_file(group, first_index);
-                copy.ask_another();
+                copy.ask_another(self.ticks);
             }
         }
-        self.go_on(group, store, out);
+        self.go_on(group, budget, store, out);
     }
 
     /// The disk has written or synced a piece.
-    pub(super) fn on_written(&mut self, group: GroupId, store: &mut Store, out: &mut Vec<Effect>) {
+    pub(super) fn on_written(&mut self, group: GroupId, budget: &mut Budget, store: &mut Store, out: &mut Vec<Effect>) {
         if let Some(copy) = self.copies.get_mut(&group) {
             copy.writing = copy.writing.saturating_sub(1);
         }
-        self.go_on(group, store, out);
+        self.go_on(group, budget, store, out);
+    }
+
+    /// A piece found no space on the disk: what is there of the copy makes room, and it begins again later.
+    pub(super) fn on_full(&mut self, group: GroupId, store: &mut Store) {
+        store.discard_incoming(group);
+        let Some(copy) = self.copies.get_mut(&group) else { return };
+        copy.writing = copy.writing.saturating_sub(1);
+        if matches!(copy.stage, Stage::Copying(_)) {
+            tracing::warn!(group = group.get(), "copy.full: the disk has no space for it, it begins again later");
+            copy.stage = Stage::Waiting { not_before: self.ticks + REST_TICKS };
+            copy.since = None;
+        }
     }
 
     /// The disk has read something.
@@ -352,6 +389,7 @@ impl Copies {
         &mut self,
         token: u64,
         result: Result<Bytes, DiskError>,
+        budget: &mut Budget,
         store: &mut Store,
         out: &mut Vec<Effect>,
     ) {
@@ -363,7 +401,9 @@ impl Copies {
                 let what = CatchUp::Segment { first_index, position, bytes: bytes.ok() };
                 out.push(Effect::Send { to, message: PeerMessage::CatchUp { group, what } });
             }
-            Some(Reading::Reread { group }) => self.on_reread(group, result, store, out),
+            Some(Reading::Reread { group, first_index, position }) => {
+                self.on_reread(group, (first_index, position), result, budget, store, out);
+            }
             None => {}
         }
     }
@@ -371,30 +411,27 @@ impl Copies {
     fn on_reread(
         &mut self,
         group: GroupId,
+        (first_index, position): (LogIndex, u64),
         result: Result<Bytes, DiskError>,
+        budget: &mut Budget,
         store: &mut Store,
         out: &mut Vec<Effect>,
     ) {
         let Some(copy) = self.copies.get_mut(&group) else { return };
         let Stage::Copying(copying) = &mut copy.stage else { return };
+        let fetch = copying.fetch.as_mut();
+        let Some(fetch) = fetch.filter(|fetch| fetch.rereads(first_index, position)) else { return };
         copy.since = None;
-        let Some(first_index) = copying.segments.get(copying.at).map(SnapshotSegment::first_index) else { return };
-        let is_sound = match result {
-            Ok(bytes) if !bytes.is_empty() => {
-                let is_end = copying
-                    .check
-                    .as_ref()
-                    .is_some_and(|check| check.position() + bytes.len() as u64 >= copying.reread_to);
-                copying.take(&bytes, is_end).is_ok()
-            }
-            _ => false,
-        };
+        let taken = result.ok().filter(|bytes| !bytes.is_empty()).and_then(|bytes| fetch.take_again(&bytes).ok());
+        if taken == Some(true) {
+            copying.advance();
+        }
         // The segment may also have grown since, then it is copied as a whole.
-        if !is_sound {
-            copying.begin_again();
+        if taken.is_none() {
+            copying.fetch = None;
             store.discard_incoming_file(group, first_index);
         }
-        self.go_on(group, store, out);
+        self.go_on(group, budget, store, out);
     }
 
     /// A checkpoint is durable: the replicas that it was the first to have.
@@ -424,7 +461,8 @@ impl Copies {
         self.last_read += 1;
         self.reading.insert(self.last_read, Reading::Lend { to, group, first_index, position });
         let len = bytes_max.min(PIECE_BYTES) as usize;
-        out.push(Effect::Read { token: self.last_read, file: segment_file(group, first_index), pos: position, len });
+        let file = segment_file(group, first_index);
+        out.push(Effect::Read { token: self.last_read, file, pos: position, len, from_disk: false });
     }
 }
 
@@ -438,70 +476,22 @@ impl Copy {
         self.source.nodes.get(self.asked % self.source.nodes.len().max(1)).copied()
     }
 
-    fn ask_another(&mut self) {
+    fn ask_another(&mut self, now: u64) {
         self.asked += 1;
+        self.in_vain += 1;
         self.tries = 0;
         self.since = None;
-        if matches!(self.stage, Stage::Copying(_)) {
+        if self.in_vain > self.source.nodes.len() {
+            self.rest(now);
+        } else if matches!(self.stage, Stage::Copying(_)) {
             self.stage = Stage::Asking;
         }
     }
-}
 
-/// What a copy needs next.
-enum Next {
-    Reread { first_index: LogIndex, position: u64, bytes: usize },
-    Ask { first_index: LogIndex, position: u64, bytes_max: u32 },
-    Done,
-}
-
-impl Copying {
-    fn next(&mut self, group: GroupId, store: &mut Store) -> Next {
-        let Some(segment) = self.segments.get(self.at) else { return Next::Done };
-        let first_index = segment.first_index();
-        let position = match &self.check {
-            Some(check) => check.position(),
-            None => {
-                self.reread_to = store.incoming(group).get(&first_index).copied().unwrap_or(0);
-                if self.reread_to == 0 {
-                    // What another node began to send goes no further.
-                    store.discard_incoming_file(group, first_index);
-                }
-                self.check = Some(segment.check());
-                0
-            }
-        };
-        if position < self.reread_to {
-            let bytes = usize::try_from(self.reread_to - position).unwrap_or(usize::MAX).min(PIECE_BYTES as usize);
-            return Next::Reread { first_index, position, bytes };
-        }
-        Next::Ask { first_index, position, bytes_max: self.piece_bytes() }
-    }
-
-    /// How much is asked for next: of a segment that is not complete, nothing behind what is spoken for.
-    fn piece_bytes(&self) -> u32 {
-        let (Some(segment), Some(check)) = (self.segments.get(self.at), &self.check) else { return 0 };
-        if segment.is_sealed() {
-            return PIECE_BYTES;
-        }
-        u32::try_from(segment.bytes().saturating_sub(check.position())).unwrap_or(u32::MAX).min(PIECE_BYTES)
-    }
-
-    /// Takes the next bytes of the segment; whether it is complete then.
-    fn take(&mut self, bytes: &[u8], is_end: bool) -> Result<bool, levada_storage_engine::error::DamageCause> {
-        let Some(check) = &mut self.check else { return Ok(false) };
-        check.update(bytes)?;
-        if check.wants_more() && !is_end {
-            return Ok(false);
-        }
-        check.finish()?;
-        self.check = None;
-        self.at += 1;
-        Ok(true)
-    }
-
-    fn begin_again(&mut self) {
-        self.check = None;
-        self.reread_to = 0;
+    /// Lets others go first.
+    fn rest(&mut self, now: u64) {
+        self.in_vain = 0;
+        self.since = None;
+        self.stage = Stage::Waiting { not_before: now + REST_TICKS };
     }
 }

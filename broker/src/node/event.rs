@@ -7,7 +7,7 @@ use levada_protocol::{
     source::{Appended, LogBounds, NewTopic},
 };
 use levada_storage_engine::{
-    disk::{DiskError, DiskOp, FileName, Lane},
+    disk::{DiskError, DiskOp, DiskSpace, FileName, Lane},
     store::GroupState,
 };
 
@@ -44,6 +44,8 @@ pub enum Event {
         /// How it went.
         result: Result<(), DiskError>,
     },
+    /// What the disk has left; `None` if nothing bounds it. The driver looks every second.
+    Space(Option<DiskSpace>),
     /// A read was done, or failed.
     Read {
         /// The effect's token.
@@ -216,6 +218,8 @@ pub enum Effect {
         pos: u64,
         /// How many bytes at most.
         len: usize,
+        /// Not from a cache, if that can be.
+        from_disk: bool,
     },
     /// The answer to a request. Every request gets exactly one.
     Reply {

@@ -1,6 +1,6 @@
 //! What a node does by the clock: ticks of raft, campaigns, segment rolls, retention, balance, and its own end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use levada_protocol::{
     ids::{GroupId, LogIndex, NodeId, Offset, ReplicaId},
@@ -14,7 +14,10 @@ use prost::Message as _;
 
 use super::{Node, event::Effect, going_down, sleeping::Wake};
 use crate::{
-    cluster::view::Leadership,
+    cluster::{
+        health::Fullness,
+        view::{Leadership, Upkeep},
+    },
     partition::{leading::Leading, machine::Partition},
     raft::{TICK_MS, group::Group},
 };
@@ -47,7 +50,12 @@ impl Node {
             }
         }
         self.campaign();
-        self.copies.tick(&mut self.store, out);
+        self.space.tick();
+        self.budget.tick(self.space.fullness() < Fullness::Full);
+        self.copies.tick(&mut self.budget, &mut self.store, out);
+        self.mend(out);
+        self.scrub.tick(&self.store, out);
+        self.keep_fit(out);
         self.approach_all(out);
         self.do_duties();
         if self.ticks.is_multiple_of(SEGMENT_TICKS) {
@@ -62,6 +70,14 @@ impl Node {
         } else if self.ticks.is_multiple_of(BALANCE_TICKS) {
             self.balance();
             self.announce_all(out);
+        }
+        // At the end: what was noted half a second ago is looked at before.
+        if self.ticks.is_multiple_of(SEGMENT_TICKS) {
+            for id in self.sleepers.awake() {
+                if let Some(partition) = self.partitions.get_mut(&id) {
+                    partition.group.set_mark();
+                }
+            }
         }
     }
 
@@ -116,19 +132,24 @@ impl Node {
     /// Shows how far each replica is behind its leader. Where a group sleeps, nothing changes.
     fn show_replicas(&mut self) {
         let awake: Vec<GroupId> = self.sleepers.awake().collect();
-        awake.into_iter().for_each(|group| self.show_replicas_of(group));
+        let full = self.full_nodes();
+        awake.into_iter().for_each(|group| self.show_replicas_of(group, &full));
     }
 
-    pub(super) fn show_replicas_of(&mut self, group: GroupId) {
+    /// The same for one of them, with the other nodes whose disks are full.
+    pub(super) fn show_replicas_of(&mut self, group: GroupId, full: &BTreeSet<NodeId>) {
         let Some(partition) = self.partitions.get_mut(&group) else { return };
         let mut behind = BTreeMap::new();
         if partition.group.is_leader() {
             let last = partition.group.last_index();
             for (replica, matched) in partition.group.matched() {
-                if let Some(&node) = partition.group.replicas().get(&replica) {
+                let node = partition.group.replicas().get(&replica);
+                // It answers, but takes no records: it may have to go on without what retention removes here.
+                let is_full = node.is_some_and(|node| full.contains(node));
+                if let Some(&node) = node {
                     behind.insert(node, last.get().saturating_sub(matched.get()));
                 }
-                if partition.group.is_active(replica) || partition.group.is_self(replica) {
+                if partition.group.is_active(replica) && !is_full || partition.group.is_self(replica) {
                     partition.absent.remove(&replica);
                 } else {
                     partition.absent.entry(replica).or_insert(self.ticks);
@@ -138,25 +159,38 @@ impl Node {
         partition.view.set_behind(behind);
     }
 
-    /// Shows who votes on metadata, and what is copied to this node.
+    /// Shows who votes on metadata, and how this node's disk is.
     fn show_nodes(&self) {
         let members = self.controller.members();
         let voters = self.controller.group.conf().voters.iter();
         self.view.set_metadata_voters(voters.filter_map(|voter| members.get(voter).copied()).collect());
-        self.view.set_copies(self.copies.len(), self.copies.copied_bytes());
+        self.view.set_upkeep(Upkeep {
+            copying: self.copies.len(),
+            copied_bytes: self.copies.copied_bytes() + self.mends.fetched_bytes(),
+            damaged_segments: self.mends.len(),
+            mended_segments: self.mends.mended(),
+            lost_replicas: self.lost.len(),
+            scrub_passes: self.scrub.passes(),
+            scrubbed_bytes: self.scrub.bytes(),
+            scrub_found: self.scrub.found(),
+            scrub_ended_ms_ago: self.scrub.ended_ms_ago(),
+        });
     }
 
     /// Gives leadership back to preferred leaders that are well and have everything, but not from where it was
     /// put on purpose, nor while it is on its way.
     fn balance(&mut self) {
-        let own = self.config.node;
+        let (own, unfit) = (self.config.node, self.unfit());
         let better = |(&id, partition): (&GroupId, &Partition)| {
             if partition.leading.is_none() {
                 return None;
             }
-            let to = partition.preferred().filter(|preferred| *preferred != own)?;
-            let may = !partition.group.leads_by_request() && partition.group.can_propose();
-            (may && caught_up(&partition.group).contains(&to)).then_some((id, to))
+            let to = partition.preferred().filter(|preferred| *preferred != own && !unfit.contains(preferred))?;
+            let group = &partition.group;
+            // Under load no replica ever has everything at the very moment.
+            let on_it = group.replicas().iter().filter(|(_, node)| **node == to);
+            let has_caught_up = || on_it.into_iter().any(|(replica, _)| group.has_caught_up(*replica));
+            (!group.leads_by_request() && group.can_propose() && has_caught_up()).then_some((id, to))
         };
         let moves: Vec<(GroupId, NodeId)> = self.partitions.iter().filter_map(better).collect();
         for (id, to) in moves {
@@ -165,7 +199,7 @@ impl Node {
     }
 
     /// As leader: another replica takes over.
-    fn hand_to(&mut self, group: GroupId, to: NodeId, is_asked: bool, why: Wake) {
+    pub(super) fn hand_to(&mut self, group: GroupId, to: NodeId, is_asked: bool, why: Wake) {
         self.wake(group, why);
         if let Some(partition) = self.partitions.get_mut(&group) {
             partition.group.transfer_leader(to, is_asked);
@@ -242,8 +276,7 @@ fn log_start(partition: &Partition, now: u64, now_ms: i64) -> Option<Offset> {
     if partition.leading.is_none() || partition.log_start_pending {
         return None;
     }
-    let is_awaited =
-        |replica: &ReplicaId| partition.absent.get(replica).is_none_or(|since| now < since + ABSENT_TICKS);
+    let is_awaited = |replica: &ReplicaId| partition.absent.get(replica).is_none_or(|since| now < since + ABSENT_TICKS);
     let matched = partition.group.matched().into_iter().filter(|(replica, _)| is_awaited(replica));
     let floor = matched.map(|(_, matched)| matched).min()?;
     let config = &partition.topic.config;
@@ -274,7 +307,7 @@ fn active_is_old(partition: &Partition, now_ms: i64) -> bool {
 }
 
 /// Proposes the end of the active segment as leader, unless that is under way; `false` when nothing is proposed.
-fn roll(partition: &mut Partition, now_ms: i64) -> bool {
+pub(super) fn roll(partition: &mut Partition, now_ms: i64) -> bool {
     if partition.roll_pending {
         return false;
     }

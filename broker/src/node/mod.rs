@@ -16,12 +16,18 @@ mod admission;
 mod controller;
 mod copying;
 pub mod event;
+mod fetching;
+mod fitness;
 mod housekeeping;
+mod mending;
 mod partitions;
 mod placing;
 mod reads;
 mod rota;
+mod scrubbing;
 pub mod sleeping;
+mod slow;
+mod space;
 mod wishes;
 
 use std::{
@@ -29,12 +35,14 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use levada_protocol::{
     error::{Error, ErrorCode, NodeAddresses},
     ids::{ClusterId, GroupId, IncarnationId, LogIndex, NodeId, ReplicaId, TopicPartition},
 };
 use levada_storage_engine::{
-    disk::Disk,
+    disk::{Disk, DiskError, Lane},
+    entry::EntryKind,
     error::OpenError,
     store::{DirIdentity, GroupCheckpoint, RecoveredGroup, Store, StoreConfig, StoreEffect, StoreEvent},
 };
@@ -44,16 +52,34 @@ use self::{
     controller::Controller,
     copying::Copies,
     event::{Effect, Event, Now, Request, RequestId},
+    fetching::Budget,
+    fitness::Fitness,
+    mending::Mends,
     reads::Reads,
     rota::Rota,
+    scrubbing::Scrub,
     sleeping::Sleepers,
+    slow::SlowDisk,
+    space::Space,
 };
 use crate::{
-    cluster::view::{ClusterView, Leadership},
+    cluster::{
+        health::Fullness,
+        view::{ClusterView, Leadership},
+    },
     partition::machine::Partition,
-    raft::wire::PeerMessage,
+    raft::{
+        TICK_MS,
+        wire::{PeerMessage, kind_of},
+    },
     random::Random,
 };
+pub use space::Watermarks;
+
+/// How often a checkpoint is begun because it makes space, at most.
+const FREEING_TICKS: u64 = 2_000 / TICK_MS;
+
+pub use self::scrubbing::ScrubConfig;
 
 /// Who a node is and how it behaves.
 #[derive(Clone, Debug)]
@@ -72,8 +98,14 @@ pub struct NodeConfig {
     pub seed: u64,
     /// How it stores.
     pub store: StoreConfig,
-    /// What new replicas on this node may copy from others in a second, together.
+    /// What new replicas and damaged segments on this node may copy from others in a second, together.
     pub copy_bytes_per_s: u64,
+    /// How often, and how fast, all segments are read to see whether they are sound.
+    pub scrub: ScrubConfig,
+    /// When its disk is full.
+    pub watermarks: Watermarks,
+    /// A disk whose journal blocks take less than this is never slow; 0: none is.
+    pub slow_disk_ms: u64,
 }
 
 /// The core of one node.
@@ -91,6 +123,11 @@ pub struct Node {
     dormant: BTreeMap<GroupId, RecoveredGroup>,
     /// Replicas that come into being here.
     copies: Copies,
+    /// Damaged segments of replicas that go on.
+    mends: Mends,
+    /// What both may ask of others.
+    budget: Budget,
+    scrub: Scrub,
     /// Replicas that have lost what they had: their leaders are to have them replaced.
     lost: BTreeMap<GroupId, ReplicaId>,
     /// As controller: everybody has the place in group 0 that is meant for it.
@@ -98,6 +135,11 @@ pub struct Node {
     /// Groups that may have something ready.
     dirty: BTreeSet<GroupId>,
     admission: Admission,
+    space: Space,
+    slow_disk: SlowDisk,
+    fitness: Fitness,
+    /// The next tick at which a checkpoint may be begun because it makes space.
+    freeing_at: u64,
     reads: Reads,
     /// New groups whose preferred leader is here, with the tick at which it asks for votes.
     campaigns: BTreeMap<GroupId, u64>,
@@ -117,7 +159,14 @@ impl Node {
     ///
     /// # Errors
     /// The directory cannot be read, is damaged beyond recovery, or belongs to another node.
-    pub fn open(disk: Arc<dyn Disk>, config: NodeConfig) -> Result<Self, NodeOpenError> {
+    pub fn open(disk: Arc<dyn Disk>, mut config: NodeConfig) -> Result<Self, NodeOpenError> {
+        // Without an answer it is as if nothing bounded it: the driver asks again.
+        let left = disk.space().ok().flatten();
+        if let Some(left) = left {
+            config.store.reserve_bytes = config.watermarks.reserve_file_bytes(left.total_bytes);
+        }
+        let mut space = Space::new(config.watermarks);
+        space.measure(left);
         let identity = DirIdentity { cluster: config.cluster, node: config.node, incarnation: config.incarnation };
         let recovered = Store::open(disk, config.store, &identity)?;
         let mut dormant: BTreeMap<GroupId, RecoveredGroup> =
@@ -126,11 +175,15 @@ impl Node {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let controller = Controller::start(&config, &mut store, dormant.remove(&GroupId::METADATA), &logger)?;
         let view = Arc::new(ClusterView::new(config.cluster, config.node, config.incarnation));
-        let copies = Copies::new(config.copy_bytes_per_s);
         // Not the numbers that ids are made of.
         let sleepers = Sleepers::new(Random::new(!config.seed).next());
+        let (budget, scrub) = (Budget::new(config.copy_bytes_per_s), Scrub::new(config.scrub));
         let mut node = Self {
             random: Random::new(config.seed),
+            space,
+            slow_disk: SlowDisk::new(config.slow_disk_ms),
+            fitness: Fitness::default(),
+            freeing_at: 0,
             config,
             store,
             view,
@@ -139,7 +192,10 @@ impl Node {
             partitions: BTreeMap::new(),
             places: BTreeMap::new(),
             dormant,
-            copies,
+            copies: Copies::default(),
+            mends: Mends::default(),
+            budget,
+            scrub,
             lost: BTreeMap::new(),
             metadata_settled: false,
             dirty: BTreeSet::from([GroupId::METADATA]),
@@ -153,6 +209,9 @@ impl Node {
             stopping: None,
             stopped: false,
         };
+        if node.controller.is_superseded(node.config.incarnation) {
+            return Err(NodeOpenError::Superseded { node: node.config.node });
+        }
         let metadata = node.controller.metadata();
         // Nobody has asked for anything yet, so nobody is answered.
         let mut nothing = Vec::new();
@@ -173,6 +232,12 @@ impl Node {
     #[must_use]
     pub const fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// How often leadership was handed over because this node's disk was full or slow.
+    #[must_use]
+    pub const fn handed_over(&self) -> u64 {
+        self.fitness.handed()
     }
 
     /// Whether everything that this node leads has the replicas that it is to have, and none comes into being here.
@@ -209,7 +274,8 @@ impl Node {
             let sleeps = if self.sleepers.is_asleep(partition.group.id()) { "sleeps" } else { "awake" };
             format!("{} {sleeps}, settled {}, placed {placed:?}", group(&partition.group), partition.settled)
         });
-        let others = [format!("copies {:?}", self.copies), format!("lost {:?}", self.lost)];
+        let others =
+            [format!("copies {:?}", self.copies), format!("mends {:?}", self.mends), format!("lost {:?}", self.lost)];
         std::iter::once(group(&self.controller.group)).chain(partitions).chain(others).collect()
     }
 
@@ -218,11 +284,15 @@ impl Node {
         self.now = now;
         match event {
             Event::Tick => self.tick(out),
-            Event::Disk { token, result } => match self.store.on_disk(token, result) {
-                Ok(events) => self.on_store(events, out),
-                Err(poisoned) => out.push(Effect::Fatal { message: poisoned.to_string() }),
-            },
-            Event::Read { token, result } => self.copies.on_read(token, result, &mut self.store, out),
+            Event::Disk { token, result } => {
+                self.slow_disk.end(token, now.mono_ms);
+                match self.store.on_disk(token, result) {
+                    Ok(events) => self.on_store(events, out),
+                    Err(poisoned) => out.push(Effect::Fatal { message: poisoned.to_string() }),
+                }
+            }
+            Event::Space(space) => self.space.measure(space),
+            Event::Read { token, result } => self.on_read(token, result, out),
             Event::Peer { from, message } => self.on_peer(from, message, out),
             Event::Unreachable { node } => {
                 self.controller.group.report_unreachable(node);
@@ -248,18 +318,34 @@ impl Node {
                 self.drive_partition(group, out);
             }
         }
-        let is_wanted = !self.store.is_checkpointing() && self.copies.wants_checkpoint(&self.store);
+        let is_wanted = !self.store.is_checkpointing()
+            && (self.copies.wants_checkpoint(&self.store) || self.checkpoint_makes_space());
         if self.store.checkpoint_due() || is_wanted {
             self.begin_checkpoint();
         }
         self.poll_store(out);
     }
 
+    /// Whether files wait for a checkpoint to go, and their space is needed.
+    fn checkpoint_makes_space(&mut self) -> bool {
+        let is_due =
+            self.space.fullness() > Fullness::Roomy && self.store.holds_removed() && self.ticks >= self.freeing_at;
+        if is_due {
+            self.freeing_at = self.ticks + FREEING_TICKS;
+        }
+        is_due
+    }
+
     fn poll_store(&mut self, out: &mut Vec<Effect>) {
         let mut effects = Vec::new();
         self.store.poll(&mut effects);
         out.extend(effects.into_iter().map(|effect| match effect {
-            StoreEffect::Disk { lane, token, ops } => Effect::Disk { lane, token, ops },
+            StoreEffect::Disk { lane, token, ops } => {
+                if lane == Lane::Journal {
+                    self.slow_disk.begin(token, &ops, self.now.mono_ms);
+                }
+                Effect::Disk { lane, token, ops }
+            }
         }));
     }
 
@@ -272,7 +358,7 @@ impl Node {
             conf_state: partition.group.membership().encode(),
             app_state: partition.encode(),
         }));
-        self.copies.discard_strays(&mut self.store);
+        self.copies.discard_strays(|group| self.mends.has(group), &mut self.store);
         self.store.begin_checkpoint(groups);
     }
 
@@ -287,7 +373,17 @@ impl Node {
                     }
                     self.dirty.insert(group);
                 }
-                StoreEvent::Incoming { group } => self.copies.on_written(group, &mut self.store, out),
+                StoreEvent::Incoming { group } if self.mends.has(group) => {
+                    self.mends.on_written(group, &mut self.budget, &mut self.store, out);
+                }
+                StoreEvent::Incoming { group } => {
+                    self.copies.on_written(group, &mut self.budget, &mut self.store, out);
+                }
+                StoreEvent::IncomingFull { group } if self.mends.has(group) => {
+                    self.mends.on_full(group, &mut self.store)
+                }
+                StoreEvent::IncomingFull { group } => self.copies.on_full(group, &mut self.store),
+                StoreEvent::Repaired { group, first_index } => self.mends.on_repaired(group, first_index),
                 StoreEvent::Checkpointed { number } => {
                     for arrived in self.copies.on_checkpoint(number) {
                         if let Err(error) = self.open_arrived(arrived) {
@@ -296,6 +392,16 @@ impl Node {
                     }
                 }
             }
+        }
+    }
+
+    fn on_read(&mut self, token: u64, result: Result<Bytes, DiskError>, out: &mut Vec<Effect>) {
+        if Scrub::is_its(token) {
+            if let Some((group, first_index)) = self.scrub.on_read(token, result, &self.store, out) {
+                self.mends.note(group, first_index);
+            }
+        } else {
+            self.copies.on_read(token, result, &mut self.budget, &mut self.store, out);
         }
     }
 
@@ -318,6 +424,11 @@ impl Node {
                 if !message.entries.is_empty() && self.store.is_behind() {
                     return;
                 }
+                // Nor are records taken that the disk has no room for. What gets the cluster out of that is.
+                let is_batch = |entry| kind_of(entry, &entry.data) == EntryKind::Batches;
+                if self.space.refuses_entries() && message.entries.iter().any(is_batch) {
+                    return;
+                }
                 known.step(from, *message);
                 self.dirty.insert(group);
             }
@@ -326,9 +437,11 @@ impl Node {
                     self.view.lead(group, Leadership { term, node: Some(from) });
                 }
             }
-            PeerMessage::Placed { group, voters } => self.on_placed(group, &voters),
+            PeerMessage::Placed { group, voters, targets_given } => self.on_placed(group, &voters, targets_given),
             PeerMessage::Lost { group, replica } => self.on_lost(group, replica, out),
             PeerMessage::Replace { group, replica } => self.on_replace(group, replica),
+            PeerMessage::Roll { group } => self.on_roll_wanted(group),
+            PeerMessage::Health(health) => self.fitness.hear(from, health, self.now.mono_ms),
             PeerMessage::CatchUp { group, what } => self.on_catch_up(from, group, what, out),
             PeerMessage::Beat { run } => self.on_beat(from, run),
             PeerMessage::Asleep { notices } => self.on_asleep(from, &notices),
@@ -380,6 +493,15 @@ pub enum NodeOpenError {
         cluster: u32,
         /// The build's.
         build: u32,
+    },
+    /// The cluster has let another data directory take this one's place.
+    #[error(
+        "another data directory has taken the place of this one as node {node}, and what is in it is not needed any more; \
+         remove it, or, to use this machine as well, start it with an empty directory and another id"
+    )]
+    Superseded {
+        /// The node.
+        node: NodeId,
     },
     /// A checkpoint's state of a group does not parse.
     #[error(

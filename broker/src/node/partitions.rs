@@ -200,6 +200,9 @@ impl Node {
 
     /// There is no replica of a partition here any more.
     fn close(&mut self, place: TopicPartition, group: GroupId, why: &Error, out: &mut Vec<Effect>) {
+        if !self.places.contains_key(&place) && !self.store.knows(group) && self.copies.replica(group).is_none() {
+            return;
+        }
         self.places.remove(&place);
         self.view.remove(place);
         self.campaigns.remove(&group);
@@ -207,6 +210,7 @@ impl Node {
         self.dormant.remove(&group);
         self.lost.remove(&group);
         self.copies.give_up(group, &mut self.store);
+        self.mends.give_up(group, &mut self.store);
         self.reads.fail(group, why, out);
         if let Some(leading) = self.partitions.remove(&group).and_then(|machine| machine.leading) {
             leading.fail(why, why, out);
@@ -218,6 +222,9 @@ impl Node {
     pub(super) fn produce(&mut self, id: RequestId, place: TopicPartition, batch: Bytes, out: &mut Vec<Effect>) {
         match self.leading_partition(place) {
             Ok(group) => {
+                if self.partitions.get(&group).is_some_and(|p| self.fitness.is_quorum_full(&p.group)) {
+                    return out.push(Effect::Reply { id, result: Err(self.fitness.quorum_refusal()) });
+                }
                 self.wake(group, Wake::Request);
                 if let Some(leading) = self.partitions.get_mut(&group).and_then(|p| p.leading.as_mut()) {
                     leading.enqueue(id, batch);

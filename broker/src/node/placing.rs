@@ -12,21 +12,22 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use levada_protocol::{
-    ids::{GroupId, LogIndex, NodeId, ReplicaId},
+    ids::{GroupId, LogIndex, NodeId, Offset, ReplicaId},
     messages::metadata as wire,
 };
 use levada_storage_engine::store::Snapshot;
+use prost::Message as _;
 
 use super::{Node, event::Effect, housekeeping::SEGMENT_TICKS};
 use crate::{
     cluster::{
         balance,
         feature::{LEVEL_MAX, LEVEL_MEMBERSHIP},
-        metadata::{self, Metadata, command, move_command},
+        metadata::{self, MEMBERS_FIRST, Metadata, command, move_command},
     },
-    partition::machine::Partition,
     raft::{
         TICK_MS,
+        group::Group,
         membership::{Conf, Membership, Target},
         wire::{CatchUp, PeerMessage},
     },
@@ -58,19 +59,21 @@ impl Node {
             }
             let Some(placed) = partition.placed() else { continue };
             let voters: BTreeSet<ReplicaId> = placed.wanted().iter().map(|replica| replica.id).collect();
-            let moves = !placed.target.is_empty();
+            let (moves, targets_given) = (!placed.target.is_empty(), placed.targets_given);
             let target = Target { voters, learners: BTreeSet::new() };
             if partition.group.approach(&target, moves) {
                 partition.settled = !moves;
+                if partition.settled {
+                    partition.group.clear_mark();
+                    continue;
+                }
                 if moves && looks {
-                    says.push(PeerMessage::Placed { group: id, voters: target.voters.into_iter().collect() });
+                    let voters = target.voters.into_iter().collect();
+                    says.push(PeerMessage::Placed { group: id, voters, targets_given });
                 }
             }
             if partition.group.has_ready() {
                 self.dirty.insert(id);
-            }
-            if looks {
-                partition.group.set_mark();
             }
         }
         if looks {
@@ -90,14 +93,14 @@ impl Node {
             if partition.leading.is_none() {
                 continue;
             }
-            for replica in stranded(partition) {
+            let now = stranded(&partition.group);
+            for &replica in &now {
                 let since = *partition.stranded.entry(replica).or_insert(self.ticks);
                 if self.ticks >= since + STRANDED_TICKS {
                     says.push(PeerMessage::Replace { group, replica });
                 }
             }
-            let stranded = stranded(partition);
-            partition.stranded.retain(|replica, _| stranded.contains(replica));
+            partition.stranded.retain(|replica, _| now.contains(replica));
         }
     }
 
@@ -122,7 +125,7 @@ impl Node {
     fn tell_controller(&mut self, message: PeerMessage, out: &mut Vec<Effect>) {
         if self.controller.is_leading() {
             match message {
-                PeerMessage::Placed { group, voters } => self.on_placed(group, &voters),
+                PeerMessage::Placed { group, voters, targets_given } => self.on_placed(group, &voters, targets_given),
                 PeerMessage::Replace { group, replica } => self.on_replace(group, replica),
                 _ => {}
             }
@@ -132,12 +135,13 @@ impl Node {
     }
 
     /// As controller: a group consists of these voters.
-    pub(super) fn on_placed(&mut self, group: GroupId, voters: &[ReplicaId]) {
+    pub(super) fn on_placed(&mut self, group: GroupId, voters: &[ReplicaId], targets_given: u64) {
         let voters: Vec<u64> = voters.iter().map(|replica| replica.get()).collect();
-        let Some(target) = self.partition_placed(group).map(|placed| &placed.target) else { return };
-        let wanted: BTreeSet<u64> = target.iter().map(|replica| replica.id.get()).collect();
-        if !wanted.is_empty() && wanted == voters.iter().copied().collect() {
-            let finish = wire::FinishMove { group: group.get(), voters };
+        let Some(placed) = self.partition_placed(group) else { return };
+        let wanted: BTreeSet<u64> = placed.target.iter().map(|replica| replica.id.get()).collect();
+        let is_current = placed.targets_given == targets_given && !wanted.is_empty();
+        if is_current && wanted == voters.iter().copied().collect() {
+            let finish = wire::FinishMove { group: group.get(), voters, targets_given };
             self.do_duty(Duty::Group(group), &command(wire::command::Kind::FinishMove(finish)));
         }
     }
@@ -188,6 +192,22 @@ impl Node {
         }
         if looks {
             group.set_mark();
+            self.leave_metadata();
+        }
+    }
+
+    /// As controller: a member needs entries of group 0 from before this node joined, which it does not have. A founder that
+    /// votes has all of them.
+    fn leave_metadata(&mut self) {
+        let group = &mut self.controller.group;
+        let Some(&stranded) = stranded(group).first() else { return };
+        let founders = group.conf().voters.iter().copied().filter(|voter| voter.get() < MEMBERS_FIRST);
+        let able = founders.filter(|founder| !group.is_self(*founder) && group.has_caught_up(*founder));
+        let able = able.filter_map(|founder| group.replicas().get(&founder).copied()).next();
+        tracing::warn!(replica = %stranded, to = able.map(NodeId::get), "metadata.member.stranded: it needs what was before this node; a founder is to lead, or its node to be replaced");
+        if let Some(to) = able {
+            group.transfer_leader(to, true);
+            self.dirty.insert(GroupId::METADATA);
         }
     }
 
@@ -207,11 +227,11 @@ impl Node {
         let members = self.controller.members();
         let conf = self.controller.group.conf();
         let voters = conf.voters.union(&conf.outgoing).filter_map(|voter| members.get(voter).copied()).collect();
-        if let Some(command) = drain_next(&metadata, &voters) {
+        if let Some(command) = drain_next(&metadata, &self.absent(), &voters) {
             self.do_duty(Duty::Cluster, &command);
         } else if self.ticks.is_multiple_of(SPREAD_TICKS) && balance::moving(&metadata) == 0 && self.is_calm(&metadata)
         {
-            let moves = balance::balance(&metadata, MOVES_AT_ONCE);
+            let moves = balance::balance(&metadata, &self.absent(), MOVES_AT_ONCE);
             if !moves.is_empty() {
                 self.do_duty(Duty::Cluster, &move_command(&moves));
             }
@@ -227,17 +247,35 @@ impl Node {
 
     /// Whether everybody is there and nobody is about to go: replicas are spread when there is nothing else to do.
     fn is_calm(&self, metadata: &Metadata) -> bool {
-        metadata.nodes().iter().all(|(id, node)| {
-            let heard = self.view.heard_ms(*id).is_some_and(|at| at + PRESENT_MS >= self.now.mono_ms);
-            !node.draining && (*id == self.config.node || heard)
-        })
+        metadata.nodes().iter().all(|(id, node)| !node.draining && self.is_present(*id))
+    }
+
+    fn is_present(&self, node: NodeId) -> bool {
+        let heard = self.view.heard_ms(node).is_some_and(|at| at + PRESENT_MS >= self.now.mono_ms);
+        node == self.config.node || heard
+    }
+
+    /// Nodes of which nothing is heard: they are given nothing.
+    pub(super) fn absent(&self) -> BTreeSet<NodeId> {
+        self.controller.nodes().filter(|node| !self.is_present(*node)).collect()
     }
 
     /// A message between a replica that comes into being and one that has what it needs.
     pub(super) fn on_catch_up(&mut self, from: NodeId, group: GroupId, what: CatchUp, out: &mut Vec<Effect>) {
         match what {
             CatchUp::AskSnapshot => {
-                let snapshot = if self.partitions.contains_key(&group) { self.store.snapshot(group) } else { None };
+                let partition = self.partitions.get(&group);
+                let snapshot = partition.and_then(|_| self.store.snapshot(group));
+                let is_old = partition
+                    .zip(snapshot.as_ref())
+                    .is_some_and(|(partition, snapshot)| snapshot.first_index() < partition.group.log().first_index());
+                if is_old {
+                    // It names segments that are gone. It is asked again.
+                    if !self.store.is_checkpointing() {
+                        self.begin_checkpoint();
+                    }
+                    return;
+                }
                 let what = CatchUp::Snapshot(snapshot.map(|snapshot| snapshot.encode()));
                 out.push(Effect::Send { to: from, message: PeerMessage::CatchUp { group, what } });
             }
@@ -248,7 +286,11 @@ impl Node {
             }
             CatchUp::Snapshot(bytes) => self.on_snapshot(from, group, bytes, out),
             CatchUp::Segment { first_index, position, bytes } => {
-                self.copies.on_segment(from, group, (first_index, position), bytes, &mut self.store, out);
+                let what = (group, first_index, position);
+                let (budget, store) = (&mut self.budget, &mut self.store);
+                if !self.mends.on_segment(from, what, bytes.as_ref(), budget, store, out) {
+                    self.copies.on_segment(from, what, bytes, budget, store, out);
+                }
             }
         }
     }
@@ -262,15 +304,20 @@ impl Node {
                 return None;
             }
             let theirs = Membership::decode(snapshot.conf_state()).ok()?;
+            let state = wire::PartitionState::decode(snapshot.app_state().clone()).ok()?;
+            if Offset(state.next_offset) != snapshot.next_offset() {
+                return None;
+            }
             // A group that no checkpoint has is as it was made.
             let conf = match theirs {
+                Some(theirs) if theirs.conf.voters.is_empty() => return None,
                 Some(theirs) => theirs.conf,
                 None if snapshot.applied() == LogIndex(0) => first?,
                 None => return None,
             };
             Some(snapshot.with_conf_state(Membership { replica, conf }.encode()))
         };
-        self.copies.on_snapshot(from, group, bytes, adopt, &mut self.store, out);
+        self.copies.on_snapshot((from, group), bytes, adopt, &mut self.budget, &mut self.store, out);
     }
 }
 
@@ -283,13 +330,13 @@ pub(super) enum Duty {
     Group(GroupId),
 }
 
-/// Replicas that answer and need entries below the first that the leader has.
-fn stranded(partition: &Partition) -> Vec<ReplicaId> {
-    let group = &partition.group;
+/// Replicas that answer, and have said that they need entries below the first that the leader has.
+fn stranded(group: &Group) -> Vec<ReplicaId> {
     let first = group.log().first_index();
     let matched = group.matched().into_iter();
     let is_stranded = |(replica, matched): (ReplicaId, LogIndex)| {
-        (matched.next() < first && group.is_active(replica) && !group.is_self(replica)).then_some(replica)
+        let needs = matched.next() < first && group.next_index(replica).is_some_and(|next| next < first);
+        (needs && group.is_active(replica) && !group.is_self(replica)).then_some(replica)
     };
     matched.filter_map(is_stranded).collect()
 }
@@ -324,7 +371,7 @@ fn metadata_target(
 }
 
 /// What is to be done next for nodes that are drained.
-fn drain_next(metadata: &Metadata, voters: &BTreeSet<NodeId>) -> Option<wire::Command> {
+fn drain_next(metadata: &Metadata, absent: &BTreeSet<NodeId>, voters: &BTreeSet<NodeId>) -> Option<wire::Command> {
     let drained: Vec<NodeId> =
         metadata.nodes().iter().filter(|(_, node)| node.draining).map(|(node, _)| *node).collect();
     // Not before group 0 can do without its vote: it is about to be switched off.
@@ -338,7 +385,7 @@ fn drain_next(metadata: &Metadata, voters: &BTreeSet<NodeId>) -> Option<wire::Co
     }
     let free = MOVES_AT_ONCE.saturating_sub(balance::moving(metadata));
     // Without a node that could take them they stay, and whoever asks is told.
-    let moves = balance::drain(metadata, free).unwrap_or_default();
+    let moves = balance::drain(metadata, absent, free).unwrap_or_default();
     (!moves.is_empty()).then(|| move_command(&moves))
 }
 

@@ -351,7 +351,8 @@ impl Node {
     fn lay_down(&mut self, group: GroupId, leader: NodeId) {
         if let Some(partition) = self.partitions.get_mut(&group) {
             partition.group.lie_down();
-            self.show_replicas_of(group);
+            let full = self.full_nodes();
+            self.show_replicas_of(group, &full);
             self.sleepers.sleep(group, leader, self.ticks);
         }
     }

@@ -172,7 +172,7 @@ impl Node {
             }
             Request::Balance { dry_run } => {
                 self.needs_membership()?;
-                let moves = balance::balance(self.controller.current(), BALANCE_MOVES_MAX);
+                let moves = balance::balance(self.controller.current(), &self.absent(), BALANCE_MOVES_MAX);
                 if dry_run || moves.is_empty() {
                     out.push(Effect::Reply { id, result: Ok(Answer::Moves(moves)) });
                     return Ok(());
@@ -183,7 +183,8 @@ impl Node {
                 self.needs_membership()?;
                 let topic = self.controller.known_topic(&name)?;
                 check_replicas(replicas as usize)?;
-                let moves = balance::set_replicas(self.controller.current(), topic, replicas as usize)?;
+                let metadata = self.controller.current();
+                let moves = balance::set_replicas(metadata, &self.absent(), topic, replicas as usize)?;
                 if moves.is_empty() {
                     out.push(Effect::Reply { id, result: Ok(Answer::Done) });
                     return Ok(());
@@ -228,7 +229,7 @@ impl Node {
         if planned.nodes().values().all(|node| node.draining) {
             return Err(Error::new(ErrorCode::NotEnoughNodes, "the last node of a cluster cannot be decommissioned"));
         }
-        if drain { balance::drain(&planned, usize::MAX) } else { Ok(Vec::new()) }
+        if drain { balance::drain(&planned, &self.absent(), usize::MAX) } else { Ok(Vec::new()) }
     }
 }
 

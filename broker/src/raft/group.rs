@@ -17,7 +17,9 @@ use raft::{
 use protobuf::Message as _;
 
 use super::{
-    APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, ELECTION_TICKS, HEARTBEAT_TICKS, guard, hibernation,
+    APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, ELECTION_TICKS, HEARTBEAT_TICKS,
+    answers::Answers,
+    guard, hibernation,
     membership::{self, Conf, Membership, Step, Target},
     storage::{GroupStorage, hard_state_from_raft},
     timeout::election_timeout,
@@ -25,6 +27,8 @@ use super::{
 };
 use crate::node::event::Effect;
 
+/// Replicas of one group whose places are remembered.
+const REPLICAS_KNOWN_MAX: usize = 4_096;
 /// The context of the message that lets a replica take over, when it is to keep what it gets.
 const ASKED: &[u8] = b"asked";
 
@@ -88,8 +92,9 @@ pub struct Group {
     asked_term: Option<Term>,
     /// The damage because of which leadership was handed over already.
     damage_left: Option<LogIndex>,
+    answers: Answers,
     /// As leader: where the log ended a moment ago. Who has that has caught up.
-    mark: Option<LogIndex>,
+    mark: Option<(Term, LogIndex)>,
     /// As leader in this term: an entry that was proposed when the membership was what it is to be. When it is committed, a
     /// majority has durably that it is.
     seal: Option<(Term, LogIndex)>,
@@ -124,6 +129,7 @@ impl Group {
             transfer_is_asked: false,
             asked_term: None,
             damage_left: None,
+            answers: Answers::default(),
             mark: None,
             seal: None,
             succession: None,
@@ -204,16 +210,23 @@ impl Group {
     #[must_use]
     pub fn has_caught_up(&self, replica: ReplicaId) -> bool {
         let progress = self.raw.raft.prs().get(replica.get());
-        self.mark.is_some_and(|mark| {
+        self.mark.is_some_and(|(term, mark)| {
             progress.is_some_and(|progress| {
-                progress.matched >= mark.get() && (progress.recent_active || self.is_self(replica))
+                term == self.term()
+                    && progress.matched >= mark.get()
+                    && (self.is_active(replica) || self.is_self(replica))
             })
         })
     }
 
     /// Takes note of where the log ends, every now and then.
     pub fn set_mark(&mut self) {
-        self.mark = self.is_leader().then(|| self.last_index());
+        self.mark = self.is_leader().then(|| (self.term(), self.last_index()));
+    }
+
+    /// Nobody asks for now: when somebody does again, the note is old.
+    pub const fn clear_mark(&mut self) {
+        self.mark = None;
     }
 
     /// As leader: goes a step towards the replicas that the group is to have. Answers whether there is nothing left to do;
@@ -285,10 +298,16 @@ impl Group {
         progress.map(|(&replica, progress)| (ReplicaId(replica), LogIndex(progress.matched))).collect()
     }
 
+    /// As leader: the entry that a replica is sent next. It falls only when the replica says that it lacks an earlier one.
+    #[must_use]
+    pub fn next_index(&self, replica: ReplicaId) -> Option<LogIndex> {
+        self.raw.raft.prs().get(replica.get()).map(|progress| LogIndex(progress.next_idx))
+    }
+
     /// As leader: whether a replica has answered lately.
     #[must_use]
     pub fn is_active(&self, replica: ReplicaId) -> bool {
-        self.raw.raft.prs().get(replica.get()).is_some_and(|progress| progress.recent_active)
+        self.answers.is_active(replica, self.raw.raft.prs())
     }
 
     /// Whether a replica is this one.
@@ -305,6 +324,7 @@ impl Group {
 
     /// 50 ms have passed.
     pub fn tick(&mut self) {
+        self.answers.tick(self.is_leader(), self.raw.raft.prs());
         self.raw.tick();
         self.fix_timeout();
     }
@@ -313,14 +333,13 @@ impl Group {
     pub fn step(&mut self, from: NodeId, message: eraftpb::Message) {
         let raft = &self.raw.raft;
         let is_ours = message.get_to() == raft.id;
-        // One that is not known here may be known to newer metadata, which of group 0 only the leader can send: it is taken
-        // to be where it speaks from.
-        let sender = *self.replicas.entry(ReplicaId(message.get_from())).or_insert(from);
+        let sender = ReplicaId(message.get_from());
+        let known = self.replicas.get(&sender).copied();
         if !is_ours {
             tracing::debug!(group = self.id.get(), %from, to = message.get_to(), "raft.message.late: to a replica that is gone");
             return;
         }
-        if sender != from {
+        if known.is_some_and(|known| known != from) {
             tracing::warn!(group = self.id.get(), %from, "raft.message.foreign: it is not of a replica on that node");
             return;
         }
@@ -328,6 +347,11 @@ impl Group {
             let kind = message.get_msg_type();
             tracing::warn!(group = self.id.get(), %from, ?kind, why, "raft.message.dropped");
             return;
+        }
+        // One that is not known here may be known to newer metadata, which of group 0 only the leader can send: it is taken
+        // to be where it speaks from.
+        if known.is_none() && self.replicas.len() < REPLICAS_KNOWN_MAX {
+            self.replicas.insert(sender, from);
         }
         let is_asked = message.get_msg_type() == MessageType::MsgTimeoutNow && message.context == ASKED;
         if let Err(error) = self.raw.step(message) {
@@ -489,7 +513,8 @@ impl Group {
     pub(super) fn fix_timeout(&mut self) {
         let raft = &mut self.raw.raft;
         // It has heard of a leader, given its vote, or asks for votes itself.
-        let is_over = |(term, _)| raft.election_elapsed == 0 || raft.term != Term::get(term) || raft.state != StateRole::Follower;
+        let is_over =
+            |(term, _)| raft.election_elapsed == 0 || raft.term != Term::get(term) || raft.state != StateRole::Follower;
         if self.succession.is_some_and(is_over) {
             self.succession = None;
         }

@@ -62,10 +62,7 @@ const SUCCESSION_RANK_MAX: usize = 2;
 pub(super) const TIMEOUT_TICKS_MAX: usize = 6 * ELECTION_TICKS;
 
 const _: () = assert!(
-    ELECTION_TICKS
-        + SUCCESSION_TICKS_MIN
-        + SUCCESSION_SPREAD_TICKS
-        + SUCCESSION_RANK_MAX * SUCCESSION_RANK_TICKS
+    ELECTION_TICKS + SUCCESSION_TICKS_MIN + SUCCESSION_SPREAD_TICKS + SUCCESSION_RANK_MAX * SUCCESSION_RANK_TICKS
         < TIMEOUT_TICKS_MAX
 );
 
@@ -166,12 +163,7 @@ impl Group {
 
 /// How many ticks after the loss of its leader a replica asks for votes. The replicas of a group have an order in which they
 /// do, which differs from group to group.
-fn succession_ticks(
-    group: GroupId,
-    own: ReplicaId,
-    voters: impl Iterator<Item = ReplicaId>,
-    lost: ReplicaId,
-) -> usize {
+fn succession_ticks(group: GroupId, own: ReplicaId, voters: impl Iterator<Item = ReplicaId>, lost: ReplicaId) -> usize {
     let hash = usize::try_from(mix(group.get()) >> 33).unwrap_or(0);
     let line: Vec<ReplicaId> = voters.filter(|voter| *voter != lost).collect();
     let first = hash % line.len().max(1);

@@ -25,6 +25,7 @@
 //!
 //! **What is idle sleeps**: see [`hibernation`].
 
+mod answers;
 pub mod group;
 mod guard;
 pub mod hibernation;

@@ -96,7 +96,7 @@ impl Storage for GroupStorage {
     }
 
     fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<eraftpb::Snapshot> {
-        // Segments go only when every replica has them, so a follower never needs one.
+        // A replica that needs what no log has any more is replaced by another, which copies segments (node/copying.rs).
         Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
     }
 }

@@ -15,6 +15,7 @@ use levada_storage_engine::entry::EntryKind;
 use raft::eraftpb;
 
 use super::hibernation::Notice;
+use crate::cluster::health::Health;
 
 /// No index or term comes near: raft adds to them without looking.
 const NUMBER_MAX: u64 = i64::MAX as u64;
@@ -42,6 +43,8 @@ pub enum PeerMessage {
         group: GroupId,
         /// Who votes.
         voters: Vec<ReplicaId>,
+        /// Which target this is, by the metadata's count.
+        targets_given: u64,
     },
     /// To a group's leader: a replica has lost what it had.
     Lost {
@@ -57,6 +60,11 @@ pub enum PeerMessage {
         group: GroupId,
         /// The replica.
         replica: ReplicaId,
+    },
+    /// To a group's leader: a replica's segment that is written is damaged, and is to end so that it can be mended.
+    Roll {
+        /// The group.
+        group: GroupId,
     },
     /// How a new replica gets what the others have.
     CatchUp {
@@ -75,6 +83,8 @@ pub enum PeerMessage {
         /// Them.
         notices: Vec<Notice>,
     },
+    /// How the sender is: whether it should lead anything.
+    Health(Health),
 }
 
 /// Between a new replica and one that has what it needs.
@@ -123,8 +133,8 @@ impl PeerMessage {
                 64 + message.get_entries().iter().map(|entry| entry.get_data().len() + 16).sum::<usize>()
             }
             Self::Leadership { .. } => 16,
-            Self::Placed { voters, .. } => 16 + 8 * voters.len(),
-            Self::Lost { .. } | Self::Replace { .. } => 24,
+            Self::Placed { voters, .. } => 24 + 8 * voters.len(),
+            Self::Lost { .. } | Self::Replace { .. } | Self::Roll { .. } | Self::Health(_) => 24,
             Self::CatchUp { what, .. } => match what {
                 CatchUp::Snapshot(Some(bytes)) | CatchUp::Segment { bytes: Some(bytes), .. } => 48 + bytes.len(),
                 _ => 48,
@@ -148,9 +158,10 @@ pub fn encode(messages: Vec<PeerMessage>) -> (peer::RaftFrame, Vec<Bytes>) {
             PeerMessage::Leadership { group, term } => {
                 frame.leaderships.push(peer::Leadership { group: group.get(), term: term.get() });
             }
-            PeerMessage::Placed { group, voters } => frame.placements.push(peer::Placement {
+            PeerMessage::Placed { group, voters, targets_given } => frame.placements.push(peer::Placement {
                 group: group.get(),
                 voters: voters.into_iter().map(ReplicaId::get).collect(),
+                targets_given,
                 ..peer::Placement::default()
             }),
             PeerMessage::Lost { group, replica } => frame.placements.push(peer::Placement {
@@ -163,6 +174,9 @@ pub fn encode(messages: Vec<PeerMessage>) -> (peer::RaftFrame, Vec<Bytes>) {
                 replace_replica: replica.get(),
                 ..peer::Placement::default()
             }),
+            PeerMessage::Roll { group } => {
+                frame.placements.push(peer::Placement { group: group.get(), roll: true, ..peer::Placement::default() })
+            }
             PeerMessage::CatchUp { group, what } => frame.catch_ups.push(encode_catch_up(group, what, &mut behind)),
             // One after another says the same.
             PeerMessage::Beat { run } => frame.beat = Some(peer::Beat { run }),
@@ -171,6 +185,7 @@ pub fn encode(messages: Vec<PeerMessage>) -> (peer::RaftFrame, Vec<Bytes>) {
                 term: notice.term.get(),
                 last_index: notice.last_index.get(),
             })),
+            PeerMessage::Health(health) => frame.health.push(health.to_wire()),
         }
     }
     payload.append(&mut behind);
@@ -282,7 +297,12 @@ pub fn decode(frame: peer::RaftFrame, mut payload: Bytes) -> Result<Vec<PeerMess
     messages.extend(frame.placements.into_iter().map(|placement| {
         let group = GroupId(placement.group);
         match (placement.lost_replica, placement.replace_replica) {
-            (0, 0) => PeerMessage::Placed { group, voters: placement.voters.into_iter().map(ReplicaId).collect() },
+            (0, 0) if placement.roll => PeerMessage::Roll { group },
+            (0, 0) => PeerMessage::Placed {
+                group,
+                voters: placement.voters.into_iter().map(ReplicaId).collect(),
+                targets_given: placement.targets_given,
+            },
             (0, replace) => PeerMessage::Replace { group, replica: ReplicaId(replace) },
             (lost, _) => PeerMessage::Lost { group, replica: ReplicaId(lost) },
         }
@@ -297,6 +317,7 @@ pub fn decode(frame: peer::RaftFrame, mut payload: Bytes) -> Result<Vec<PeerMess
         // Behind the messages of raft, which it must not overtake.
         messages.push(PeerMessage::Asleep { notices: notices.collect() });
     }
+    messages.extend(frame.health.last().map(|health| PeerMessage::Health(Health::from_wire(health))));
     Ok(messages)
 }
 
@@ -425,9 +446,10 @@ mod tests {
             segment(None),
         ];
         let mut messages = vec![append()];
+        messages.push(PeerMessage::Roll { group });
         messages.extend(copies.map(|what| PeerMessage::CatchUp { group, what }));
         messages.push(PeerMessage::Leadership { group, term: Term(9) });
-        messages.push(PeerMessage::Placed { group, voters: vec![ReplicaId(1), ReplicaId(5)] });
+        messages.push(PeerMessage::Placed { group, voters: vec![ReplicaId(1), ReplicaId(5)], targets_given: 2 });
         messages.push(PeerMessage::Lost { group, replica: ReplicaId(5) });
         messages.push(PeerMessage::Replace { group, replica: ReplicaId(6) });
         let mixed: Vec<PeerMessage> = messages.iter().rev().cloned().collect();

@@ -6,13 +6,14 @@ use std::{io, sync::Arc, sync::mpsc, thread};
 use bytes::Bytes;
 use levada_storage_engine::disk::{Disk, DiskError, FileName};
 
-/// A read.
+/// A read ([`crate::node::event::Effect::Read`]).
 #[derive(Debug)]
-struct Read {
-    token: u64,
-    file: FileName,
-    pos: u64,
-    len: usize,
+pub(super) struct Read {
+    pub(super) token: u64,
+    pub(super) file: FileName,
+    pub(super) pos: u64,
+    pub(super) len: usize,
+    pub(super) from_disk: bool,
 }
 
 /// The way to the thread. It ends when this is dropped.
@@ -32,16 +33,16 @@ impl Reads {
         let (wanted, reads) = mpsc::channel::<Read>();
         let disk = Arc::clone(disk);
         thread::Builder::new().name("reads".to_owned()).spawn(move || {
-            for Read { token, file, pos, len } in reads {
-                done(token, disk.read(&file, pos, len));
+            for Read { token, file, pos, len, from_disk } in reads {
+                done(token, if from_disk { disk.read_from_disk(&file, pos, len) } else { disk.read(&file, pos, len) });
             }
         })?;
         Ok(Self { wanted })
     }
 
     /// Hands over a read.
-    pub(super) fn read(&self, token: u64, file: FileName, pos: u64, len: usize) {
+    pub(super) fn read(&self, read: Read) {
         // Without the thread the process is about to end.
-        let _ = self.wanted.send(Read { token, file, pos, len });
+        let _ = self.wanted.send(read);
     }
 }

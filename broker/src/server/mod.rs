@@ -23,6 +23,7 @@
 mod membership;
 mod observe;
 pub(crate) mod readiness;
+mod space;
 mod start;
 mod vitals;
 

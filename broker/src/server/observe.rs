@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use levada_protocol::ids::{GroupId, NodeId, TopicPartition};
-use metrics::gauge;
+use metrics::{counter, gauge};
 use tokio::time::sleep;
 
 use crate::{broker::Broker, metrics as names};
@@ -59,4 +59,13 @@ fn set(broker: &Broker) {
     gauge!(names::PARTITIONS_LEADERLESS.name).set(leaderless as f64);
     gauge!(names::IN_FLIGHT_BYTES.name).set(broker.requests.held() as f64);
     gauge!(names::CONTROLLER.name).set(f64::from(u8::from(broker.is_controller())));
+    let upkeep = broker.view.upkeep();
+    gauge!(names::SEGMENTS_DAMAGED.name).set(upkeep.damaged_segments as f64);
+    gauge!(names::REPLICAS_LOST.name).set(upkeep.lost_replicas as f64);
+    gauge!(names::REPLICAS_COPYING.name).set(upkeep.copying as f64);
+    counter!(names::SEGMENTS_MENDED.name).absolute(upkeep.mended_segments);
+    counter!(names::COPIED_BYTES.name).absolute(upkeep.copied_bytes);
+    counter!(names::SCRUB_BYTES.name).absolute(upkeep.scrubbed_bytes);
+    counter!(names::SCRUB_PASSES.name).absolute(upkeep.scrub_passes);
+    counter!(names::SCRUB_DAMAGE.name).absolute(upkeep.scrub_found);
 }

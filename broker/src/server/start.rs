@@ -17,7 +17,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Hooks, Listeners, Running, ServerError, membership, observe, readiness::Readiness, stoppers, vitals};
+use super::{
+    Hooks, Listeners, Running, ServerError, membership, observe, readiness::Readiness, space, stoppers, vitals,
+};
 use crate::{
     bootstrap::{
         Identity,
@@ -32,7 +34,7 @@ use crate::{
     forward::Forwarder,
     http,
     net::{connection::Bounds, dial::Caller, dispatch::Dispatch, door::UNFOLDED_AT_ONCE, listener::listen},
-    node::{Node, NodeConfig, NodeOpenError},
+    node::{Node, NodeConfig, NodeOpenError, ScrubConfig},
     runtime::{budget::Budget, clock::Clock, peers::Peers, random_seed, random_uuid, worker::Worker},
 };
 
@@ -106,6 +108,7 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
     readiness.started(Arc::clone(&broker));
     dispatch.open(Arc::clone(&broker));
     running.tasks.0.spawn(membership::register(Arc::clone(&broker), refuse));
+    running.tasks.0.spawn(space::watch(disk, worker));
     running.tasks.0.spawn(observe::observe(broker));
     tracing::info!(node = running.node().get(), cluster = %running.cluster(), "server.started");
     Ok(running)
@@ -157,10 +160,17 @@ async fn open_node(
         seed: random_seed(),
         store: config.store(),
         copy_bytes_per_s: config.limits.copy_bytes_per_s,
+        scrub: ScrubConfig {
+            bytes_per_s: config.scrub.bytes_per_s,
+            interval_ms: config.scrub.interval_s.saturating_mul(1_000),
+        },
+        watermarks: config.watermarks(),
+        slow_disk_ms: config.disk.slow_ms,
     };
     let directory = DirIdentity { cluster: identity.cluster, node: identity.node, incarnation: identity.incarnation };
     blocking(move || {
-        // The decision is durable already: a crash here leaves a directory that is formatted again, in the same way.
+        // The decision is durable already: a crash here leaves a directory that is formatted again, by the founders' decision
+        // or from what the controller says then.
         if DirIdentity::read(&*disk).map_err(NodeOpenError::from)?.is_none() {
             let journal = JournalId::from_bytes(random_uuid().into_bytes());
             let formatted = match begins_with {

@@ -10,7 +10,7 @@ mod watch;
 use anyhow::{Context, Result};
 use clap::Subcommand;
 use levada_client::{Admin, NodeId, PartitionId};
-use levada_protocol::messages::native::MoveInfo;
+use levada_protocol::{error::ErrorCode, messages::native::MoveInfo};
 use serde_json::json;
 
 use crate::{
@@ -146,7 +146,14 @@ async fn replace(global: &Global, admin: &Admin, node: NodeId, no_wait: bool) ->
 
 async fn decommission(global: &Global, admin: &Admin, node: NodeId, no_wait: bool) -> Result<()> {
     let before = watch::Watch::begin(global, admin).await?;
-    admin.decommission_node(node).await.with_context(|| format!("node {node} cannot be decommissioned"))?;
+    match admin.decommission_node(node).await {
+        // Begun before, it may be done by now.
+        Err(error) if error.code == ErrorCode::NodeRemoved => {
+            let words = format!("node {node} has left the cluster already");
+            return said(global, &json!({"node": node.get(), "left": true}), &words);
+        }
+        begun => begun.with_context(|| format!("node {node} cannot be decommissioned"))?,
+    }
     if no_wait {
         let words = format!("node {node} gives up its replicas; `levada cluster status` shows when it has left");
         return said(global, &json!({"node": node.get(), "leaving": true}), &words);

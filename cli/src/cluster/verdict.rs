@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use levada_protocol::messages::native::{ClusterStatusResponse, PartitionStatus};
+use levada_protocol::messages::native::{ClusterStatusResponse, NodeStatus, PartitionStatus};
 
 /// Entries that a replica may be behind in the middle of work.
 const BEHIND_TOLERATED: u64 = 200;
@@ -16,6 +16,8 @@ pub(super) struct Verdict {
     under_replicated: usize,
     moving: usize,
     nodes_down: Vec<u64>,
+    /// Nodes with segments or replicas that the disk has lost, and how many.
+    damaged: Vec<(u64, u32, u32)>,
     has_controller: bool,
 }
 
@@ -38,14 +40,22 @@ impl Verdict {
             under_replicated: status.partitions.iter().filter(is_short).count(),
             moving: status.partitions.iter().filter(|partition| !partition.moving_to.is_empty()).count(),
             nodes_down: ids.filter(|(_, alive)| !alive).map(|(id, _)| id).collect(),
+            damaged: status.nodes.iter().filter_map(damage).collect(),
             has_controller: status.controller.is_some(),
         }
     }
 
     /// Whether every partition can be written and has all its replicas.
     pub(super) const fn is_safe(&self) -> bool {
-        self.has_controller && self.leaderless == 0 && self.under_replicated == 0
+        self.has_controller && self.leaderless == 0 && self.under_replicated == 0 && self.damaged.is_empty()
     }
+}
+
+fn damage(node: &NodeStatus) -> Option<(u64, u32, u32)> {
+    let upkeep = node.upkeep.as_ref()?;
+    let (segments, replicas) = (upkeep.damaged_segments, upkeep.lost_replicas);
+    let id = node.addresses.as_ref().map_or(0, |addresses| addresses.node_id);
+    (segments > 0 || replicas > 0).then_some((id, segments, replicas))
 }
 
 impl fmt::Display for Verdict {
@@ -57,6 +67,8 @@ impl fmt::Display for Verdict {
             if !self.has_controller {
                 write!(f, ", and the cluster no controller")?;
             }
+        } else if self.under_replicated == 0 {
+            write!(f, "AT RISK: a disk has lost something")?;
         } else {
             let (short, all) = (self.under_replicated, self.partitions);
             write!(f, "AT RISK: {short} of {all} partitions have a replica that is down or behind")?;
@@ -64,6 +76,16 @@ impl fmt::Display for Verdict {
         if !self.nodes_down.is_empty() {
             let down: Vec<String> = self.nodes_down.iter().map(ToString::to_string).collect();
             write!(f, "; down: {}", down.join(", "))?;
+        }
+        for (node, segments, replicas) in &self.damaged {
+            write!(f, "; node {node}: ")?;
+            match (segments, replicas) {
+                (segments, 0) => write!(f, "{segments} damaged segments to be mended")?,
+                (0, replicas) => write!(f, "{replicas} lost replicas to be replaced")?,
+                (segments, replicas) => {
+                    write!(f, "{segments} damaged segments to be mended, {replicas} lost replicas to be replaced")?;
+                }
+            }
         }
         if self.moving > 0 {
             write!(f, "; {} partitions are on their way to other nodes", self.moving)?;
@@ -74,7 +96,7 @@ impl fmt::Display for Verdict {
 
 #[cfg(test)]
 mod tests {
-    use levada_protocol::messages::native::{NodeAddresses, NodeStatus, ReplicaStatus};
+    use levada_protocol::messages::native::{NodeAddresses, ReplicaStatus, Upkeep};
 
     use super::*;
 
@@ -105,6 +127,9 @@ mod tests {
         let down = says(&status(&[true, false], Some(1), 3));
         assert_eq!(down, "AT RISK: 1 of 1 partitions have a replica that is down or behind; down: 2");
         assert!(says(&status(&[true, true], Some(1), 5_000)).starts_with("AT RISK"));
+        let mut damaged = status(&[true, true], Some(1), 3);
+        damaged.nodes[1].upkeep = Some(Upkeep { damaged_segments: 3, ..Upkeep::default() });
+        assert_eq!(says(&damaged), "AT RISK: a disk has lost something; node 2: 3 damaged segments to be mended");
         assert!(says(&status(&[true, true], None, 0)).starts_with("NOT AVAILABLE: 1 of 1 partitions have no leader"));
     }
 }

@@ -192,11 +192,12 @@ impl Mover {
         let step = self.steps.front();
         match (step, error.code) {
             // Its answer was lost, and all is over already.
-            (Some(Step::Drain(node)), ErrorCode::UnknownNode) if ctx.sight.removed.contains(node) => {
+            (Some(Step::Drain(node)), ErrorCode::NodeRemoved) if ctx.sight.removed.contains(node) => {
                 self.steps.pop_front();
                 return;
             }
-            (_, ErrorCode::FeatureLevel) => {}
+            // Nodes that are down are given nothing; they come back.
+            (_, ErrorCode::FeatureLevel | ErrorCode::NotEnoughNodes) => {}
             _ if error.class() == ErrorClass::FixRequest => {
                 ctx.checker.report(Kind::Refused, format!("the operator wanted {step:?} and got {error}"));
             }

@@ -16,6 +16,7 @@ use crate::{
     clients::{Call, CallId, Context, Input, Response},
     network::{ClientId, Place},
     options::Lie,
+    process::Process,
     process::{Then, Waiting},
 };
 
@@ -54,6 +55,9 @@ impl World {
         match happening {
             Happening::Tick { node, .. } => {
                 self.next_tick(node);
+                if let Some(space) = self.processes.get_mut(&node).and_then(Process::look_at_space) {
+                    self.give(node, Event::Space(space));
+                }
                 self.give(node, Event::Tick);
             }
             Happening::Flush { node, .. } => self.flush(node),
@@ -186,7 +190,7 @@ impl World {
                     }
                     self.begin_disk_op(node, lane);
                 }
-                Effect::Read { token, file, pos, len } => {
+                Effect::Read { token, file, pos, len, from_disk: _ } => {
                     let Some(process) = self.processes.get_mut(&node) else { continue };
                     let (run, us) = (process.run, process.read_us());
                     let result = process.disk().read(&file, pos, len);
@@ -339,7 +343,8 @@ impl World {
 
     fn step_client(&mut self, id: ClientId, input: Input) {
         let Some((client, dice)) = self.clients.get_mut(id.0) else { return };
-        if let (Input::Wake, true, Some(us)) = (&input, client.rests(), self.options.until_morning_us(self.queue.now_us()))
+        if let (Input::Wake, true, Some(us)) =
+            (&input, client.rests(), self.options.until_morning_us(self.queue.now_us()))
             && !self.settling
         {
             self.queue.after(us, Happening::Wake(id));

@@ -17,6 +17,7 @@
 //! Raft's first index is that of the first segment that is left, so it follows the log start in steps.
 
 mod read;
+pub(crate) mod suspects;
 mod tail;
 mod terms;
 pub(crate) mod writer;
@@ -28,11 +29,17 @@ use std::{
 
 use bytes::Bytes;
 use levada_protocol::ids::{GroupId, LogIndex, Offset, Term, TopicPartition};
+use suspects::Suspects;
 use tail::Tail;
 pub(crate) use tail::entry_bytes;
 use terms::TermRuns;
 
-use crate::{disk::Disk, error::EntriesError, segment::reader::Segment};
+use crate::{
+    disk::Disk,
+    error::EntriesError,
+    segment::{Mark, reader::Segment},
+    store::SegmentSpec,
+};
 
 /// A log, for reading. Clones are handles to the same log.
 #[derive(Clone, Debug)]
@@ -45,6 +52,7 @@ struct Shared {
     disk: Arc<dyn Disk>,
     group: GroupId,
     topic_partition: TopicPartition,
+    suspects: Arc<Suspects>,
     state: Mutex<State>,
 }
 
@@ -210,6 +218,21 @@ impl Log {
             }
         });
         stats.collect()
+    }
+
+    /// A segment by its first entry.
+    pub(crate) fn segment(&self, first_index: LogIndex) -> Option<SegmentSpec> {
+        let state = self.state();
+        let at = state.segments.binary_search_by_key(&first_index, |segment| segment.header().first_index).ok()?;
+        state.segments.get(at).map(|segment| SegmentSpec::of(segment))
+    }
+
+    /// The first segment that begins at `from` or behind; one that is not sealed as far as `end`.
+    pub(crate) fn next_segment(&self, from: LogIndex, end: Option<Mark>) -> Option<SegmentSpec> {
+        let state = self.state();
+        let at = state.segments.partition_point(|segment| segment.header().first_index < from);
+        let spec = SegmentSpec::of(state.segments.get(at)?);
+        spec.up_to(end)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -43,9 +43,11 @@ impl Log {
         };
         let read = match source {
             Source::Tail(payloads) => tail::pick(&payloads, offset, max_bytes, max_offset),
-            Source::Segment(segment) => segment
-                .read(&*self.shared.disk, offset, max_bytes, max_offset)
-                .map_err(|damage| self.read_error(offset, damage))?,
+            Source::Segment(segment) => {
+                let read = segment.read(&*self.shared.disk, offset, max_bytes, max_offset);
+                self.note_damage(&segment);
+                read.map_err(|damage| self.read_error(offset, damage))?
+            }
         };
         Ok(LogRead { batches: read.batches, next_offset: read.next_offset })
     }
@@ -63,7 +65,9 @@ impl Log {
             (segments, state.tail.offset_for_time(timestamp_ms, state.log_start, max_offset), state.log_start)
         };
         for segment in segments {
-            match segment.offset_for_time(&*self.shared.disk, timestamp_ms, log_start, max_offset) {
+            let found = segment.offset_for_time(&*self.shared.disk, timestamp_ms, log_start, max_offset);
+            self.note_damage(&segment);
+            match found {
                 Ok(Some(offset)) => return Ok(Some(offset.max(self.state().log_start))),
                 Ok(None) => {}
                 // Its file was removed meanwhile: what was in it is no answer any more, and what follows is.
@@ -101,10 +105,19 @@ impl Log {
             at.checked_sub(1).and_then(|at| state.segments.get(at)).cloned()
         };
         let segment = segment.ok_or_else(|| EntriesError::Compacted { first_index: self.first_index() })?;
-        segment.entries(&*self.shared.disk, low, high, max_bytes).map_err(|damage| {
+        let entries = segment.entries(&*self.shared.disk, low, high, max_bytes);
+        self.note_damage(&segment);
+        entries.map_err(|damage| {
             let first_index = self.first_index();
             if low < first_index { EntriesError::Compacted { first_index } } else { EntriesError::Damaged(damage) }
         })
+    }
+
+    /// If a segment turned out to be damaged, that is written down for whoever repairs it.
+    pub(super) fn note_damage(&self, segment: &Arc<Segment>) {
+        if segment.take_suspicion() && self.state().segments.iter().any(|there| Arc::ptr_eq(there, segment)) {
+            self.shared.suspects.add(self.group(), segment.header().first_index);
+        }
     }
 
     /// A file may have been removed while it was read: then the offset is out of range, and nothing is damaged.

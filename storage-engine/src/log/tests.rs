@@ -97,6 +97,7 @@ impl Model {
             &LogRecord::EMPTY,
             CONFIG,
             Arc::clone(&tail_bytes),
+            Arc::default(),
         );
         Self {
             disk,
@@ -240,6 +241,7 @@ impl Model {
             &record,
             CONFIG,
             Arc::clone(&self.tail_bytes),
+            Arc::default(),
         );
         self.written = applied;
         let rolled = self.log.log().segments().last().is_none_or(|last| last.sealed);

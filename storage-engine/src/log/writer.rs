@@ -7,7 +7,7 @@ use std::{
 
 use levada_protocol::ids::{GroupId, LogIndex, Offset, Term, TopicPartition};
 
-use super::{Log, Shared, State, Tail, TermRuns, entry_bytes};
+use super::{Log, Shared, State, Suspects, Tail, TermRuns, entry_bytes};
 use crate::{
     config::SegmentConfig,
     disk::{Disk, DiskOp, FileName},
@@ -137,10 +137,23 @@ pub(crate) struct LogWriter {
     rolls: VecDeque<LogIndex>,
     /// Nothing behind this entry is written before a checkpoint has captured the log; and the log start as of the entry.
     hold: Option<(LogIndex, Offset)>,
+    damaged_end: DamagedEnd,
+}
+
+/// After a restart: whether the segment that is to be written on can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DamagedEnd {
+    /// It can, as far as is known.
+    None,
+    /// Its index is lost. With what would be written now it would not be what other replicas have, nor would any behind it.
+    Awaits,
+    /// It is written on nevertheless.
+    Accepted,
 }
 
 impl LogWriter {
-    /// The log of a group as the checkpoint has it; `tail_bytes` counts what tails take in memory.
+    /// The log of a group as the checkpoint has it; `tail_bytes` counts what tails take in memory, `suspects` are segments
+    /// that cannot be read.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         group: GroupId,
@@ -148,6 +161,7 @@ impl LogWriter {
         record: &LogRecord,
         config: SegmentConfig,
         tail_bytes: Arc<AtomicU64>,
+        suspects: Arc<Suspects>,
     ) -> Self {
         let segments = record.segments.iter().map(|segment| {
             let header = segment.start.header(group, topic_partition);
@@ -163,7 +177,7 @@ impl LogWriter {
             log_start: record.log_start,
         };
         Self {
-            log: Log { shared: Arc::new(Shared { disk, group, topic_partition, state: Mutex::new(state) }) },
+            log: Log { shared: Arc::new(Shared { disk, group, topic_partition, suspects, state: Mutex::new(state) }) },
             config,
             start: record.start,
             active: None,
@@ -173,6 +187,7 @@ impl LogWriter {
             backlog_bytes: 0,
             rolls: VecDeque::new(),
             hold: None,
+            damaged_end: DamagedEnd::None,
         }
     }
 
@@ -310,11 +325,14 @@ impl LogWriter {
         let end = self.end();
         let last_written = LogIndex(end.index.get() - 1);
         if self.roll_is_due() {
+            if self.awaits_repair() {
+                return None;
+            }
+            if !self.is_verified(end, 0, true) {
+                return None;
+            }
             self.rolls.pop_front();
-            let log = self.log.clone();
-            let writer = self.writer(end);
-            writer.verify(&*log.shared.disk, 0, true);
-            let ops = writer.seal();
+            let ops = self.writer(end).seal();
             self.in_flight = Some(InFlight { seals: true, last_index: last_written, bytes: 0 });
             return Some(ops);
         }
@@ -326,10 +344,15 @@ impl LogWriter {
         if last_written >= stop || !is_awaited && self.backlog_bytes < self.config.write_bytes_min {
             return None;
         }
+        if self.awaits_repair() {
+            return None;
+        }
         let log = self.log.clone();
         let bytes_max = self.config.write_bytes_max;
+        if !self.is_verified(end, bytes_max, false) {
+            return None;
+        }
         let writer = self.writer(end);
-        writer.verify(&*log.shared.disk, bytes_max, false);
         let mut bytes = 0;
         {
             let state = log.state();
@@ -378,6 +401,54 @@ impl LogWriter {
         let state = self.log.state();
         let entries = || state.tail.from(index).map(|entry| entry.entry.clone()).collect();
         (index >= state.tail.first_index()).then(entries)
+    }
+
+    /// Whether the last segment waits for a sound file before anything is written to it.
+    pub(crate) const fn is_waiting_for_repair(&self) -> bool {
+        matches!(self.damaged_end, DamagedEnd::Awaits)
+    }
+
+    /// Goes on with a damaged segment: nobody has a sound file of it.
+    pub(crate) const fn accept_damage(&mut self) {
+        self.damaged_end = DamagedEnd::Accepted;
+    }
+
+    /// Whether the segment that is to be written on is damaged so that it cannot be; then it is a suspect.
+    fn awaits_repair(&mut self) -> bool {
+        if self.active.is_none() && self.damaged_end == DamagedEnd::None {
+            let last = self.log.state().segments.back().filter(|last| !last.is_sealed()).cloned();
+            if let Some(last) = last.filter(|last| last.outline(&*self.log.shared.disk).is_lost()) {
+                self.log.note_damage(&last);
+                self.damaged_end = DamagedEnd::Awaits;
+            }
+        }
+        self.damaged_end == DamagedEnd::Awaits
+    }
+
+    /// Whether what the segment's next index frame says is verified, if one comes with so many bytes more, or with its end. If
+    /// it is not true, the segment is a suspect, and waits.
+    fn is_verified(&mut self, end: Seam, bytes: u64, seals: bool) -> bool {
+        let disk = Arc::clone(&self.log.shared.disk);
+        let Err(cause) = self.writer(end).verify(&*disk, bytes, seals) else { return true };
+        if let Some(writer) = self.active.take() {
+            let segment = writer.segment();
+            tracing::error!(file = %segment.file(), %cause, "a segment is damaged in what no index frame covers yet");
+            segment.lose_index();
+        }
+        !self.awaits_repair()
+    }
+
+    /// The file of a segment is another by now: what was found out about the one before counts no more.
+    pub(crate) fn reopen(&mut self, first_index: LogIndex) {
+        let mut state = self.log.state();
+        let found = state.segments.iter_mut().find(|segment| segment.header().first_index == first_index);
+        if let Some(segment) = found.filter(|segment| segment.is_sealed() || self.damaged_end == DamagedEnd::Awaits) {
+            let (interval, sealed) = (self.config.index_interval_bytes, segment.is_sealed());
+            *segment = Arc::new(Segment::recovered(*segment.header(), segment.end(), sealed, interval));
+            if !sealed {
+                self.damaged_end = DamagedEnd::None;
+            }
+        }
     }
 
     /// Until [`LogWriter::capture`], nothing behind `applied` goes into a segment.
@@ -434,7 +505,9 @@ impl LogWriter {
         self.active.get_or_insert_with(|| {
             let last = log.state().segments.back().filter(|last| !last.is_sealed()).cloned();
             if let Some(segment) = last {
-                return SegmentWriter::resume(segment, &*log.shared.disk, config);
+                let writer = SegmentWriter::resume(segment, &*log.shared.disk, config);
+                log.note_damage(writer.segment());
+                return writer;
             }
             let writer = SegmentWriter::create(end.header(log.group(), log.topic_partition()), config);
             log.state().segments.push_back(Arc::clone(writer.segment()));

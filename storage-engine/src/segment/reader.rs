@@ -1,7 +1,10 @@
 //! A segment as its readers hold it. Shared between the writer and any number of readers on other threads.
 #![deny(clippy::indexing_slicing)]
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
 use levada_protocol::{
@@ -61,6 +64,8 @@ pub(crate) struct Segment {
     file: FileName,
     header: SegmentHeader,
     index_interval_bytes: u64,
+    /// Something of it could not be read.
+    is_suspect: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -98,8 +103,9 @@ impl Segment {
         index_interval_bytes: u64,
         index: Option<Arc<SegmentIndex>>,
     ) -> Self {
+        let (file, is_suspect) = (header.file(), AtomicBool::new(false));
         let state = Mutex::new(State { end, sealed, index, outlined: None });
-        Self { file: header.file(), header, index_interval_bytes, state }
+        Self { file, header, index_interval_bytes, is_suspect, state }
     }
 
     pub(crate) const fn file(&self) -> &FileName {
@@ -174,6 +180,9 @@ impl Segment {
     ) -> Result<Option<Offset>, Box<Damage>> {
         let view = self.view(disk);
         let is_sound = self.verify_outlined(disk).is_ok();
+        if !is_sound {
+            self.is_suspect.store(true, Ordering::Relaxed);
+        }
         let mut start = match if is_sound { view.index.find_time(timestamp_ms) } else { Lookup::Start } {
             Lookup::Nothing => return Ok(None),
             Lookup::Frame(at) => {
@@ -204,10 +213,10 @@ impl Segment {
             return index;
         }
         let view = View { disk, segment: self, end, index: Arc::default() };
-        let (index, _, outlined) = view.load_index(sealed, Reading::Outlines);
+        let (index, may_recover, outlined) = view.load_index(sealed, Reading::Outlines);
         let index = Arc::new(index);
         let mut state = self.state();
-        if state.end == end && state.index.is_none() {
+        if state.end == end && !may_recover && state.index.is_none() {
             (state.index, state.outlined) = (Some(Arc::clone(&index)), outlined);
         }
         index
@@ -238,6 +247,17 @@ impl Segment {
         }
         self.state().outlined = None;
         Ok(())
+    }
+
+    /// What the index was told is not so: nothing of it counts any more.
+    pub(crate) fn lose_index(&self) {
+        let mut state = self.state();
+        (state.index, state.outlined) = (Some(Arc::new(SegmentIndex::lost())), None);
+    }
+
+    /// Whether something of it could not be read since this was asked last.
+    pub(crate) fn take_suspicion(&self) -> bool {
+        self.is_suspect.load(Ordering::Relaxed) && self.is_suspect.swap(false, Ordering::Relaxed)
     }
 
     fn view<'a>(&'a self, disk: &'a dyn Disk) -> View<'a> {
@@ -305,6 +325,7 @@ impl<'a> View<'a> {
         match frame_at(position) {
             Ok((frame, _)) => pick(&frame.points).map_or_else(|| self.first(), |point| Place::from(&point)),
             Err(cause) => {
+                self.segment.is_suspect.store(true, Ordering::Relaxed);
                 tracing::error!(file = %self.segment.file, position, %cause, "an index frame of a segment is damaged");
                 let before = self.index.directory().iter().map(|frame| frame.position).rfind(|&frame| frame < position);
                 before.and_then(|before| frame_at(before).ok()).map_or_else(|| self.first(), |(_, behind)| behind)
@@ -322,6 +343,7 @@ impl<'a> View<'a> {
     fn load_index(&self, sealed: bool, reading: Reading) -> (SegmentIndex, bool, Option<Outlined>) {
         let file = &self.segment.file;
         let report = |cause: &DamageCause, what| {
+            self.segment.is_suspect.store(true, Ordering::Relaxed);
             tracing::error!(%file, %cause, what, "a segment is damaged outside of its entries; it is read without that");
         };
         if let Err(cause) = self.check_header() {
@@ -413,6 +435,7 @@ impl<'a> View<'a> {
     }
 
     fn damage_at(&self, place: &Place, span: Option<u64>, cause: DamageCause) -> Box<Damage> {
+        self.segment.is_suspect.store(true, Ordering::Relaxed);
         let behind = || self.index.offset_behind(place.position).unwrap_or(self.end.offset);
         let end = span.map_or_else(behind, |span| place.offset.plus(span));
         let file = self.segment.file.clone();

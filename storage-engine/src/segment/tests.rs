@@ -487,9 +487,9 @@ fn an_index_made_of_outlines_is_that_of_the_entries_and_verified_before_it_is_wr
     assert!(!outlined.is_outlined(), "a time was looked up");
 
     let resumed = SegmentWriter::resume(Arc::new(recovered()), &disk, CONFIG);
-    resumed.verify(&disk, 0, false);
+    resumed.verify(&disk, 0, false).unwrap();
     assert!(resumed.segment().is_outlined(), "nothing goes into an index frame yet");
-    resumed.verify(&disk, 0, true);
+    resumed.verify(&disk, 0, true).unwrap();
     assert!(!resumed.segment().is_outlined());
 
     // The last byte of a record: no header says anything of it.

@@ -14,6 +14,7 @@ use crate::{
     config::SegmentConfig,
     disk::{Disk, DiskOp},
     entry::Entry,
+    error::DamageCause,
     payload::Summary,
 };
 
@@ -82,16 +83,16 @@ impl SegmentWriter {
         self.at.position - self.bufs_position
     }
 
-    /// Before so many bytes are pushed, or the segment is sealed: what would go into an index frame must be verified. Damage is
-    /// told; the frame says then what the damaged batch's header does.
-    pub(crate) fn verify(&self, disk: &dyn Disk, bytes: u64, seals: bool) {
+    /// Before so many bytes are pushed, or the segment is sealed: what would go into an index frame must be verified.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub(crate) fn verify(&self, disk: &dyn Disk, bytes: u64, seals: bool) -> Result<(), DamageCause> {
         let points = self.index.points().len() as u64 + bytes / self.config.index_interval_bytes.max(1) + 2;
-        if self.segment.is_outlined()
-            && (seals || points >= POINTS_PER_FRAME as u64)
-            && let Err(cause) = self.segment.verify_outlined(disk)
-        {
-            tracing::error!(file = %self.segment.file(), %cause, "a segment is damaged in what is not indexed yet");
+        if self.segment.is_outlined() && (seals || points >= POINTS_PER_FRAME as u64) {
+            self.segment.verify_outlined(disk)?;
         }
+        Ok(())
     }
 
     /// Appends the frame of an entry, the next one.

@@ -112,6 +112,22 @@ impl Direct {
         Ok(true)
     }
 
+    /// Reads up to `len` bytes at `pos` from the disk itself; `None` where that cannot be.
+    pub(super) fn read(&self, path: &Path, pos: u64, len: usize) -> io::Result<Option<Bytes>> {
+        if self.is_refused() || !pos.is_multiple_of(PAGE_BYTES as u64) || len > PIECE_BYTES {
+            return Ok(None);
+        }
+        let mut buffer = self.buffer();
+        let piece = buffer.piece(len.next_multiple_of(PAGE_BYTES));
+        let result = match read_directly(path, pos, piece) {
+            Ok(filled) => Ok(Some(Bytes::copy_from_slice(&piece[..filled.min(len)]))),
+            Err(error) if is_refusal(&error) => Ok(None),
+            Err(error) => Err(error),
+        };
+        self.give_back(buffer);
+        result
+    }
+
     fn write_piece(&self, direct: &File, handle: &Handle, at: u64, piece: &[u8]) -> io::Result<()> {
         if !self.is_refused() {
             match direct.write_all_at(piece, at) {
@@ -161,6 +177,22 @@ impl Direct {
     fn lock(&self) -> MutexGuard<'_, Vec<Buffer>> {
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Fills a piece of whole pages, or less of it at the end of the file.
+fn read_directly(path: &Path, pos: u64, piece: &mut [u8]) -> io::Result<usize> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path)?;
+    let mut filled = 0;
+    // Less than a page more is the end of the file.
+    while filled < piece.len() && filled.is_multiple_of(PAGE_BYTES) {
+        match file.read_at(&mut piece[filled..], pos + filled as u64) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 fn is_refusal(error: &io::Error) -> bool {

@@ -50,7 +50,7 @@ fn a_directory_is_made_with_its_parents_and_found_again() -> TestResult {
 
 #[test]
 fn files_come_and_go_as_the_operations_say() -> TestResult {
-    let (_dir, disk) = disk(8);
+    let (dir, disk) = disk(8);
     assert_eq!(disk.list("a/b")?, Vec::<String>::new());
     disk.perform(&DiskOp::CreateDir { dir: "a/b".into() })?;
     create(&disk, "a/b/one");
@@ -78,7 +78,12 @@ fn files_come_and_go_as_the_operations_say() -> TestResult {
     assert_eq!(disk.list("a/b")?, Vec::<String>::new());
 
     let error = disk.perform(&DiskOp::Sync { file: name("a/b/two") }).unwrap_err();
-    assert_eq!((error.op, error.file.as_str(), error.kind), ("fdatasync", "a/b/two", io::ErrorKind::NotFound));
+    assert_eq!((error.op, error.kind), ("fdatasync", io::ErrorKind::NotFound));
+    assert_eq!(
+        error.file,
+        dir.path().join("data/a/b/two").display().to_string(),
+        "the whole path: which directory is it?"
+    );
     Ok(())
 }
 
@@ -154,5 +159,27 @@ fn a_reader_keeps_what_it_mapped_while_the_file_grows_and_goes() -> TestResult {
     });
     disk.perform(&DiskOp::Remove { file: name("s") })?;
     assert_eq!(first, b"first".as_slice());
+    Ok(())
+}
+
+/// What was written, cached or not; and a file that takes the place of another is another from then on.
+#[test]
+fn the_disk_itself_says_what_the_cache_says() -> TestResult {
+    let (_dir, disk) = disk(4);
+    create(&disk, "s");
+    let bytes: &'static [u8] = Vec::leak((0..10_000_u32).map(|i| i.to_le_bytes()[0]).collect());
+    write(&disk, "s", 0, &[bytes]);
+    for (pos, len) in [(0, 4096), (0, 8192), (0, 10_000), (4096, 1 << 20), (8192, 100), (5, 100), (12_288, 10)] {
+        let expected = bytes.iter().copied().skip(pos).take(len).collect::<Vec<u8>>();
+        assert_eq!(disk.read_from_disk(&name("s"), pos as u64, len)?, expected, "{len} bytes at {pos}");
+    }
+    assert_eq!(disk.read_from_disk(&name("none"), 0, 10).unwrap_err().kind, io::ErrorKind::NotFound);
+    let before = disk.map(&name("s"), 0, 4)?;
+    create(&disk, "new");
+    write(&disk, "new", 0, &[b"other bytes"]);
+    disk.perform(&DiskOp::Rename { from: name("new"), to: name("s") })?;
+    assert_eq!(disk.map(&name("s"), 0, 5)?, b"other".as_slice());
+    assert_eq!(disk.read_from_disk(&name("s"), 0, 5)?, b"other".as_slice());
+    assert_eq!(before, bytes[..4], "who had it mapped keeps it");
     Ok(())
 }

@@ -95,11 +95,19 @@ impl Checkpointing {
 }
 
 impl Store {
-    /// Whether enough went into the journal since the last checkpoint began, and none is under way.
+    /// Whether enough went into the journal since the last checkpoint began, or it finds no space for another file, and no
+    /// checkpoint is under way.
     #[must_use]
     pub fn checkpoint_due(&self) -> bool {
-        !self.is_checkpointing()
-            && self.journal.written_bytes() - self.checkpointing.began_at_bytes >= self.config.checkpoint_bytes
+        let written_bytes = self.journal.written_bytes() - self.checkpointing.began_at_bytes;
+        let is_due = written_bytes >= self.config.checkpoint_bytes || self.is_checkpoint_the_way_out();
+        !self.is_checkpointing() && is_due
+    }
+
+    /// Whether there are files that no log has any more, and that the last checkpoint may still name.
+    #[must_use]
+    pub const fn holds_removed(&self) -> bool {
+        !self.removed.is_empty()
     }
 
     /// Whether the group's applied state is another than the last checkpoint has: the next one must name it. A group
@@ -141,6 +149,7 @@ impl Store {
             waiting.insert(checkpoint.group, (checkpoint.conf_state, checkpoint.app_state));
         }
         self.checkpointing.began_at_bytes = self.journal.written_bytes();
+        self.checkpoint_begins();
         let doubt = self.doubt.clone();
         self.checkpointing.stage = Stage::Capturing { waiting, removed: Vec::new(), doubt };
     }

@@ -28,23 +28,23 @@ use crate::{
 };
 
 const PART: &str = ".part";
-const COPY: &str = ".copy";
+pub(super) const COPY: &str = ".copy";
 /// A file that arrives is synced whenever it has grown by this.
 const SYNC_BYTES: u64 = 4 << 20;
 
 /// Files that arrive, and what is to be done to them.
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
-    files: BTreeMap<(GroupId, LogIndex), File>,
-    waiting: Vec<(Job, Vec<DiskOp>)>,
+    pub(super) files: BTreeMap<(GroupId, LogIndex), File>,
+    pub(super) waiting: Vec<(Job, Vec<DiskOp>)>,
 }
 
 /// A file that arrives.
 #[derive(Clone, Copy, Debug)]
-struct File {
+pub(super) struct File {
     /// How far it is written, or will be by what waits.
     len: u64,
-    is_complete: bool,
+    pub(super) is_complete: bool,
 }
 
 impl Incoming {
@@ -65,7 +65,7 @@ impl Incoming {
 }
 
 /// The name of a file while it arrives, or when it has.
-fn file_name((group, first_index): (GroupId, LogIndex), suffix: &str) -> FileName {
+pub(super) fn file_name((group, first_index): (GroupId, LogIndex), suffix: &str) -> FileName {
     let name = segment::file_name(group, first_index);
     FileName::new(format!("{}{suffix}", name.as_str().trim_end_matches(".seg")))
 }
@@ -150,6 +150,12 @@ impl Store {
         self.leaving.contains_key(&group)
     }
 
+    /// Whether a group is here.
+    #[must_use]
+    pub fn knows(&self, group: GroupId) -> bool {
+        self.groups.contains_key(&group)
+    }
+
     /// Whether nothing is left of a group that was removed: the checkpoint does not know it, and its files are gone.
     #[must_use]
     pub fn is_gone(&self, group: GroupId) -> bool {
@@ -180,7 +186,8 @@ impl Store {
         let hard_state = snapshot.first_hard_state();
         let record = snapshot.record;
         let (disk, tail_bytes) = (Arc::clone(&self.disk), Arc::clone(&self.tail_bytes.followed));
-        let log = LogWriter::open(disk, group, record.topic_partition, &record.log, self.config.segment, tail_bytes);
+        let (config, suspects) = (self.config.segment, Arc::clone(&self.suspects));
+        let log = LogWriter::open(disk, group, record.topic_partition, &record.log, config, tail_bytes, suspects);
         let handle = log.log().clone();
         let mut state = Group::new(log);
         state.hard_state = hard_state;

@@ -22,6 +22,7 @@ use super::{
     checkpointing::Checkpointing,
     group::{Captured, Group, created},
     incoming::Incoming,
+    space::Space,
 };
 use crate::{
     checkpoint::{Checkpoint, GroupRecord},
@@ -30,7 +31,7 @@ use crate::{
     error::OpenError,
     identity::DirIdentity,
     journal::{Doubt, JournalWriter, Replay, ReplayStart, ReplayedBlock},
-    log::{Log, writer::LogRecord, writer::LogWriter},
+    log::{Log, suspects::Suspects, writer::LogRecord, writer::LogWriter},
     segment,
 };
 
@@ -95,11 +96,12 @@ impl Store {
         }
         let mut journal = JournalWriter::resume(&config.journal, replay.finish());
         journal.settle(&*disk)?;
-        let Recovery { groups, tail_bytes, doubt, .. } = recovery.finish();
+        let Recovery { groups, tail_bytes, suspects, doubt, .. } = recovery.finish();
         // With the journal in doubt, they may be the last copy of something.
         let leftovers = if doubt == Doubt::None { leftovers(&*disk, &checkpoint)? } else { Vec::new() };
         let incoming = Incoming::found(&*disk)?;
         let recovered = groups.values().map(|group| recovered_group(group, &doubt)).collect();
+        let space = Space::found_on(&*disk)?;
         let store = Store {
             disk,
             config,
@@ -121,6 +123,8 @@ impl Store {
             checkpoints: 0,
             leaving: BTreeMap::new(),
             incoming,
+            space,
+            suspects,
             doubt: doubt.clone(),
             poisoned: None,
         };
@@ -158,6 +162,7 @@ struct Recovery {
     disk: Arc<dyn Disk>,
     config: StoreConfig,
     tail_bytes: TailBytes,
+    suspects: Arc<Suspects>,
     /// What the checkpoint covers.
     lsn: Lsn,
     groups: BTreeMap<GroupId, Group>,
@@ -169,7 +174,8 @@ impl Recovery {
     fn new(disk: Arc<dyn Disk>, config: StoreConfig, checkpoint: &Checkpoint) -> Self {
         let doubt = checkpoint.doubt.clone();
         let (groups, played, tail_bytes) = (BTreeMap::new(), BTreeMap::new(), TailBytes::default());
-        let mut recovery = Self { disk, config, tail_bytes, lsn: checkpoint.lsn, groups, played, doubt };
+        let suspects = Arc::default();
+        let mut recovery = Self { disk, config, tail_bytes, suspects, lsn: checkpoint.lsn, groups, played, doubt };
         checkpoint.groups.iter().for_each(|record| recovery.restore(record));
         recovery
     }
@@ -189,7 +195,8 @@ impl Recovery {
 
     fn make(&self, group: GroupId, topic_partition: TopicPartition, log: &LogRecord) -> Group {
         let (disk, tail_bytes) = (Arc::clone(&self.disk), Arc::clone(&self.tail_bytes.followed));
-        Group::new(LogWriter::open(disk, group, topic_partition, log, self.config.segment, tail_bytes))
+        let (config, suspects) = (self.config.segment, Arc::clone(&self.suspects));
+        Group::new(LogWriter::open(disk, group, topic_partition, log, config, tail_bytes, suspects))
     }
 
     fn doubt(&mut self, more: Doubt) {

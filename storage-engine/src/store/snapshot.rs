@@ -8,40 +8,26 @@ use bytes::Bytes;
 use levada_protocol::ids::{GroupId, LogIndex, Offset, Term, TopicPartition};
 
 use super::{
-    Store,
+    SegmentSpec, Store,
     recovery::{RecoveredGroup, recovered_group},
 };
 use crate::{
     checkpoint::{Checkpoint, GroupRecord},
-    codec::{Decoder, to_usize},
-    disk::{Disk, FileName},
+    codec::Decoder,
+    disk::Disk,
     entry::HardState,
     error::{DamageCause, OpenError},
     identity::DirIdentity,
     journal::JournalId,
     log::writer::{LogRecord, Seam, SegmentRecord},
-    segment::{
-        self, footer,
-        format::{HEADER_BYTES, SegmentHeader},
-    },
 };
 
 const WHAT: &str = "a group's snapshot";
-const SIZE: &str = "the length of a segment that arrives";
-/// No footer is larger: a directory has a point for each index frame, which stands for about a megabyte.
-const FOOTER_BYTES_MAX: usize = 16 << 20;
 
 /// Where a group stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     pub(super) record: GroupRecord,
-}
-
-/// A segment that a snapshot names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SnapshotSegment {
-    header: SegmentHeader,
-    record: SegmentRecord,
 }
 
 /// A state machine of which no entries are told.
@@ -97,6 +83,12 @@ impl Snapshot {
         self
     }
 
+    /// The first entry that its segments hold.
+    #[must_use]
+    pub const fn first_index(&self) -> LogIndex {
+        self.record.log.start.index
+    }
+
     /// The offset that follows it.
     #[must_use]
     pub fn next_offset(&self) -> Offset {
@@ -111,11 +103,11 @@ impl Snapshot {
 
     /// Its segments, from the oldest.
     #[must_use]
-    pub fn segments(&self) -> Vec<SnapshotSegment> {
+    pub fn segments(&self) -> Vec<SegmentSpec> {
         let record = &self.record;
         let segment = |segment: &SegmentRecord| {
             let header = segment.start.header(record.group, record.topic_partition);
-            SnapshotSegment { header, record: *segment }
+            SegmentSpec { header, end: segment.end, sealed: segment.sealed }
         };
         record.log.segments.iter().map(segment).collect()
     }
@@ -158,107 +150,6 @@ impl Snapshot {
         let term = log.terms.last().map_or(log.term_before, |(_, term)| *term);
         HardState { term, vote: 0, commit: self.record.applied }
     }
-}
-
-impl SnapshotSegment {
-    /// Its first entry.
-    #[must_use]
-    pub const fn first_index(&self) -> LogIndex {
-        self.record.start.index
-    }
-
-    /// How many bytes of its file are spoken for. A sealed segment's footer follows, up to the end of the file.
-    #[must_use]
-    pub const fn bytes(&self) -> u64 {
-        self.record.end.position
-    }
-
-    /// Whether it is complete.
-    #[must_use]
-    pub const fn is_sealed(&self) -> bool {
-        self.record.sealed
-    }
-
-    /// Checks its file, piece by piece.
-    #[must_use]
-    pub fn check(&self) -> SegmentCheck {
-        SegmentCheck {
-            segment: self.clone(),
-            position: 0,
-            header: Vec::with_capacity(HEADER_BYTES),
-            checksum: crc32fast::Hasher::new_with_initial(self.header.crc()),
-            footer: Vec::new(),
-        }
-    }
-}
-
-/// Looks at a segment's file from its first byte to its last.
-#[derive(Clone, Debug)]
-pub struct SegmentCheck {
-    segment: SnapshotSegment,
-    position: u64,
-    header: Vec<u8>,
-    checksum: crc32fast::Hasher,
-    footer: Vec<u8>,
-}
-
-impl SegmentCheck {
-    /// How far it has looked.
-    #[must_use]
-    pub const fn position(&self) -> u64 {
-        self.position
-    }
-
-    /// Whether there may be more to look at: of a sealed segment nobody knows before the end of the file.
-    #[must_use]
-    pub const fn wants_more(&self) -> bool {
-        self.segment.record.sealed || self.position < self.segment.bytes()
-    }
-
-    /// Looks at the next bytes.
-    ///
-    /// # Errors
-    /// There are more than there can be.
-    pub fn update(&mut self, mut bytes: &[u8]) -> Result<(), DamageCause> {
-        let frames_end = self.segment.bytes();
-        self.position += bytes.len() as u64;
-        let head = bytes.len().min(HEADER_BYTES.saturating_sub(self.header.len()));
-        self.header.extend(bytes.split_off(..head).unwrap_or_default());
-        let before = self.position - bytes.len() as u64;
-        let frames = bytes.len().min(to_usize(frames_end.saturating_sub(before)));
-        self.checksum.update(bytes.split_off(..frames).unwrap_or_default());
-        self.footer.extend(bytes);
-        let is_too_long =
-            if self.segment.record.sealed { self.footer.len() > FOOTER_BYTES_MAX } else { self.position > frames_end };
-        if is_too_long { Err(DamageCause::Field { field: SIZE, value: self.position }) } else { Ok(()) }
-    }
-
-    /// At the end of the file: whether it is this segment.
-    ///
-    /// # Errors
-    /// It is not.
-    pub fn finish(&self) -> Result<(), DamageCause> {
-        let SegmentRecord { end, sealed, .. } = &self.segment.record;
-        if self.position < end.position {
-            return Err(DamageCause::Short("a segment that arrives"));
-        }
-        let expected = self.segment.header.encode();
-        if self.header != expected {
-            let (stored, computed) = (crc32fast::hash(&self.header), crc32fast::hash(&expected));
-            return Err(DamageCause::Checksum { what: "the header of a segment that arrives", stored, computed });
-        }
-        let computed = self.checksum.clone().finalize();
-        if computed != end.checksum {
-            return Err(DamageCause::Checksum { what: "a segment that arrives", stored: end.checksum, computed });
-        }
-        if *sealed { footer::decode(&self.footer, &self.segment.header, end).map(drop) } else { Ok(()) }
-    }
-}
-
-/// The name of a group's segment.
-#[must_use]
-pub fn segment_file(group: GroupId, first_index: LogIndex) -> FileName {
-    segment::file_name(group, first_index)
 }
 
 impl Store {

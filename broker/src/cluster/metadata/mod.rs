@@ -24,7 +24,7 @@ use levada_protocol::{
 use self::wire::{malformed, node_to_wire, topic_from_wire};
 pub use self::{
     moves::{Move, move_command},
-    nodes::{removed, unknown_node},
+    nodes::{MEMBERS_FIRST, removed, unknown_node},
     wire::topic_info,
 };
 use super::feature::{LEVEL_FIRST, LEVEL_MAX};
@@ -55,6 +55,8 @@ pub struct Partition {
     pub leaving: Vec<Replica>,
     /// Of all of these, those that have lost what they had.
     pub lost: Vec<ReplicaId>,
+    /// How many targets it has been given: one may come back that was given up before.
+    pub targets_given: u64,
 }
 
 /// A topic.

@@ -95,7 +95,7 @@ impl Metadata {
         self.change_partition(GroupId(finish.group), |_, partition| {
             let mut wanted: Vec<ReplicaId> = partition.target.iter().map(|replica| replica.id).collect();
             wanted.sort_unstable();
-            if wanted == voters {
+            if wanted == voters && partition.targets_given == finish.targets_given {
                 partition.replicas = std::mem::take(&mut partition.target);
                 partition.leaving.clear();
                 partition.lost.clear();
@@ -184,6 +184,7 @@ impl Partition {
         if self.first.is_empty() {
             self.first = self.replicas.clone();
         }
+        self.targets_given += 1;
         let given_up = std::mem::replace(&mut self.target, target);
         for replica in given_up {
             let is_known = self.target.contains(&replica) || self.replicas.contains(&replica);

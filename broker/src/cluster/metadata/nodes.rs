@@ -13,7 +13,7 @@ use crate::cluster::feature::LEVEL_FIRST;
 
 /// Replicas of group 0 have the number of their node, if that founded the cluster; those of nodes that join have numbers
 /// from here on. (A wiped node gets another number than before.)
-pub(super) const MEMBERS_FIRST: u64 = 1 << 48;
+pub const MEMBERS_FIRST: u64 = 1 << 48;
 
 impl Metadata {
     /// Which replicas of group 0 there are, and where, if the cluster was founded by these nodes.
@@ -94,10 +94,12 @@ impl Metadata {
             let why = format!("node {id} runs a build that is older than the cluster; run a newer one there");
             return Err(Error::new(ErrorCode::UnsupportedVersion, why));
         }
+        // A node that is to leave is to leave with an empty directory, too.
+        let was_draining = before.is_some_and(|known| known.draining);
         self.admitted.remove(&id);
         self.removed.remove(&id);
         node.member = Some(ReplicaId(MEMBERS_FIRST + self.members_given));
-        node.draining = false;
+        node.draining = was_draining;
         self.members_given += 1;
         self.nodes.insert(id, node);
         Ok(Applied::NodeJoined { node: id, topics: self.renew_replicas(id) })
@@ -128,15 +130,19 @@ impl Metadata {
             // It has never come.
             return Ok(Applied::NodesChanged);
         }
-        let node = self.nodes.get_mut(&id).ok_or_else(|| unknown_node(id))?;
+        let is_removed = self.removed.contains(&id);
+        let unknown = || if is_removed { removed(id) } else { unknown_node(id) };
+        let node = self.nodes.get_mut(&id).ok_or_else(unknown)?;
         node.draining = drain.drain;
         Ok(Applied::NodesChanged)
     }
 
     pub(super) fn remove_node(&mut self, remove: messages::RemoveNode) -> Result<Applied> {
         let id = NodeId(remove.node_id);
-        if !self.nodes.contains_key(&id) {
-            return Err(unknown_node(id));
+        let node = self.nodes.get(&id).ok_or_else(|| unknown_node(id))?;
+        if !node.draining {
+            let why = format!("node {id} is not being decommissioned (any more)");
+            return Err(Error::new(ErrorCode::InvalidRequest, why));
         }
         if self.holds_replicas(id) {
             let why = format!("node {id} holds replicas; they must be moved first");

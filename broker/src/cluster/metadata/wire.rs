@@ -129,6 +129,7 @@ fn partition_to_wire(partition: &Partition) -> wire::Partition {
         first: replicas_to_wire(&partition.first),
         leaving: replicas_to_wire(&partition.leaving),
         lost: partition.lost.iter().map(|replica| replica.get()).collect(),
+        targets_given: partition.targets_given,
     }
 }
 
@@ -141,6 +142,7 @@ pub(super) fn partition_from_wire(wire: wire::Partition) -> Partition {
         first: replicas_from_wire(wire.first),
         leaving: replicas_from_wire(wire.leaving),
         lost: wire.lost.into_iter().map(ReplicaId).collect(),
+        targets_given: wire.targets_given,
     }
 }
 

@@ -1,11 +1,7 @@
 //! Groups that sleep, and what wakes them: each case of the essay in `raft/hibernation.rs`.
 
 use super::*;
-use crate::{
-    cluster::feature::LEVEL_HIBERNATION,
-    node::sleeping::Wake,
-    raft::hibernation::Notice,
-};
+use crate::{cluster::feature::LEVEL_HIBERNATION, node::sleeping::Wake, raft::hibernation::Notice};
 
 /// Longer than a group is quiet before it sleeps, and than a leader takes to say so.
 const NIGHT_TICKS: u32 = 120;
@@ -72,9 +68,7 @@ fn groups_in_which_nothing_happens_sleep_and_say_nothing() {
             let node = world.nodes.get_mut(&id).unwrap();
             node.handle(world.now, Event::Tick, &mut out);
             node.flush(&mut out);
-            let of_partitions = |effect: &Effect| {
-                matches!(effect, Effect::Send { message: PeerMessage::Raft { group, .. }, .. } if *group != GroupId::METADATA)
-            };
+            let of_partitions = |effect: &Effect| matches!(effect, Effect::Send { message: PeerMessage::Raft { group, .. }, .. } if *group != GroupId::METADATA);
             assert!(!out.iter().any(of_partitions), "{out:?}");
             world.perform(id, out);
         }
@@ -208,7 +202,11 @@ fn a_leaders_node_that_restarts_quickly_does_not_leave_its_groups_without_one() 
         node.partitions.keys().for_each(|group| node.sleepers.close(*group));
     }
     for place in led {
-        assert!(world.leader(place).is_some_and(|leads| leads != leader), "{:#?}", world.nodes[&followers[0]].describe());
+        assert!(
+            world.leader(place).is_some_and(|leads| leads != leader),
+            "{:#?}",
+            world.nodes[&followers[0]].describe()
+        );
     }
     assert!(woken(&world, followers[0], Wake::NodeLost) > 0);
 }

@@ -208,3 +208,49 @@ fn damage_is_not_copied() {
     world.ask_controller(Request::SetReplicas { name: "orders".into(), replicas: 3 }).unwrap();
     world.until(|world| world.values(away, place).len() == 100);
 }
+
+/// The node that was there before may have been cut off only, and hear of it later.
+#[test]
+#[should_panic(expected = "another data directory has taken the place of this one as node 3")]
+fn a_node_whose_place_was_taken_ends() {
+    let (mut world, _) = cluster(1);
+    world.admit(NodeId(3), true);
+    world.wiped.insert(NodeId(3));
+    world.ask_to_join(NodeId(3)).unwrap();
+    world.until(|_| false);
+}
+
+/// Four copies go on at once; those of which nothing can come must not be all that ever go on.
+#[test]
+fn copies_that_come_from_nowhere_let_others_go_first() {
+    let mut world = World::new(3);
+    let places = world.create_topic(6, &[]);
+    for place in &places {
+        world.produce(*place, batch(&["a"], 0)).unwrap();
+    }
+    let (mut copies, mut budget) = (copying::Copies::default(), fetching::Budget::new(1 << 30));
+    let mut store = world.nodes.remove(&NodeId(3)).unwrap().store;
+    let groups = |out: &[Effect]| -> BTreeSet<GroupId> {
+        let asked = out.iter().filter_map(|effect| match effect {
+            Effect::Send { message: PeerMessage::CatchUp { group, .. }, .. } => Some(*group),
+            _ => None,
+        });
+        asked.collect()
+    };
+    let nowhere = copying::Source { nodes: vec![NodeId(1), NodeId(2)], replica: ReplicaId(99) };
+    for group in 101..=105 {
+        copies.begin(GroupId(group), nowhere.clone(), &mut store);
+    }
+    let mut out = Vec::new();
+    copies.tick(&mut budget, &mut store, &mut out);
+    assert_eq!(groups(&out).len(), 4);
+    for _ in 0..400 {
+        copies.tick(&mut budget, &mut store, &mut out);
+    }
+    assert_eq!(groups(&out).len(), 5, "the fifth had its turn");
+    let asked = out.iter().filter_map(|effect| match effect {
+        Effect::Send { to, message: PeerMessage::CatchUp { .. } } => Some(*to),
+        _ => None,
+    });
+    assert_eq!(asked.collect::<BTreeSet<NodeId>>(), BTreeSet::from([NodeId(1), NodeId(2)]));
+}

@@ -9,11 +9,17 @@ use levada_protocol::{
     ids::{Offset, ProducerEpoch, ProducerId, Term},
     source::NewTopic,
 };
-use levada_storage_engine::entry::EntryKind;
+use levada_storage_engine::{
+    disk::{DiskOp, FileName},
+    entry::EntryKind,
+};
 
+mod full;
 mod hibernation;
 mod membership;
+mod mending;
 mod scripts;
+mod slow;
 mod world;
 
 use self::world::*;

@@ -33,6 +33,13 @@ pub(super) struct World {
     pub(super) wiped: BTreeSet<NodeId>,
     /// What nodes that start may copy in a second.
     pub(super) copy_bytes_per_s: u64,
+    /// How many ticks each block of a node's journal takes.
+    pub(super) slow: BTreeMap<NodeId, u64>,
+    /// Blocks that take their time: until which tick.
+    pub(super) late: Vec<(u64, NodeId, u64)>,
+    pub(super) ticks: u64,
+    /// How nodes that start scrub.
+    pub(super) scrub: ScrubConfig,
     /// What nodes did of late, one line each.
     pub(super) story: Vec<String>,
     /// Messages that the network loses.
@@ -49,6 +56,9 @@ pub(super) fn config(node: NodeId, count: u64) -> NodeConfig {
         seed: node.get(),
         store: StoreConfig { checkpoint_bytes: 1 << 20, ..StoreConfig::default() },
         copy_bytes_per_s: 50 << 20,
+        watermarks: Watermarks { reserve_bytes: 1 << 30, reserve_percent: 10 },
+        slow_disk_ms: 20,
+        scrub: ScrubConfig { bytes_per_s: 0, interval_ms: 0 },
     }
 }
 
@@ -69,8 +79,7 @@ impl World {
     pub(super) fn register_at(&mut self, id: NodeId, count: u64, feature_level_max: u32) {
         let addresses = NodeAddresses { node: id, native: format!("n{id}"), ..NodeAddresses::default() };
         let incarnation = config(id, count).incarnation;
-        let node =
-            metadata::Node { feature_level_max, ..metadata::Node::new(addresses, incarnation, String::new()) };
+        let node = metadata::Node { feature_level_max, ..metadata::Node::new(addresses, incarnation, String::new()) };
         let request = Request::RegisterNode { node: Box::new(node) };
         self.ask_controller(request).unwrap();
     }
@@ -87,6 +96,10 @@ impl World {
             next_request: 0,
             wiped: BTreeSet::new(),
             copy_bytes_per_s: 50 << 20,
+            slow: BTreeMap::new(),
+            late: Vec::new(),
+            ticks: 0,
+            scrub: ScrubConfig { bytes_per_s: 0, interval_ms: 0 },
             story: Vec::new(),
             drops: None,
         };
@@ -106,6 +119,9 @@ impl World {
     pub(super) fn step(&mut self) {
         self.now.mono_ms += 50;
         self.now.wall_ms += 50;
+        self.ticks += 1;
+        let done = self.late.extract_if(.., |(at, ..)| *at <= self.ticks);
+        self.events.extend(done.map(|(_, id, token)| (id, Event::Disk { token, result: Ok(()) })));
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         self.events.extend(ids.iter().map(|id| (*id, Event::Tick)));
         self.settle();
@@ -154,9 +170,13 @@ impl World {
                         self.story.push(format!("{id} syncs its journal"));
                     }
                     let result = ops.iter().try_for_each(|op| self.disks[&id].perform(op));
+                    if let (Lane::Journal, Ok(()), Some(ticks)) = (lane, &result, self.slow.get(&id)) {
+                        self.late.push((self.ticks + ticks, id, token));
+                        continue;
+                    }
                     self.events.push_back((id, Event::Disk { token, result }));
                 }
-                Effect::Read { token, file, pos, len } => {
+                Effect::Read { token, file, pos, len, from_disk: _ } => {
                     let result = self.disks[&id].read(&file, pos, len);
                     self.events.push_back((id, Event::Read { token, result }));
                 }
@@ -301,7 +321,7 @@ impl World {
 
     /// Three nodes founded the cluster, whoever is in it by now.
     fn config(&self, node: NodeId) -> NodeConfig {
-        let mut config = NodeConfig { copy_bytes_per_s: self.copy_bytes_per_s, ..config(node, 3) };
+        let mut config = NodeConfig { copy_bytes_per_s: self.copy_bytes_per_s, scrub: self.scrub, ..config(node, 3) };
         if self.wiped.contains(&node) {
             config.incarnation = IncarnationId::from_bytes([u8::try_from(100 + node.get()).unwrap(); 16]);
         }

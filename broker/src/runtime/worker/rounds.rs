@@ -27,7 +27,7 @@ use crate::{
         clock::{self, Clock},
         lanes::Lanes,
         peers::Peers,
-        reads::Reads,
+        reads::{Read, Reads},
         ticks::Ticks,
     },
 };
@@ -82,6 +82,10 @@ pub(super) struct Rounds {
     groups_asleep: Gauge,
     sleeps: Counter,
     wakes: [(Wake, Counter); Wake::ALL.len()],
+    fullness: Gauge,
+    slow_disk: Gauge,
+    waiting_writes: Gauge,
+    handed_over: Counter,
     state: watch::Sender<WorkerState>,
 }
 
@@ -121,6 +125,10 @@ impl Rounds {
             groups_asleep: gauge!(names::GROUPS_ASLEEP.name),
             sleeps: counter!(names::GROUP_SLEEPS.name),
             wakes: Wake::ALL.map(|why| (why, counter!(names::GROUP_WAKES.name, "reason" => why.name()))),
+            fullness: gauge!(names::DISK_FULLNESS.name),
+            slow_disk: gauge!(names::DISK_SLOW.name),
+            waiting_writes: gauge!(names::DISK_WAITING_WRITES.name),
+            handed_over: counter!(names::LEADERS_HANDED_OVER.name),
             state,
         }
     }
@@ -189,6 +197,11 @@ impl Rounds {
         self.queue_length.set(queued as f64);
         self.tail_bytes.set(self.node.store().tail_bytes() as f64);
         self.backlog_bytes.set(self.node.store().backlog_bytes() as f64);
+        let health = self.node.health();
+        self.fullness.set(f64::from(health.fullness as u8));
+        self.slow_disk.set(f64::from(u8::from(health.slow_disk)));
+        self.waiting_writes.set(self.node.store().waiting_for_space() as f64);
+        self.handed_over.absolute(self.node.handed_over());
     }
 
     /// Shows what sleeps, with each tick.
@@ -242,7 +255,9 @@ impl Rounds {
                 Effect::Disk { lane, token, ops } => {
                     self.lanes.queue(lane, token, ops);
                 }
-                Effect::Read { token, file, pos, len } => self.reads.read(token, file, pos, len),
+                Effect::Read { token, file, pos, len, from_disk } => {
+                    self.reads.read(Read { token, file, pos, len, from_disk });
+                }
                 Effect::Reply { id, result } => {
                     if let Some(reply) = self.pending.remove(&id).and_then(|pending| pending.reply) {
                         self.answer(reply, result);

@@ -72,7 +72,10 @@ fn a_group_without_a_record_has_no_file_and_does_not_hold_back_the_journal() {
     assert_eq!(files_of(&world, BLANK), 0);
     assert!(files_of(&world, BUSY) > 0);
     let (written, used) = (world.store.journal.written_bytes(), world.store.journal.used_bytes());
-    assert!(written > 10 * CONFIG.checkpoint_bytes && used < 5 * CONFIG.checkpoint_bytes, "{used} of {written} are used");
+    assert!(
+        written > 10 * CONFIG.checkpoint_bytes && used < 5 * CONFIG.checkpoint_bytes,
+        "{used} of {written} are used"
+    );
     assert!(!world.store.has_moved(BLANK, LogIndex(2)), "no checkpoint needs to name it");
 
     let mut world = recover(Arc::new(world.disk.crash_image(&CrashPlan::LOSE_ALL)), &world.groups, &BTreeMap::new());

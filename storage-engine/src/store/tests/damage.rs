@@ -1,6 +1,9 @@
 //! Bits that flip, and files that are exchanged: noticed, and never served.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use levada_protocol::ids::{GroupId, LogIndex, Offset};
 
@@ -9,8 +12,8 @@ use crate::{
     disk::{Disk, DiskOp, FileName},
     error::{OpenError, ReadError},
     journal::Doubt,
-    sim_disk::{SimDisk, rng::Rng},
-    store::Recovered,
+    sim_disk::{CrashPlan, SimDisk, rng::Rng},
+    store::{Recovered, segment_file},
 };
 
 /// A store at rest, with everything proven: several groups, sealed and open segments, some entries in the journal only.
@@ -204,10 +207,149 @@ fn a_damaged_segment_takes_more_and_serves_the_rest() {
     world.append(GroupId(1), 4, &[3], true);
     world.settle();
     world.commit(GroupId(1), 5, true, None);
+    world.settle();
+    world.store.accept_damage(GroupId(1));
     world.begin_checkpoint(|_| true);
     world.settle();
     let log = world.store.log(GroupId(1)).unwrap();
     assert!(log.segments()[0].sealed);
     assert!(log.read(Offset(0), 1, Offset(25)).is_err());
     assert_eq!(log.read(Offset(20), 1, Offset(25)).unwrap().next_offset, Offset(25));
+}
+
+/// Reads all of a group, by offset and by index; whether anything was damaged.
+fn has_damage(world: &World, group: GroupId) -> bool {
+    let log = world.store.log(group).unwrap();
+    let (end, mut offset, mut damaged) = (log.next_offset(), log.log_start(), false);
+    while offset < end && !damaged {
+        match log.read(offset, 1 << 20, end) {
+            Ok(read) => offset = read.next_offset,
+            Err(_) => damaged = true,
+        }
+    }
+    let indexes = log.first_index().get()..=log.last_index().get();
+    indexes.fold(damaged, |damaged, index| log.entries(LogIndex(index), LogIndex(index + 1), 1).is_err() || damaged)
+}
+
+/// The spec of a segment finds every damage there can be, and the file of another replica mends it.
+#[test]
+fn a_damaged_segment_gets_the_file_of_another_replica() {
+    let sound = at_rest(21);
+    let mut rng = Rng::new(9);
+    let mut segments = Vec::new();
+    let mut at = (GroupId(0), LogIndex(0));
+    while let Some((group, spec)) = sound.store.next_segment(at) {
+        at = (group, spec.first_index());
+        if spec.is_sealed() {
+            segments.push((group, spec));
+        }
+    }
+    assert!(segments.len() > 5, "{}", segments.len());
+    let (mut suspected, mut damages) = (0, 0);
+    for (group, spec) in &segments {
+        let file = segment_file(*group, spec.first_index());
+        let len = sound.disk.len(&file).unwrap().unwrap();
+        for way in 0..5 {
+            let disk = Arc::new(sound.disk.fork());
+            match way {
+                0 => disk.flip_bit(&file, rng.below(len), rng.byte() % 8),
+                1 => disk.flip_bit(&file, len - 1 - rng.below(len / 4), rng.byte() % 8),
+                2 => disk.make_unreadable(&file, rng.below(len), 1),
+                3 => disk.perform(&DiskOp::Truncate { file: file.clone(), len: rng.below(len) }).unwrap(),
+                _ => disk.perform(&DiskOp::Remove { file: file.clone() }).unwrap(),
+            }
+            let Recovered { store, .. } = open(&disk).unwrap();
+            let mut world = World::with(Arc::clone(&disk), store, sound.groups.clone(), 3);
+            damages += 1;
+            let is_sound = disk.read_from_disk(&file, 0, 1 << 24).is_ok_and(|bytes| {
+                let mut check = spec.check();
+                check.update(&bytes).and_then(|()| check.finish()).is_ok()
+            });
+            assert!(!is_sound, "way {way} of {file}");
+            has_damage(&world, *group);
+            suspected += u32::from(world.store.take_suspects().contains(&(*group, spec.first_index())));
+
+            let bytes = sound.disk.read(&file, 0, 1 << 24).unwrap();
+            for piece in bytes.chunks(500) {
+                world.store.write_incoming(*group, spec.first_index(), bytes::Bytes::copy_from_slice(piece));
+            }
+            world.store.finish_incoming(*group, spec.first_index());
+            world.settle();
+            world.store.replace_segment(*group, spec.first_index());
+            world.settle();
+            assert!(!has_damage(&world, *group), "way {way} of {file}");
+            assert_eq!(world.store.take_suspects(), BTreeSet::new());
+            disk.crash(&CrashPlan::LOSE_ALL);
+            let Recovered { store, doubt, .. } = open(&disk).unwrap();
+            assert_eq!(doubt, Doubt::None);
+            let world = World::with(disk, store, sound.groups.clone(), 4);
+            assert!(!has_damage(&world, *group), "way {way} of {file}, after the power went");
+        }
+    }
+    assert!(suspected * 10 > damages * 9, "readers notice most of it: {suspected} of {damages}");
+}
+
+/// What is written behind damage after a restart is what other replicas write, or waits.
+#[test]
+fn a_segment_whose_index_is_lost_waits_for_a_sound_file() {
+    const GROUP: GroupId = GroupId(1);
+    let file = segment_file(GROUP, LogIndex(1));
+    let start = || {
+        let mut world = World::new(16);
+        world.create(GROUP);
+        world.append(GROUP, 0, &[3, 8, 13, 18], true);
+        world.settle();
+        world.commit(GROUP, 4, false, None);
+        world.begin_checkpoint(|_| true);
+        world.settle();
+        world
+    };
+    let go_on = |before: &World, disk: &SimDisk, accept: bool| {
+        let disk = Arc::new(disk.fork());
+        let Recovered { store, .. } = open(&disk).unwrap();
+        let mut world = World::with(disk, store, before.groups.clone(), 2);
+        world.groups.get_mut(&GROUP).unwrap().taken_before = 1;
+        world.append(GROUP, 4, &[3], true);
+        world.settle();
+        world.commit(GROUP, 5, true, None);
+        world.settle();
+        if world.store.awaits_repair(GROUP) {
+            assert!(!world.store.log(GROUP).unwrap().segments()[0].sealed);
+            assert!(world.store.take_suspects().contains(&(GROUP, LogIndex(1))));
+            if accept {
+                world.store.accept_damage(GROUP);
+            } else {
+                let spec = world.store.segment(GROUP, LogIndex(1)).unwrap();
+                let len = usize::try_from(spec.bytes()).unwrap();
+                let bytes = before.disk.read(&file, 0, len).unwrap();
+                let mut check = spec.check();
+                check.update(&bytes).unwrap();
+                check.finish().unwrap();
+                world.store.write_incoming(GROUP, LogIndex(1), bytes);
+                world.store.finish_incoming(GROUP, LogIndex(1));
+                world.settle();
+                world.store.replace_segment(GROUP, LogIndex(1));
+            }
+            world.settle();
+        }
+        assert!(world.store.log(GROUP).unwrap().segments()[0].sealed);
+        let damaged = has_damage(&world, GROUP);
+        (world.disk.read(&file, 0, 1 << 20).unwrap(), damaged)
+    };
+    let sound = start();
+    let expected = go_on(&sound, &sound.disk, false);
+    assert!(!expected.1);
+    let rotten = sound.disk.fork();
+    // In the header of a batch, and in its records: who writes on after a restart reads the headers alone.
+    for at in [64 + 64 + 30, 64 + 64 + 100, 64 + 64 + 200] {
+        let rotten = sound.disk.fork();
+        rotten.flip_bit(&file, at, 2);
+        assert_eq!(go_on(&sound, &rotten, false), expected, "at {at}");
+    }
+    rotten.flip_bit(&file, 64 + 64 + 30, 2);
+    let (own, damaged) = go_on(&sound, &rotten, true);
+    assert!(damaged && own != expected.0, "without a sound file it goes on alone");
+    let gone = sound.disk.fork();
+    gone.perform(&DiskOp::Remove { file: file.clone() }).unwrap();
+    assert_eq!(go_on(&sound, &gone, false), expected);
 }

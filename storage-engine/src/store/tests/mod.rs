@@ -6,5 +6,6 @@ mod blank;
 mod crash;
 mod damage;
 mod failure;
+mod full;
 mod model;
 mod world;

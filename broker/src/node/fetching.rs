@@ -1,0 +1,128 @@
+//! One segment's way from another node: which piece is wanted next, and whether what came is what it must be.
+//!
+//! Every byte is checked against what is known of the segment before anybody relies on it. A copy that is there from before a
+//! restart is read again first.
+
+use levada_protocol::ids::LogIndex;
+use levada_storage_engine::{
+    error::DamageCause,
+    store::{SegmentCheck, SegmentSpec},
+};
+
+use crate::raft::TICK_MS;
+
+/// What is asked for at once.
+pub(super) const PIECE_BYTES: u32 = 256 << 10;
+/// Pieces of one segment that wait for the disk.
+pub(super) const PIECES_WRITING_MAX: u64 = 4;
+/// A question is asked again after so many ticks.
+pub(super) const PATIENCE_TICKS: u64 = 1_000 / TICK_MS;
+/// After so many questions without an answer another node is asked.
+pub(super) const TRIES_MAX: u32 = 3;
+/// The budget saves up this many ticks.
+const BUDGET_TICKS: i64 = 20;
+
+/// Bytes per second that may be asked for.
+#[derive(Debug, Default)]
+pub(super) struct Budget {
+    bytes: i64,
+    bytes_per_tick: i64,
+}
+
+impl Budget {
+    pub(super) fn new(bytes_per_s: u64) -> Self {
+        let bytes_per_tick = i64::try_from(bytes_per_s / 1_000 * TICK_MS).unwrap_or(i64::MAX / BUDGET_TICKS).max(1);
+        Self { bytes: 0, bytes_per_tick }
+    }
+
+    /// 50 ms have passed. Unless it `has_room`, nothing is asked for: the disk is full.
+    pub(super) fn tick(&mut self, has_room: bool) {
+        let saved = (self.bytes + self.bytes_per_tick).min(self.bytes_per_tick * BUDGET_TICKS);
+        self.bytes = if has_room { saved } else { self.bytes.min(0) };
+    }
+
+    /// Whether something may be asked for. It may be in debt by a piece: so a budget below that lets things go on, too.
+    pub(super) fn take(&mut self, bytes: u32) -> bool {
+        let may = self.bytes > 0;
+        self.bytes -= if may { i64::from(bytes) } else { 0 };
+        may
+    }
+}
+
+/// A segment that is fetched.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    spec: SegmentSpec,
+    check: SegmentCheck,
+    /// How long the copy is that is there from before a restart.
+    reread_to: u64,
+}
+
+/// What it needs next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    /// From the copy that is there.
+    Reread { position: u64, bytes: usize },
+    /// From another node.
+    Ask { position: u64, bytes_max: u32 },
+}
+
+impl Fetch {
+    /// Begins one of which a copy of so many bytes is there.
+    pub(super) fn new(spec: SegmentSpec, reread_to: u64) -> Self {
+        Self { check: spec.check(), spec, reread_to }
+    }
+
+    pub(super) const fn first_index(&self) -> LogIndex {
+        self.spec.first_index()
+    }
+
+    pub(super) fn next(&self) -> Piece {
+        let position = self.check.position();
+        if position < self.reread_to {
+            let bytes = usize::try_from(self.reread_to - position).unwrap_or(usize::MAX).min(PIECE_BYTES as usize);
+            return Piece::Reread { position, bytes };
+        }
+        Piece::Ask { position, bytes_max: self.piece_bytes() }
+    }
+
+    /// Whether an answer of another node is the one that is waited for.
+    pub(super) fn asks(&self, first_index: LogIndex, position: u64) -> bool {
+        self.first_index() == first_index && self.check.position() == position && position >= self.reread_to
+    }
+
+    /// Whether bytes of the copy are those that are waited for.
+    pub(super) fn rereads(&self, first_index: LogIndex, position: u64) -> bool {
+        self.first_index() == first_index && self.check.position() == position && position < self.reread_to
+    }
+
+    /// How much is asked for next: of a segment that is not complete, nothing behind what is spoken for.
+    fn piece_bytes(&self) -> u32 {
+        if self.spec.is_sealed() {
+            return PIECE_BYTES;
+        }
+        let rest = self.spec.bytes().saturating_sub(self.check.position());
+        u32::try_from(rest).unwrap_or(u32::MAX).min(PIECE_BYTES)
+    }
+
+    /// Takes what another node sent; whether the segment is complete then.
+    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<bool, DamageCause> {
+        let is_end = bytes.len() < self.piece_bytes() as usize;
+        self.check(bytes, is_end)
+    }
+
+    /// Takes what was read of the copy; whether the segment is complete then.
+    pub(super) fn take_again(&mut self, bytes: &[u8]) -> Result<bool, DamageCause> {
+        let is_end = self.check.position() + bytes.len() as u64 >= self.reread_to;
+        self.check(bytes, is_end)
+    }
+
+    fn check(&mut self, bytes: &[u8], is_end: bool) -> Result<bool, DamageCause> {
+        self.check.update(bytes)?;
+        if self.check.wants_more() && !is_end {
+            return Ok(false);
+        }
+        self.check.finish()?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,142 @@
+//! Damage to segments: found, and mended from other nodes, while everything goes on.
+
+use super::*;
+
+const VALUE_BYTES: usize = 100_000;
+
+/// A partition of several segments, all in checkpoints, on three nodes that scrub all the time.
+fn cluster() -> (World, TopicPartition) {
+    let mut world = World::new(3);
+    world.scrub = ScrubConfig { bytes_per_s: 20 << 20, interval_ms: 1_000 };
+    let place = world.create_topic(1, &[("segment.bytes", "1048576")])[0];
+    for sequence in 0..35 {
+        world.produce(place, batch(&[&value(sequence)], sequence)).unwrap();
+        world.step();
+    }
+    checkpoint(&mut world);
+    for node in (1..=3).map(NodeId) {
+        world.crash(node);
+        world.restart(node);
+    }
+    world.until(|world| {
+        world.leader(place).is_some() && (1..=3).all(|node| world.values(NodeId(node), place).len() == 35)
+    });
+    (world, place)
+}
+
+fn checkpoint(world: &mut World) {
+    for _ in 0..30 {
+        world.step();
+    }
+    world.nodes.values_mut().for_each(Node::begin_checkpoint);
+    for _ in 0..5 {
+        world.step();
+    }
+}
+
+fn value(sequence: i32) -> String {
+    format!("{sequence:03}.").repeat(VALUE_BYTES / 4)
+}
+
+fn expected(count: i32) -> Vec<String> {
+    (0..count).map(value).collect()
+}
+
+fn damaged(world: &World, node: NodeId) -> usize {
+    world.nodes[&node].mends.len()
+}
+
+fn segments(world: &World, node: NodeId) -> Vec<(FileName, Bytes)> {
+    let disk = &world.disks[&node];
+    // Those of the metadata come first.
+    let names = disk.list("segments").unwrap().into_iter().filter(|name| !name.starts_with("00000000000000000000-"));
+    let names = names.map(|name| FileName::new(format!("segments/{name}")));
+    let bytes =
+        |file: &FileName| disk.read(file, 0, usize::try_from(disk.len(file).unwrap().unwrap()).unwrap()).unwrap();
+    names.map(|file| (file.clone(), bytes(&file))).collect()
+}
+
+#[test]
+fn what_nobody_reads_is_found_and_mended() {
+    let (mut world, place) = cluster();
+    let before = segments(&world, NodeId(2));
+    assert!(before.len() >= 3);
+    let sealed = before[1].0.clone();
+    world.disks[&NodeId(2)].flip_bit(&sealed, 300_000, 3);
+    world.until(|world| world.nodes[&NodeId(2)].mends.mended() == 1);
+    assert_eq!(damaged(&world, NodeId(2)), 0);
+    let after = segments(&world, NodeId(2));
+    assert_eq!(after[1], before[1], "byte for byte what it was");
+    assert_eq!(world.values(NodeId(2), place), expected(35));
+    assert_eq!(world.nodes[&NodeId(2)].scrub.found(), 1);
+
+    // A file that is gone, one that is cut, and one that is another's.
+    let disk = Arc::clone(&world.disks[&NodeId(3)]);
+    let files: Vec<FileName> = segments(&world, NodeId(3)).into_iter().map(|(file, _)| file).collect();
+    disk.perform(&DiskOp::Remove { file: files[0].clone() }).unwrap();
+    disk.perform(&DiskOp::Truncate { file: files[1].clone(), len: 70_000 }).unwrap();
+    world.until(|world| world.nodes[&NodeId(3)].mends.mended() == 2);
+    disk.perform(&DiskOp::Create { file: files[0].clone() }).unwrap();
+    disk.perform(&DiskOp::Write { file: files[0].clone(), pos: 0, bufs: vec![before[1].1.clone()] }).unwrap();
+    world.until(|world| world.nodes[&NodeId(3)].mends.mended() == 3);
+    assert_eq!(world.values(NodeId(3), place), expected(35));
+    world.crash(NodeId(3));
+    world.restart(NodeId(3));
+    world.until(|world| world.values(NodeId(3), place) == expected(35));
+}
+
+#[test]
+fn two_damaged_replicas_are_mended_from_the_third() {
+    let (mut world, place) = cluster();
+    let file = segments(&world, NodeId(1))[0].0.clone();
+    for node in [1, 2] {
+        world.disks[&NodeId(node)].flip_bit(&file, 200_000, 1);
+    }
+    world.until(|world| [1, 2].iter().all(|node| world.nodes[&NodeId(*node)].mends.mended() == 1));
+    for node in (1..=3).map(NodeId) {
+        assert_eq!(world.values(node, place), expected(35));
+    }
+}
+
+/// A segment that is still written ends first, whoever leads.
+#[test]
+fn the_segment_that_is_written_is_mended_too() {
+    for follows in [false, true] {
+        let (mut world, place) = cluster();
+        let leader = world.leader(place).unwrap();
+        let node = if follows { NodeId(leader.get() % 3 + 1) } else { leader };
+        let (file, _) = segments(&world, node).pop().unwrap();
+        let log = world.nodes[&node].view.partition(place).unwrap().log.clone();
+        assert!(!log.segments().last().unwrap().sealed);
+        world.disks[&node].flip_bit(&file, 150_000, 5);
+        // Writes go on all the while.
+        for sequence in 35..45 {
+            world.produce(place, batch(&[&value(sequence)], sequence)).unwrap();
+            world.step();
+        }
+        world.until(|world| world.nodes[&node].mends.mended() == 1);
+        world.until(|world| (1..=3).all(|node| world.values(NodeId(node), place) == expected(45)));
+        world.crash(node);
+        world.restart(node);
+        world.until(|world| world.values(node, place) == expected(45));
+    }
+}
+
+#[test]
+fn without_a_sound_copy_it_stays_damaged_and_the_rest_is_served() {
+    let (mut world, place) = cluster();
+    let file = segments(&world, NodeId(1))[0].0.clone();
+    for node in (1..=3).map(NodeId) {
+        world.disks[&node].flip_bit(&file, 200_000, 1);
+    }
+    world.until(|world| (1..=3).all(|node| damaged(world, NodeId(node)) == 1));
+    for _ in 0..400 {
+        world.step();
+    }
+    assert!((1..=3).all(|node| damaged(&world, NodeId(node)) == 1));
+    assert_eq!(world.produce(place, batch(&[&value(35)], 35)), appended(35, false));
+    let log = &world.nodes[&NodeId(1)].view.partition(place).unwrap().log;
+    assert!(log.read(Offset(1), 1, Offset(36)).is_err());
+    assert_eq!(log.read(Offset(0), 1, Offset(36)).unwrap().next_offset, Offset(1));
+    assert!(log.read(Offset(30), 1, Offset(36)).is_ok());
+}

@@ -15,8 +15,8 @@ use levada_protocol::messages::{
     },
     native::{ErrorMessage, HandshakeRequest, HandshakeResponse, NodeAddresses, PeerIdentity},
     peer::{
-        AskSegment, AskSnapshot, CatchUp, EntryHead, Leadership, NodeHealth, Placement, RaftFrame, RaftMessage,
-        SegmentBytes, SnapshotBytes, catch_up::Kind as CatchUpKind,
+        AskSegment, AskSnapshot, Asleep, Beat, CatchUp, EntryHead, Leadership, NodeHealth, Placement, RaftFrame,
+        RaftMessage, SegmentBytes, SnapshotBytes, catch_up::Kind as CatchUpKind,
     },
 };
 use prost::Message;
@@ -85,6 +85,8 @@ fn golden_raft_frame() {
         leaderships: vec![Leadership { group: 17, term: 18 }],
         placements: vec![placement],
         catch_ups: kinds.map(|kind| CatchUp { group: 23, kind: Some(kind) }).into(),
+        beat: Some(Beat { run: 33 }),
+        asleep: vec![Asleep { group: 34, term: 35, last_index: 36 }],
         health: vec![NodeHealth { fullness: 31, slow_disk: true, sync_us: 32 }],
     };
     pinned(
@@ -103,6 +105,8 @@ fn golden_raft_frame() {
             b"\x22\x06\x08\x17\x1a\x02\x08\x18",
             b"\x22\x0a\x08\x17\x22\x06\x08\x19\x10\x1a\x18\x1b",
             b"\x22\x0a\x08\x17\x2a\x06\x08\x1c\x10\x1d\x18\x1e",
+            b"\x2a\x02\x08\x21",
+            b"\x32\x06\x08\x22\x10\x23\x18\x24",
             b"\x42\x06\x08\x1f\x10\x01\x18\x20",
         ],
     );

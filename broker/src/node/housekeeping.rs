@@ -182,9 +182,7 @@ impl Node {
     fn balance(&mut self) {
         let (own, unfit) = (self.config.node, self.unfit());
         let better = |(&id, partition): (&GroupId, &Partition)| {
-            if partition.leading.is_none() {
-                return None;
-            }
+            partition.leading.as_ref()?;
             let to = partition.preferred().filter(|preferred| *preferred != own && !unfit.contains(preferred))?;
             let group = &partition.group;
             // Under load no replica ever has everything at the very moment.

@@ -43,7 +43,7 @@
 //! **Votes.** Under check-quorum a follower within its lease ignores who asks for votes. One that sleeps is within its lease
 //! for ever, so when its leader is lost the lease must end: [`Group::succeed`] sets its clock to the end of the election
 //! timeout. Of thousands of groups that lose their leader at once, each campaigns a little later than the next, by a hash of
-//! its number; and of one group's replicas one comes first, so that votes are rarely split ([`succession_ticks`]).
+//! its number; and of one group's replicas one comes first, so that votes are rarely split (`succession_ticks`).
 
 use levada_protocol::ids::{GroupId, LogIndex, NodeId, ReplicaId, Term};
 use raft::StateRole;

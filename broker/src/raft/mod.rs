@@ -26,6 +26,7 @@
 //! **What is idle sleeps**: see [`hibernation`].
 
 mod answers;
+mod config;
 pub mod group;
 mod guard;
 pub mod hibernation;

@@ -114,7 +114,7 @@ impl World {
         let group = |name: &str| name.split('-').next().map(str::to_owned);
         let Ok(mut names) = disk.list("segments") else { return };
         names.retain(|name| name.ends_with(".seg") && group(name) != Some("0".repeat(20)));
-        let part = |of: u64, fraction: u64| u64::try_from(u128::from(of) * u128::from(fraction) >> 32).unwrap_or(0);
+        let part = |of: u64, fraction: u64| u64::try_from((u128::from(of) * u128::from(fraction)) >> 32).unwrap_or(0);
         let Some(index) = usize::try_from(part(names.len() as u64, which)).ok() else { return };
         let Some(name) = names.get(index) else { return };
         let may_be_open = names.get(index + 1).is_none_or(|next| group(next) != group(name));

@@ -231,7 +231,8 @@ impl Store {
         let too_much = held_bytes > self.config.journal_held_bytes_max;
         for group in self.groups.values_mut() {
             let is_stuck = group.needed_lsn().is_some_and(|needed| needed <= before);
-            if is_stuck && (too_much || group.rests()) && group.submit_again(&mut self.journal) && too_much {
+            let is_written_again = is_stuck && (too_much || group.rests()) && group.submit_again(&mut self.journal);
+            if is_written_again && too_much {
                 tracing::info!(group = %group.id(), held_bytes, "entries that hold back the journal are written again");
             }
         }

@@ -287,6 +287,8 @@ pub const fn api_name(api: u16) -> &'static str {
         Some(Api::DrainNode) => "drain_node",
         Some(Api::Balance) => "balance",
         Some(Api::ResizeTopic) => "resize_topic",
+        Some(Api::DescribeReplica) => "describe_replica",
+        Some(Api::RecoverPartition) => "recover_partition",
         Some(Api::JoinCluster) => "join_cluster",
         Some(Api::SeedState) => "seed_state",
         Some(Api::FoundCluster) => "found_cluster",

@@ -6,7 +6,9 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use levada_client::{Admin, ClientConfig};
 
-use crate::{bench, cluster, completions, consume, debug, dev, doctor, exit, produce, server, top, topic, units};
+use crate::{
+    bench, cluster, completions, consume, debug, dev, doctor, exit, partition, produce, server, top, topic, units,
+};
 
 /// Levada: a replicated log whose readers get columns.
 #[derive(Parser)]
@@ -69,6 +71,9 @@ pub(crate) enum Command {
     Produce(produce::ProduceArgs),
     /// Reads records over Arrow Flight
     Consume(consume::ConsumeArgs),
+    /// Looks after partitions that cannot help themselves
+    #[command(subcommand)]
+    Partition(partition::PartitionCommand),
     /// Looks after the cluster
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),

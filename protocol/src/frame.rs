@@ -69,6 +69,10 @@ pub enum Api {
     Balance = 14,
     /// More partitions, or another number of replicas, for a topic.
     ResizeTopic = 15,
+    /// What a node has of one partition.
+    DescribeReplica = 16,
+    /// A partition without a majority of its replicas goes on with what one of them has.
+    RecoverPartition = 17,
     /// Between seed nodes: state before there is a cluster.
     SeedState = 20,
     /// Between seed nodes: the founder's decision.
@@ -100,6 +104,8 @@ impl Api {
             13 => Self::DrainNode,
             14 => Self::Balance,
             15 => Self::ResizeTopic,
+            16 => Self::DescribeReplica,
+            17 => Self::RecoverPartition,
             20 => Self::SeedState,
             21 => Self::FoundCluster,
             22 => Self::Raft,
@@ -366,6 +372,8 @@ mod tests {
             Api::DrainNode => 13,
             Api::Balance => 14,
             Api::ResizeTopic => 15,
+            Api::DescribeReplica => 16,
+            Api::RecoverPartition => 17,
             Api::SeedState => 20,
             Api::FoundCluster => 21,
             Api::Raft => 22,
@@ -377,7 +385,7 @@ mod tests {
     fn the_numbers_are_pinned() {
         let known: Vec<_> = (0..=u16::MAX).filter_map(|value| Some((value, Api::from_u16(value)?))).collect();
         let values: Vec<_> = known.iter().map(|(value, _)| *value).collect();
-        assert_eq!(values, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 20, 21, 22, 23]);
+        assert_eq!(values, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23]);
         for (value, api) in known {
             assert_eq!((number(api), api as u16), (value, value), "{api:?}");
         }

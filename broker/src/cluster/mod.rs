@@ -6,4 +6,5 @@ pub mod feature;
 pub mod health;
 pub mod metadata;
 pub mod placement;
+pub mod recovery;
 pub mod view;

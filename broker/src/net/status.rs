@@ -127,6 +127,7 @@ impl Broker {
                     replica_id: replica.id.get(),
                     node_id: replica.node.get(),
                     entries_behind: behind.get(&replica.node).copied(),
+                    lost: partition.lost.contains(&replica.id),
                 })
                 .collect(),
             moving_to: partition.target.iter().map(|replica| replica.node.get()).collect(),

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use levada_protocol::{
     error::Error,
-    ids::{GroupId, NodeId, TopicPartition},
+    ids::{GroupId, NodeId, ReplicaId, TopicPartition},
     source::{Appended, LogBounds, NewTopic},
 };
 use levada_storage_engine::{
@@ -15,6 +15,7 @@ use crate::{
     cluster::{
         balance::Move,
         metadata::{Node, Topic},
+        recovery::ReplicaReport,
     },
     raft::wire::PeerMessage,
 };
@@ -159,6 +160,20 @@ pub enum Request {
         /// How many.
         partitions: u32,
     },
+    /// What this node has of a partition.
+    DescribeReplica {
+        /// Its raft group.
+        group: GroupId,
+    },
+    /// A partition goes on with what one replica has. Controller only.
+    RecoverPartition {
+        /// Its raft group.
+        group: GroupId,
+        /// That replica.
+        survivor: ReplicaId,
+        /// Which replicas it is to have, when that was decided.
+        targets_given: u64,
+    },
     /// Waits until this node's metadata is as new as the call. Controller only.
     MetadataBarrier,
     /// Leadership of a group goes to a replica on that node. Leader only.
@@ -183,6 +198,8 @@ pub enum Answer {
     Joined(Box<GroupState>),
     /// To [`Request::DrainNode`] and [`Request::Balance`]: what moves, or would.
     Moves(Vec<Move>),
+    /// To [`Request::DescribeReplica`].
+    Replica(Box<ReplicaReport>),
     /// To the requests about topics: as it is now (as it was, for a deletion).
     Topic(std::sync::Arc<Topic>),
     /// To the others.

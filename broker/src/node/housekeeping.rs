@@ -63,6 +63,7 @@ impl Node {
             self.show_replicas();
             self.show_nodes();
             self.leave_damage();
+            self.look_for_survivors();
         }
         self.retain();
         if self.stopping.is_some() {

@@ -13,6 +13,7 @@
 //! - an effect that must follow durability (a vote, an acknowledgement) is not put out before the journal's event.
 
 mod admission;
+mod alone;
 mod controller;
 mod copying;
 pub mod event;
@@ -49,9 +50,10 @@ use levada_storage_engine::{
 
 use self::{
     admission::Admission,
+    alone::Alone,
     controller::Controller,
     copying::Copies,
-    event::{Effect, Event, Now, Request, RequestId},
+    event::{Answer, Effect, Event, Now, Request, RequestId},
     fetching::Budget,
     fitness::Fitness,
     mending::Mends,
@@ -130,6 +132,7 @@ pub struct Node {
     scrub: Scrub,
     /// Replicas that have lost what they had: their leaders are to have them replaced.
     lost: BTreeMap<GroupId, ReplicaId>,
+    alone: Alone,
     /// As controller: everybody has the place in group 0 that is meant for it.
     metadata_settled: bool,
     /// Groups that may have something ready.
@@ -197,6 +200,7 @@ impl Node {
             budget,
             scrub,
             lost: BTreeMap::new(),
+            alone: Alone::default(),
             metadata_settled: false,
             dirty: BTreeSet::from([GroupId::METADATA]),
             admission: Admission::default(),
@@ -350,13 +354,21 @@ impl Node {
     }
 
     fn begin_checkpoint(&mut self) {
+        if self.store.is_checkpointing() {
+            return;
+        }
         let mut groups: Vec<GroupCheckpoint> = vec![self.controller.checkpoint()];
         let moved = |partition: &&Partition| self.store.has_moved(partition.group.id(), partition.applied());
-        groups.extend(self.partitions.values().filter(moved).map(|partition| GroupCheckpoint {
-            group: partition.group.id(),
-            applied: partition.applied(),
-            conf_state: partition.group.membership().encode(),
-            app_state: partition.encode(),
+        let alone = &mut self.alone;
+        groups.extend(self.partitions.values().filter(moved).map(|partition| {
+            let raft = &partition.group;
+            let membership = if alone.capture(raft.id()) { raft.alone() } else { raft.membership() };
+            GroupCheckpoint {
+                group: raft.id(),
+                applied: partition.applied(),
+                conf_state: membership.encode(),
+                app_state: partition.encode(),
+            }
         }));
         self.copies.discard_strays(|group| self.mends.has(group), &mut self.store);
         self.store.begin_checkpoint(groups);
@@ -385,6 +397,7 @@ impl Node {
                 StoreEvent::IncomingFull { group } => self.copies.on_full(group, &mut self.store),
                 StoreEvent::Repaired { group, first_index } => self.mends.on_repaired(group, first_index),
                 StoreEvent::Checkpointed { number } => {
+                    self.go_alone();
                     for arrived in self.copies.on_checkpoint(number) {
                         if let Err(error) = self.open_arrived(arrived) {
                             out.push(Effect::Fatal { message: error.to_string() });
@@ -409,7 +422,7 @@ impl Node {
         self.hear_node(from);
         match message {
             PeerMessage::Raft { group, message } => {
-                if !self.wake_for(group, &message) {
+                if self.is_gone(group, ReplicaId(message.get_from())) || !self.wake_for(group, &message) {
                     return;
                 }
                 let known = if group == GroupId::METADATA {
@@ -456,6 +469,10 @@ impl Node {
         match request {
             Request::Produce { partition, batch } => self.admission.queue(id, partition, batch),
             Request::Bounds { partition } => self.bounds(id, partition, out),
+            Request::DescribeReplica { group } => {
+                let result = Ok(Answer::Replica(Box::new(self.describe_replica(group))));
+                out.push(Effect::Reply { id, result });
+            }
             Request::TransferLeader { group, to } => self.transfer_leader(id, group, to, out),
             request => self.on_controller_request(id, request, out),
         }

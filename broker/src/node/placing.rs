@@ -299,6 +299,7 @@ impl Node {
         let metadata = self.controller.metadata();
         let Some(place) = metadata.partition_of(group) else { return };
         let first = self.partition_placed(group).map(|placed| Conf::of(placed.first().iter().map(|first| first.id)));
+        let recovery = self.partition_placed(group).and_then(|placed| placed.recovery);
         let adopt = |replica: ReplicaId, snapshot: Snapshot| {
             if snapshot.topic_partition() != place {
                 return None;
@@ -315,6 +316,10 @@ impl Node {
                 None if snapshot.applied() == LogIndex(0) => first?,
                 None => return None,
             };
+            // As it was before the survivor went on alone, which no entry of its log says.
+            if recovery.is_some_and(|recovery| recovery.is_due(&conf)) {
+                return None;
+            }
             Some(snapshot.with_conf_state(Membership { replica, conf }.encode()))
         };
         self.copies.on_snapshot((from, group), bytes, adopt, &mut self.budget, &mut self.store, out);

@@ -11,7 +11,7 @@ use levada_storage_engine::{
 };
 use raft::{
     RawNode, ReadState, StateRole,
-    eraftpb::{self, MessageType},
+    eraftpb::{self, ConfState, MessageType},
 };
 
 use protobuf::Message as _;
@@ -276,10 +276,7 @@ impl Group {
     pub fn apply_change(&mut self, bytes: &[u8]) {
         let change = membership::read_change(bytes).expect("the leader made this change");
         match self.raw.apply_conf_change(&change) {
-            Ok(conf) => {
-                self.conf = Conf::from_raft(&conf);
-                self.seal = None;
-            }
+            Ok(conf) => self.take_conf(&conf),
             // Every replica has the same membership here, and says the same.
             Err(error) => tracing::error!(group = self.id.get(), %error, "raft.membership.refused"),
         }
@@ -289,6 +286,12 @@ impl Group {
             raft.become_follower(raft.term, 0);
         }
         self.fix_timeout();
+    }
+
+    /// Raft has another membership.
+    pub(super) fn take_conf(&mut self, conf: &ConfState) {
+        self.conf = Conf::from_raft(conf);
+        self.seal = None;
     }
 
     /// As leader: how far each replica's log is known to match, this one's included.

@@ -25,6 +25,7 @@
 //!
 //! **What is idle sleeps**: see [`hibernation`].
 
+mod alone;
 mod answers;
 mod config;
 pub mod group;

@@ -7,7 +7,7 @@ use levada_protocol::ids::{GroupId, NodeId, TopicPartition};
 use metrics::{counter, gauge};
 use tokio::time::sleep;
 
-use crate::{broker::Broker, metrics as names};
+use crate::{broker::Broker, cluster::metadata::Replica, metrics as names};
 
 /// How often.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -28,11 +28,14 @@ pub(super) async fn observe(broker: Arc<Broker>) {
 fn set(broker: &Broker) {
     let metadata = broker.metadata();
     let down: BTreeSet<NodeId> = metadata.nodes().keys().copied().filter(|node| !broker.is_alive(*node)).collect();
-    // A replica whose node is down falls behind only once something is written: it counts from the first moment.
+    // A replica that is lost counts until another is there in its place. One whose node is down falls behind only once something is written: it counts from the first moment.
     let lame: BTreeSet<TopicPartition> = metadata
         .topics()
         .flat_map(|topic| topic.partitions.iter().map(|partition| (topic.id, partition)))
-        .filter(|(_, partition)| partition.replicas.iter().any(|replica| down.contains(&replica.node)))
+        .filter(|(_, partition)| {
+            let is_lame = |replica: &Replica| down.contains(&replica.node) || partition.lost.contains(&replica.id);
+            partition.replicas.iter().any(is_lame)
+        })
         .map(|(topic, partition)| TopicPartition { topic, partition: partition.partition })
         .collect();
     let partitions = broker.view.partitions();

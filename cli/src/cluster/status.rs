@@ -78,7 +78,11 @@ fn show(status: &ClusterStatusResponse, verdict: &Verdict, only_nodes: bool) -> 
             .iter()
             .filter(|replica| Some(replica.node_id) != partition.leader)
             .map(|replica| {
-                let entries = replica.entries_behind.map_or_else(|| "?".to_owned(), units::count);
+                let entries = match replica.entries_behind {
+                    _ if replica.lost => "lost".to_owned(),
+                    Some(entries) => units::count(entries),
+                    None => "?".to_owned(),
+                };
                 format!("{}:{entries}", replica.node_id)
             })
             .collect();
@@ -171,7 +175,7 @@ fn partition_json(partition: &PartitionStatus) -> Value {
         .iter()
         .map(|replica| {
             let (id, node, behind) = (replica.replica_id, replica.node_id, replica.entries_behind);
-            json!({"id": id, "node": node, "entries_behind": behind})
+            json!({"id": id, "node": node, "entries_behind": behind, "lost": replica.lost})
         })
         .collect();
     json!({

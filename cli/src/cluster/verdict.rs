@@ -12,7 +12,7 @@ const BEHIND_TOLERATED: u64 = 200;
 pub(super) struct Verdict {
     partitions: usize,
     leaderless: usize,
-    /// With a replica that is on a node that is down, or behind.
+    /// With a replica that is on a node that is down, lost, or behind.
     under_replicated: usize,
     moving: usize,
     nodes_down: Vec<u64>,
@@ -30,7 +30,9 @@ impl Verdict {
         };
         let is_short = |partition: &&PartitionStatus| {
             partition.replicas.iter().any(|replica| {
-                down(replica.node_id) || replica.entries_behind.is_some_and(|behind| behind > BEHIND_TOLERATED)
+                down(replica.node_id)
+                    || replica.lost
+                    || replica.entries_behind.is_some_and(|behind| behind > BEHIND_TOLERATED)
             })
         };
         let ids = status.nodes.iter().filter_map(|node| Some((node.addresses.as_ref()?.node_id, node.alive)));
@@ -71,7 +73,7 @@ impl fmt::Display for Verdict {
             write!(f, "AT RISK: a disk has lost something")?;
         } else {
             let (short, all) = (self.under_replicated, self.partitions);
-            write!(f, "AT RISK: {short} of {all} partitions have a replica that is down or behind")?;
+            write!(f, "AT RISK: {short} of {all} partitions have a replica that is down, lost or behind")?;
         }
         if !self.nodes_down.is_empty() {
             let down: Vec<String> = self.nodes_down.iter().map(ToString::to_string).collect();
@@ -125,8 +127,11 @@ mod tests {
             "safe: all 1 partitions have a leader and all their replicas"
         );
         let down = says(&status(&[true, false], Some(1), 3));
-        assert_eq!(down, "AT RISK: 1 of 1 partitions have a replica that is down or behind; down: 2");
+        assert_eq!(down, "AT RISK: 1 of 1 partitions have a replica that is down, lost or behind; down: 2");
         assert!(says(&status(&[true, true], Some(1), 5_000)).starts_with("AT RISK"));
+        let mut lost = status(&[true, true], Some(1), 3);
+        lost.partitions[0].replicas[1].lost = true;
+        assert!(says(&lost).starts_with("AT RISK: 1 of 1"));
         let mut damaged = status(&[true, true], Some(1), 3);
         damaged.nodes[1].upkeep = Some(Upkeep { damaged_segments: 3, ..Upkeep::default() });
         assert_eq!(says(&damaged), "AT RISK: a disk has lost something; node 2: 3 damaged segments to be mended");

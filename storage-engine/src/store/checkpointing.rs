@@ -70,6 +70,11 @@ impl Checkpointing {
         }
     }
 
+    /// Whether it is being found out what the checkpoint under way says.
+    pub(super) const fn is_capturing(&self) -> bool {
+        matches!(self.stage, Stage::Capturing { .. })
+    }
+
     /// How many checkpoints from now on, the one under way included, do not know what happens now.
     pub(super) const fn blind(&self) -> u64 {
         match self.stage {
@@ -88,6 +93,7 @@ impl Checkpointing {
         {
             let applied = LogIndex(log.end().index.get() - 1);
             group.captured = Captured { applied, log, conf_state, app_state };
+            group.is_outdated = false;
             return true;
         }
         false
@@ -114,7 +120,15 @@ impl Store {
     /// that rests, none needs to.
     #[must_use]
     pub fn has_moved(&self, group: GroupId, applied: LogIndex) -> bool {
-        self.groups.get(&group).is_some_and(|group| group.captured.applied != applied && !group.rests())
+        let has_moved = |group: &Group| (group.captured.applied != applied || group.is_outdated) && !group.rests();
+        self.groups.get(&group).is_some_and(has_moved)
+    }
+
+    /// What the next checkpoint says of a group is something new, though its applied state is the same: its membership is.
+    pub fn recapture(&mut self, group: GroupId) {
+        if let Some(state) = self.groups.get_mut(&group) {
+            state.is_outdated = true;
+        }
     }
 
     /// Whether a checkpoint is under way.

@@ -331,8 +331,12 @@ impl Store {
             let until = self.checkpoints + 1 + self.checkpointing.blind();
             let leaving = Leaving { submitted: state.submitted(), until };
             self.leaving.insert(group, leaving);
+            // The checkpoint under way may still have it, and then names files that must be what it says.
+            let is_named = |file: &FileName| self.checkpointing.is_capturing() && state.names(file);
+            let still_named: Vec<FileName> = self.dirty.iter().filter(|file| is_named(file)).cloned().collect();
             let files = state.log.close();
             self.dirty.retain(|file| !files.contains(file));
+            self.dirty.extend(still_named);
             self.removed.extend(files.into_iter().map(|file| (group, file)));
         }
         self.ready.remove(&group);

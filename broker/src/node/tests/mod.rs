@@ -18,6 +18,7 @@ mod full;
 mod hibernation;
 mod membership;
 mod mending;
+mod recovery;
 mod scripts;
 mod slow;
 mod world;

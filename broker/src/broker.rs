@@ -153,7 +153,7 @@ impl Broker {
 
 /// A partition of a topic.
 pub(crate) fn partition_of(topic: &Topic, place: TopicPartition) -> Result<&Partition> {
-    topic.partitions.iter().find(|partition| partition.partition == place.partition).ok_or_else(|| {
+    topic.partition(place.partition).ok_or_else(|| {
         let count = topic.partitions.len();
         let why = format!("topic {} has {count} partitions, not number {}", topic.name, place.partition);
         Error::new(ErrorCode::UnknownPartition, why)

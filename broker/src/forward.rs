@@ -262,6 +262,7 @@ pub(crate) fn may_retry(error: &Error) -> bool {
             | ErrorCode::NotController
             | ErrorCode::NotReady
             | ErrorCode::Busy
+            | ErrorCode::DiskFull
             | ErrorCode::ShuttingDown
     )
 }

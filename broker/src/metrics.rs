@@ -73,7 +73,22 @@ pub const STORAGE_FAILURES: Metric = Metric::counter("levada_storage_failures_to
     .when_high("look at the log and at the disk (`dmesg`) before you start the node again");
 pub const PARTITIONS: Metric = Metric::gauge("levada_partitions", "partitions")
     .means("partitions with a replica here")
-    .when_high("each idle one costs processor time: see Sizing in `docs/operations.md`");
+    .when_high("see Many partitions in `docs/operations.md`");
+pub const GROUPS_ASLEEP: Metric = Metric::gauge("levada_groups_asleep", "groups")
+    .means("raft groups here in which nothing happens and that sleep: they cost nothing until something does")
+    .when_high("(when it stays low though little is written) `levada_group_wakes_total` says what wakes them");
+pub const GROUP_SLEEPS: Metric =
+    Metric::counter("levada_group_sleeps_total", "groups").means("how many times a raft group here fell asleep");
+pub const GROUP_WAKES: Metric = Metric::counter("levada_group_wakes_total", "groups")
+    .by(&["reason"])
+    .means(
+        "how many times a raft group here woke up: `message` of another replica, `request` of a client, `upkeep` of segments or \
+         replicas, `node_lost` with its leader or its majority, `node_back` for a follower, `unconfirmed` by its leader for too long",
+    )
+    .when_high(
+        "`node_lost` without a node that went down: nodes do not hear each other for a second, look at the network and at \
+         `levada_worker_round_seconds`. `unconfirmed` is never to be seen: report it",
+    );
 pub const PARTITIONS_LED: Metric = Metric::gauge("levada_partitions_led", "partitions")
     .means("partitions led here")
     .when_high("more than on other nodes: `levada cluster move-leader`");
@@ -100,6 +115,32 @@ pub const READY: Metric = Metric::gauge("levada_ready", "1 or 0")
 pub const NODE_INFO: Metric = Metric::gauge("levada_node_info", "1")
     .by(&["node", "cluster", "version"])
     .means("always 1: which node of which cluster this is, and which version it runs");
+pub const SEGMENTS_DAMAGED: Metric = Metric::gauge("levada_segments_damaged", "segments")
+    .means("segments here that cannot be read as a whole, and are not mended yet")
+    .when_high(
+        "for more than a minute: no other node has these segments soundly, or none answers; `levada cluster status` shows \
+         which are down. And look at this node's disk (`dmesg`, SMART)",
+    );
+pub const SEGMENTS_MENDED: Metric = Metric::counter("levada_segments_mended_total", "segments")
+    .means("segments that were damaged and have a sound file from another node now")
+    .when_high("this disk does not keep what it was given: replace it before it loses more");
+pub const REPLICAS_LOST: Metric = Metric::gauge("levada_replicas_lost", "replicas")
+    .means("replicas here that may have lost what they had acknowledged; they take no part until they are replaced")
+    .when_high(
+        "for more than a minute: their partitions have no leader, because a majority of their replicas is down or lost as \
+         well. Bring nodes back that are down; if there are none, see `levada partition recover` in `docs/operations.md`",
+    );
+pub const REPLICAS_COPYING: Metric =
+    Metric::gauge("levada_replicas_copying", "replicas").means("new replicas that are being copied to this node");
+pub const COPIED_BYTES: Metric = Metric::counter("levada_copied_bytes_total", "bytes")
+    .means("bytes of segments that came from other nodes, for new replicas and for damaged segments");
+pub const SCRUB_BYTES: Metric = Metric::counter("levada_scrub_bytes_total", "bytes")
+    .means("bytes of segments that were read from the disk to see whether they are sound");
+pub const SCRUB_PASSES: Metric =
+    Metric::counter("levada_scrub_passes_total", "passes").means("times that the scrub has read all segments here");
+pub const SCRUB_DAMAGE: Metric = Metric::counter("levada_scrub_damage_total", "segments")
+    .means("damaged segments that the scrub found")
+    .when_high("as for `levada_segments_mended_total`");
 pub const CLOCK_SECONDS: Metric =
     Metric::gauge("levada_clock_seconds", "seconds").means("the node's clock when it was asked, since 1970").when_high(
         "ahead of the other nodes by more than a second: mend its time synchronisation, as retention goes by the clock",
@@ -130,6 +171,22 @@ pub const PROCESS_START_SECONDS: Metric = Metric::gauge("levada_process_start_se
     .means("when the process started, since 1970")
     .when_high("(when it changes) the node was started again: its log says why");
 
+pub const DISK_FULLNESS: Metric = Metric::gauge("levada_disk_fullness", "level")
+    .means("0: there is room on the disk; 1: little, records are taken slowly; 2: none, no records are taken")
+    .when_high(
+        "free space, let records go sooner (`retention.ms`, `retention.bytes`), or add a node; it goes on by itself. \
+         `disk.reserve_bytes` says where it begins",
+    );
+pub const DISK_WAITING_WRITES: Metric = Metric::gauge("levada_disk_waiting_writes", "writes")
+    .means("segments, checkpoints and journal files that found no space and are tried again every second")
+    .when_high("as for `levada_disk_fullness`; nothing is lost meanwhile, and nothing more is taken");
+pub const DISK_SLOW: Metric = Metric::gauge("levada_disk_slow", "boolean")
+    .means("1 while this node leads nothing because its journal's blocks take far longer than those of other nodes")
+    .when_high("look at this machine's disk (SMART, other load): `levada doctor --data-dir DIR` measures it");
+pub const LEADERS_HANDED_OVER: Metric = Metric::counter("levada_leaders_handed_over_total", "partitions")
+    .means("leaderships that this node gave away because its disk was full or slow, attempts included")
+    .when_high("as for `levada_disk_fullness` and `levada_journal_sync_seconds` of this node");
+
 /// All metrics of this crate.
 pub const ALL: &[Metric] = &[
     REQUESTS,
@@ -148,6 +205,9 @@ pub const ALL: &[Metric] = &[
     BACKLOG_BYTES,
     STORAGE_FAILURES,
     PARTITIONS,
+    GROUPS_ASLEEP,
+    GROUP_SLEEPS,
+    GROUP_WAKES,
     PARTITIONS_LED,
     PARTITIONS_LEADERLESS,
     PARTITIONS_UNDER_REPLICATED,
@@ -157,9 +217,21 @@ pub const ALL: &[Metric] = &[
     CONTROLLER,
     READY,
     NODE_INFO,
+    SEGMENTS_DAMAGED,
+    SEGMENTS_MENDED,
+    REPLICAS_LOST,
+    REPLICAS_COPYING,
+    COPIED_BYTES,
+    SCRUB_BYTES,
+    SCRUB_PASSES,
+    SCRUB_DAMAGE,
     CLOCK_SECONDS,
     DISK_FREE_BYTES,
     DISK_TOTAL_BYTES,
+    DISK_FULLNESS,
+    DISK_WAITING_WRITES,
+    DISK_SLOW,
+    LEADERS_HANDED_OVER,
     PROCESS_ANONYMOUS_BYTES,
     PROCESS_OPEN_FILES,
     PROCESS_OPEN_FILES_MAX,
@@ -220,6 +292,8 @@ pub const fn api_name(api: u16) -> &'static str {
         Some(Api::DrainNode) => "drain_node",
         Some(Api::Balance) => "balance",
         Some(Api::ResizeTopic) => "resize_topic",
+        Some(Api::DescribeReplica) => "describe_replica",
+        Some(Api::RecoverPartition) => "recover_partition",
         Some(Api::DescribeConfig) => "describe_config",
         Some(Api::ReloadConfig) => "reload_config",
         Some(Api::JoinCluster) => "join_cluster",

@@ -22,10 +22,10 @@ use levada_protocol::{
     messages::{
         native::{
             AdmitNodeRequest, AlterTopicRequest, BalanceRequest, ClusterStatusRequest, ClusterStatusResponse,
-            CreateTopicRequest, DeleteTopicRequest, DescribeConfigRequest, DrainNodeRequest, FetchRequest,
-            HandshakeRequest, InitProducerRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse,
-            NodeAddresses, PeerIdentity, RegisterNodeRequest, ReloadConfigRequest, ResizeTopicRequest, TopicInfo,
-            TransferLeaderRequest,
+            CreateTopicRequest, DeleteTopicRequest, DescribeConfigRequest, DescribeReplicaRequest, DrainNodeRequest,
+            FetchRequest, HandshakeRequest, InitProducerRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse,
+            NodeAddresses, PeerIdentity, RecoverPartitionRequest, RegisterNodeRequest, ReloadConfigRequest,
+            ResizeTopicRequest, TopicInfo, TransferLeaderRequest,
         },
         peer::{FoundClusterRequest, JoinClusterRequest, RaftFrame, SeedStateRequest},
     },
@@ -94,10 +94,16 @@ fn fate(api: Api) -> Fate {
         Api::CreateTopic => Fate::Refused(Action::Create, Resource::Topic("more")),
         Api::AlterTopic => Fate::Refused(Action::Alter, topic),
         Api::DeleteTopic => Fate::Refused(Action::Delete, topic),
-        Api::ClusterStatus | Api::SeedState | Api::DescribeConfig => Fate::Refused(Action::Describe, cluster),
-        Api::TransferLeader | Api::AdmitNode | Api::DrainNode | Api::Balance | Api::JoinCluster | Api::ReloadConfig => {
-            Fate::Refused(Action::Alter, cluster)
+        Api::ClusterStatus | Api::SeedState | Api::DescribeReplica | Api::DescribeConfig => {
+            Fate::Refused(Action::Describe, cluster)
         }
+        Api::TransferLeader
+        | Api::AdmitNode
+        | Api::DrainNode
+        | Api::Balance
+        | Api::RecoverPartition
+        | Api::ReloadConfig
+        | Api::JoinCluster => Fate::Refused(Action::Alter, cluster),
         Api::ResizeTopic => Fate::Refused(Action::Alter, topic),
         Api::RegisterNode | Api::FoundCluster | Api::Raft => Fate::ForNodes,
     }
@@ -138,6 +144,14 @@ async fn ask(client: &mut Client, api: Api, topic: &TopicInfo) -> Result<Bytes> 
         Api::TransferLeader => {
             let group = topic.partitions[0].group;
             client.call(api, &TransferLeaderRequest { group, node_id: 1 }, nothing).await
+        }
+        Api::DescribeReplica => {
+            let group = topic.partitions[0].group;
+            client.call(api, &DescribeReplicaRequest { group }, nothing).await
+        }
+        Api::RecoverPartition => {
+            let request = RecoverPartitionRequest { topic: name, partition: 0, accept_data_loss: true };
+            client.call(api, &request, nothing).await
         }
         Api::AdmitNode => client.call(api, &AdmitNodeRequest { node_id: 9, replace: false }, nothing).await,
         Api::DrainNode => {
@@ -226,7 +240,11 @@ async fn every_request_of_a_client_is_refused_and_changes_nothing() {
     for api in (0..=u16::MAX).filter_map(Api::from_u16) {
         let mut client = Client::connect(nodes[0].address()).await.unwrap();
         if let Fate::Refused(..) = fate(api) {
-            ask(&mut client, api, &topic).await.unwrap_or_else(|error| panic!("{api:?}: {error}"));
+            match ask(&mut client, api, &topic).await {
+                // It has a leader.
+                Err(error) if api == Api::RecoverPartition => assert_eq!(error.code, ErrorCode::InvalidRequest),
+                answer => drop(answer.unwrap_or_else(|error| panic!("{api:?}: {error}"))),
+            }
             if api == Api::DeleteTopic {
                 topic = client.create_topic("orders", 1, 1).await.unwrap();
             }

@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use levada_client::{Admin, ClientConfig};
 
 use crate::{
-    bench, cluster, completions, config, consume, debug, dev, doctor, exit, produce, server, telemetry, top, topic,
-    units,
+    bench, cluster, completions, config, consume, debug, dev, doctor, exit, partition, produce, server, telemetry, top,
+    topic, units,
 };
 
 /// Levada: a replicated log whose readers get columns.
@@ -72,6 +72,9 @@ pub(crate) enum Command {
     Produce(produce::ProduceArgs),
     /// Reads records over Arrow Flight
     Consume(consume::ConsumeArgs),
+    /// Looks after partitions that cannot help themselves
+    #[command(subcommand)]
+    Partition(partition::PartitionCommand),
     /// Looks after the cluster
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),

@@ -15,6 +15,7 @@ mod dev;
 mod disk;
 mod doctor;
 mod exit;
+mod partition;
 mod print;
 mod produce;
 mod scrape;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
             Command::Topic(command) => topic::run(&global, command).await,
             Command::Produce(args) => produce::run(&global, args).await,
             Command::Consume(args) => consume::run(&global, args).await,
+            Command::Partition(command) => partition::run(&global, command).await,
             Command::Cluster(command) => cluster::run(&global, command).await,
             Command::Config(command) => config::run(&global, command).await,
             Command::Top(args) => top::run(&global, args).await,

@@ -55,6 +55,16 @@ pub(crate) fn count(number: u64) -> String {
     shown
 }
 
+/// A time that has passed, in the unit of its magnitude.
+pub(crate) fn ago(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
 /// A size with a unit of its magnitude.
 pub(crate) fn size(bytes: u64) -> String {
     #[allow(clippy::cast_precision_loss, reason = "shown with one decimal")]

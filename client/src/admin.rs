@@ -11,8 +11,8 @@ use levada_protocol::{
         AdmitNodeRequest, AdmitNodeResponse, AlterTopicRequest, BalanceRequest, ClusterStatusRequest,
         ClusterStatusResponse, CreateTopicRequest, DeleteTopicRequest, DescribeConfigRequest, DescribeConfigResponse,
         DrainNodeRequest, FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest,
-        MoveInfo, MovesResponse, ReloadConfigRequest, ReloadConfigResponse, ResizeTopicRequest, TopicResponse,
-        TransferLeaderRequest, TransferLeaderResponse,
+        MoveInfo, MovesResponse, RecoverPartitionRequest, RecoverPartitionResponse, ReloadConfigRequest,
+        ReloadConfigResponse, ResizeTopicRequest, TopicResponse, TransferLeaderRequest, TransferLeaderResponse,
     },
     source::NewTopic,
 };
@@ -300,6 +300,22 @@ impl Admin {
         let request = ResizeTopicRequest { name: name.to_owned(), partitions, replicas };
         let frame = self.cluster.call(Target::Controller, Api::ResizeTopic, &request, Duration::ZERO).await?;
         topic_of(frame.message()?)
+    }
+
+    /// How a partition that has lost a majority of its replicas can go on with what one of them has. With `accept_data_loss`
+    /// it does, and what only the others had is gone.
+    ///
+    /// # Errors
+    /// `UnknownTopic`, `UnknownPartition`; `InvalidRequest`: it has a leader, or will have one, or no replica is left; `FeatureLevel`: some node runs an older build.
+    pub async fn recover_partition(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        accept_data_loss: bool,
+    ) -> Result<RecoverPartitionResponse> {
+        let request = RecoverPartitionRequest { topic: topic.to_owned(), partition: partition.get(), accept_data_loss };
+        let frame = self.cluster.call(Target::Controller, Api::RecoverPartition, &request, Duration::ZERO).await?;
+        frame.message()
     }
 
     /// Moves a partition's leadership to another node that has a replica of it.

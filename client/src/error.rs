@@ -65,6 +65,7 @@ const fn is_refusal(code: ErrorCode) -> bool {
             code,
             ErrorCode::NotReady
                 | ErrorCode::Busy
+                | ErrorCode::DiskFull
                 | ErrorCode::NotLeader
                 | ErrorCode::NotController
                 | ErrorCode::WrongCluster
@@ -98,6 +99,7 @@ mod tests {
         }
         for code in [
             ErrorCode::Busy,
+            ErrorCode::DiskFull,
             ErrorCode::NotReady,
             ErrorCode::NotLeader,
             ErrorCode::OutOfOrderSequence,

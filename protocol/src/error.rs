@@ -80,6 +80,8 @@ codes! {
     ShuttingDown = 14, Redirect, "SHUTTING_DOWN";
     /// The connection broke. A write may have happened or not.
     Disconnected = 15, Retry, "DISCONNECTED";
+    /// The disk of the partition's leader is full, and nobody else could lead. Nothing was written.
+    DiskFull = 16, Retry, "DISK_FULL";
     /// This node does not lead the partition.
     NotLeader = 20, Redirect, "NOT_LEADER";
     /// This node does not lead the metadata group.
@@ -288,6 +290,7 @@ mod tests {
                 (13, "OUTCOME_UNKNOWN"),
                 (14, "SHUTTING_DOWN"),
                 (15, "DISCONNECTED"),
+                (16, "DISK_FULL"),
                 (20, "NOT_LEADER"),
                 (21, "NOT_CONTROLLER"),
                 (30, "PRODUCER_FENCED"),

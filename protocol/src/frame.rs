@@ -69,6 +69,10 @@ pub enum Api {
     Balance = 14,
     /// More partitions, or another number of replicas, for a topic.
     ResizeTopic = 15,
+    /// What a node has of one partition.
+    DescribeReplica = 16,
+    /// A partition without a majority of its replicas goes on with what one of them has.
+    RecoverPartition = 17,
     /// A node's configuration.
     DescribeConfig = 18,
     /// A node reads its configuration again.
@@ -104,6 +108,8 @@ impl Api {
             13 => Self::DrainNode,
             14 => Self::Balance,
             15 => Self::ResizeTopic,
+            16 => Self::DescribeReplica,
+            17 => Self::RecoverPartition,
             18 => Self::DescribeConfig,
             19 => Self::ReloadConfig,
             20 => Self::SeedState,
@@ -372,6 +378,8 @@ mod tests {
             Api::DrainNode => 13,
             Api::Balance => 14,
             Api::ResizeTopic => 15,
+            Api::DescribeReplica => 16,
+            Api::RecoverPartition => 17,
             Api::DescribeConfig => 18,
             Api::ReloadConfig => 19,
             Api::SeedState => 20,
@@ -385,7 +393,7 @@ mod tests {
     fn the_numbers_are_pinned() {
         let known: Vec<_> = (0..=u16::MAX).filter_map(|value| Some((value, Api::from_u16(value)?))).collect();
         let values: Vec<_> = known.iter().map(|(value, _)| *value).collect();
-        assert_eq!(values, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 18, 19, 20, 21, 22, 23]);
+        assert_eq!(values, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23]);
         for (value, api) in known {
             assert_eq!((number(api), api as u16), (value, value), "{api:?}");
         }

@@ -10,13 +10,14 @@ use levada_protocol::messages::{
     metadata::{
         AddPartitions, AdmitNode, AllocateProducerIds, AlterTopic, Command, CreateTopic, DeleteTopic, DrainNode,
         FinishMove, JoinNode, LogStart, Membership, Move, MoveReplicas, Node, Partition, PartitionCommand,
-        PartitionState, Producer, ProducerBatch, RegisterNode, RemoveNode, ReplaceReplica, Replica, Roll, SegmentEnd,
-        SetFeatureLevel, State, Topic, command::Kind, partition_command::Kind as PartitionKind,
+        PartitionState, Producer, ProducerBatch, RecoverPartition, Recovery, RegisterNode, RemoveNode, ReplaceReplica,
+        Replica, Roll, SegmentEnd, SetFeatureLevel, State, Topic, command::Kind,
+        partition_command::Kind as PartitionKind,
     },
     native::{ErrorMessage, HandshakeRequest, HandshakeResponse, NodeAddresses, PeerIdentity},
     peer::{
-        AskSegment, AskSnapshot, CatchUp, EntryHead, Leadership, Placement, RaftFrame, RaftMessage, SegmentBytes,
-        SnapshotBytes, catch_up::Kind as CatchUpKind,
+        AskSegment, AskSnapshot, Asleep, Beat, CatchUp, EntryHead, Leadership, NodeHealth, Placement, RaftFrame,
+        RaftMessage, SegmentBytes, SnapshotBytes, catch_up::Kind as CatchUpKind,
     },
 };
 use prost::Message;
@@ -85,6 +86,9 @@ fn golden_raft_frame() {
         leaderships: vec![Leadership { group: 17, term: 18 }],
         placements: vec![placement],
         catch_ups: kinds.map(|kind| CatchUp { group: 23, kind: Some(kind) }).into(),
+        beat: Some(Beat { run: 33 }),
+        asleep: vec![Asleep { group: 34, term: 35, last_index: 36 }],
+        health: vec![NodeHealth { fullness: 31, slow_disk: true, sync_us: 32 }],
     };
     pinned(
         frame,
@@ -102,6 +106,9 @@ fn golden_raft_frame() {
             b"\x22\x06\x08\x17\x1a\x02\x08\x18",
             b"\x22\x0a\x08\x17\x22\x06\x08\x19\x10\x1a\x18\x1b",
             b"\x22\x0a\x08\x17\x2a\x06\x08\x1c\x10\x1d\x18\x1e",
+            b"\x2a\x02\x08\x21",
+            b"\x32\x06\x08\x22\x10\x23\x18\x24",
+            b"\x42\x06\x08\x1f\x10\x01\x18\x20",
         ],
     );
 }
@@ -133,11 +140,12 @@ fn partition() -> Partition {
         leaving: replica(17, 18),
         lost: vec![19],
         targets_given: 20,
+        recovery: Some(Recovery { survivor: 21, below: 22 }),
     }
 }
 
 const PARTITION: &[u8] = b"\x08\x07\x10\x08\x1a\x04\x08\x09\x10\x0a\x22\x04\x08\x0d\x10\x0e\x2a\x04\x08\x0f\x10\x10\
-    \x32\x04\x08\x11\x10\x12\x3a\x01\x13\x40\x14";
+    \x32\x04\x08\x11\x10\x12\x3a\x01\x13\x40\x14\x4a\x04\x08\x15\x10\x16";
 
 fn topic() -> Topic {
     Topic {
@@ -151,14 +159,14 @@ fn topic() -> Topic {
     }
 }
 
-const TOPIC: &[u8] = b"\x0a\x01t\x12\x02id\x1a\x21\x08\x07\x10\x08\x1a\x04\x08\x09\x10\x0a\x22\x04\x08\x0d\x10\x0e\
-    \x2a\x04\x08\x0f\x10\x10\x32\x04\x08\x11\x10\x12\x3a\x01\x13\x40\x14\x22\x06\x0a\x01k\x12\x01v\x2a\x02{}\x30\x0b\x38\x0c";
+const TOPIC: &[u8] = b"\x0a\x01t\x12\x02id\x1a\x27\x08\x07\x10\x08\x1a\x04\x08\x09\x10\x0a\x22\x04\x08\x0d\x10\x0e\
+    \x2a\x04\x08\x0f\x10\x10\x32\x04\x08\x11\x10\x12\x3a\x01\x13\x40\x14\x4a\x04\x08\x15\x10\x16\x22\x06\x0a\x01k\x12\x01v\x2a\x02{}\x30\x0b\x38\x0c";
 
 /// Every command there is; a new one has no arm here.
 fn command_bytes(kind: &Kind) -> Vec<u8> {
     let parts: &[&[u8]] = match kind {
         Kind::RegisterNode(_) => &[b"\x0a\x23", b"\x0a\x21", NODE],
-        Kind::CreateTopic(_) => &[b"\x12\x3c", b"\x0a\x3a", TOPIC],
+        Kind::CreateTopic(_) => &[b"\x12\x42", b"\x0a\x40", TOPIC],
         Kind::DeleteTopic(_) => &[b"\x1a\x04", b"\x0a\x02id"],
         Kind::AlterTopic(_) => &[b"\x22\x0f", b"\x0a\x02id", b"\x12\x06\x0a\x01k\x12\x01v", b"\x1a\x01u"],
         Kind::AllocateProducerIds(_) => &[b"\x2a\x04", b"\x08\x03\x10\x04"],
@@ -170,7 +178,8 @@ fn command_bytes(kind: &Kind) -> Vec<u8> {
         Kind::MoveReplicas(_) => &[b"\x5a\x0c", b"\x0a\x0a", b"\x0a\x02id\x10\x07\x1a\x02\x08\x09"],
         Kind::FinishMove(_) => &[b"\x62\x08\x08\x08\x12\x02\x09\x0a\x18\x0b"],
         Kind::ReplaceReplica(_) => &[b"\x6a\x04\x08\x08\x10\x09"],
-        Kind::AddPartitions(_) => &[b"\x72\x27", b"\x0a\x02id", b"\x12\x21", PARTITION],
+        Kind::AddPartitions(_) => &[b"\x72\x2d", b"\x0a\x02id", b"\x12\x27", PARTITION],
+        Kind::RecoverPartition(_) => &[b"\x7a\x06\x08\x08\x10\x09\x18\x0a"],
     };
     parts.concat()
 }
@@ -196,6 +205,7 @@ fn golden_commands() {
         Kind::FinishMove(FinishMove { group: 8, voters: vec![9, 10], targets_given: 11 }),
         Kind::ReplaceReplica(ReplaceReplica { group: 8, replica_id: 9 }),
         Kind::AddPartitions(AddPartitions { topic_id, partitions: vec![partition()] }),
+        Kind::RecoverPartition(RecoverPartition { group: 8, survivor: 9, targets_given: 10 }),
     ] {
         let expected = command_bytes(&kind);
         pinned(Command { kind: Some(kind) }, &[&expected]);
@@ -220,7 +230,7 @@ fn golden_state() {
         &[
             b"\x0a\x21",
             NODE,
-            b"\x12\x3a",
+            b"\x12\x40",
             TOPIC,
             b"\x18\x15\x20\x16\x28\x17\x30\x18",
             b"\x3a\x04\x08\x19\x10\x01\x42\x01\x1a\x48\x1b",

@@ -58,12 +58,23 @@ pub enum Fault {
         /// How long.
         for_us: u64,
     },
-    /// A disk has no space left for a while: what is allocated can be overwritten, nothing grows.
+    /// A disk has little or no space left for a while: what is allocated can be overwritten, little or nothing grows.
     FullDisk {
         /// The node.
         victim: NodeId,
+        /// What is left; `None`: nothing, not even what is freed, as somebody else takes it.
+        free_bytes: Option<u64>,
         /// How long.
         for_us: u64,
+    },
+    /// What was written to a segment is not what it was any more. Always on the same node's disk: so there is a sound copy.
+    Rot {
+        /// The node.
+        victim: NodeId,
+        /// Which segment and which byte of it, in parts of 2^32.
+        at: (u64, u64),
+        /// What happens to it.
+        decay: Decay,
     },
     /// An operation of this kind fails on a node's disk: the process must end, and never try it again.
     DiskFails {
@@ -74,6 +85,17 @@ pub enum Fault {
         /// How long it stays down.
         down_us: u64,
     },
+}
+
+/// How a file decays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decay {
+    /// A bit is another.
+    Flip,
+    /// The rest of the file is gone.
+    Cut,
+    /// All of it is gone.
+    Gone,
 }
 
 /// How likely each kind of fault is, relative to the others, and how often one comes.
@@ -99,6 +121,8 @@ pub struct Mix {
     pub fail: u32,
     /// Full disks.
     pub full: u32,
+    /// Rotten segments.
+    pub rot: u32,
 }
 
 impl Mix {
@@ -114,9 +138,12 @@ impl Mix {
         slow: 0,
         fail: 0,
         full: 0,
+        rot: 0,
     };
     /// Power cuts only.
     pub const POWER: Self = Self { interval_us: 1_500_000, power: 1, all_percent: 30, ..Self::NONE };
+    /// Disks that fill up, often several at once, and now and then a power cut or a kill.
+    pub const FULL: Self = Self { interval_us: 700_000, full: 6, power: 1, kill: 1, all_percent: 30, ..Self::NONE };
     /// Network partitions only.
     pub const PARTITIONS: Self = Self { interval_us: 2_000_000, partition: 1, ..Self::NONE };
 
@@ -133,6 +160,7 @@ impl Mix {
             slow: weight(),
             fail: weight() / 2,
             full: weight() / 2,
+            rot: 0,
             interval_us: dice.pick(&[500_000, 1_500_000, 4_000_000]).unwrap_or(1_500_000),
             all_percent: dice.pick(&[5, 20, 60]).unwrap_or(20),
         }
@@ -166,8 +194,8 @@ impl Nemesis {
 
     /// The next fault; `None` when the mix has none.
     pub fn next_fault(&mut self) -> Option<Fault> {
-        let Mix { power, kill, restart, pause, partition, slow, fail, full, .. } = self.mix;
-        let weights = [power, kill, restart, pause, partition, slow, full, fail];
+        let Mix { power, kill, restart, pause, partition, slow, fail, full, rot, .. } = self.mix;
+        let weights = [power, kill, restart, pause, partition, slow, full, fail, rot];
         let sum: u32 = weights.iter().sum();
         let mut draw = self.dice.between(0..=u64::from(sum.checked_sub(1)?));
         let kind = weights.iter().position(|&weight| {
@@ -183,7 +211,16 @@ impl Nemesis {
             3 => Fault::Pause { victim, for_us: self.dice.around(800_000) },
             4 => self.partition(),
             5 => Fault::SlowDisk { victim, for_us: self.dice.around(1_500_000) },
-            6 => Fault::FullDisk { victim, for_us: self.dice.around(1_500_000) },
+            6 => {
+                let free_bytes = self.dice.pick(&[None, Some(0), Some(64 << 10), Some(1 << 20)]).unwrap_or(None);
+                Fault::FullDisk { victim, free_bytes, for_us: self.dice.around(2_500_000) }
+            }
+            8 => {
+                let mut draw = || self.dice.between(0..=u64::from(u32::MAX));
+                let at = (draw(), draw());
+                let decay = self.dice.pick(&[Decay::Flip, Decay::Flip, Decay::Cut, Decay::Gone])?;
+                Fault::Rot { victim: self.nodes.first().copied()?, at, decay }
+            }
             _ => {
                 let call = self.dice.pick(&["fdatasync", "write"])?;
                 Fault::DiskFails { victim, call, down_us: self.down_us() }
@@ -249,10 +286,10 @@ mod tests {
 
     #[test]
     fn every_kind_comes_and_none_that_was_not_asked_for() {
-        let all = Mix { kill: 1, restart: 1, pause: 1, partition: 1, slow: 1, fail: 1, full: 1, ..Mix::POWER };
+        let all = Mix { kill: 1, restart: 1, pause: 1, partition: 1, slow: 1, fail: 1, full: 1, rot: 1, ..Mix::POWER };
         let mut everything = nemesis(all);
         let kinds: BTreeSet<_> = (0..1000).filter_map(|_| everything.next_fault()).map(|f| kind(&f)).collect();
-        assert_eq!(kinds.len(), 9, "{kinds:?}");
+        assert_eq!(kinds.len(), 10, "{kinds:?}");
         let mut power = nemesis(Mix::POWER);
         assert!((0..1000).filter_map(|_| power.next_fault()).all(|f| kind(&f).starts_with("PowerCut")));
         assert_eq!(nemesis(Mix::NONE).next_fault(), None);

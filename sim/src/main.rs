@@ -68,6 +68,8 @@ struct Sum {
     read: u64,
     bounds: u64,
     faults: BTreeMap<&'static str, u32>,
+    slept: u64,
+    woken: BTreeMap<&'static str, u64>,
 }
 
 impl Sum {
@@ -79,6 +81,10 @@ impl Sum {
         self.bounds += outcome.counts.bounds;
         for (fault, count) in &outcome.faults {
             *self.faults.entry(fault).or_default() += count;
+        }
+        self.slept += outcome.slept;
+        for (why, count) in &outcome.woken {
+            *self.woken.entry(why).or_default() += count;
         }
     }
 }
@@ -125,6 +131,7 @@ fn main() -> ExitCode {
     let sum = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
     let (simulated_s, took_s) = (sum.lasted_us as f64 / 1e6, began.elapsed().as_secs_f64());
     println!("faults: {:?}", sum.faults);
+    println!("groups fell asleep {} times, woken {:?}", sum.slept, sum.woken);
     println!("checked: {} records acknowledged, {} read, {} bounds", sum.acked, sum.read, sum.bounds);
     println!("{simulated_s:.0} simulated seconds in {took_s:.1} s: {:.0} times real time", simulated_s / took_s);
     println!("{} passed, {} failed", sum.passed, sum.failed.len());

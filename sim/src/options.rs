@@ -81,10 +81,15 @@ pub struct Options {
     pub write_bytes_min: u64,
     /// Ticks of a paused process come all at once when it goes on, or not at all.
     pub ticks_burst: bool,
+    /// Who works with records does so for this long and then rests for as long, again and again: long enough for groups to
+    /// fall asleep. `None`: no rest.
+    pub day_us: Option<u64>,
     /// Nodes come and go, and replicas move.
     pub moves: bool,
     /// What new replicas may copy in a second.
     pub copy_bytes_per_s: u64,
+    /// Below this much space on its disk a node takes no records.
+    pub reserve_bytes: u64,
     /// What the world lies about.
     pub lie: Option<Lie>,
 }
@@ -108,9 +113,19 @@ impl Options {
             tail_bytes_max: dice.pick(&[256 << 10, 1 << 20, 8 << 20]).unwrap_or(8 << 20),
             ticks_burst: dice.chance(50),
             write_bytes_min: dice.pick(&[0, 16 << 10, 64 << 10]).unwrap_or(0),
+            day_us: dice.pick(&[None, Some(3_500_000), Some(5_000_000)]).flatten(),
             moves: false,
             copy_bytes_per_s: dice.pick(&[16 << 20, 64 << 20]).unwrap_or(4 << 20),
+            reserve_bytes: dice.pick(&[0, 256 << 10, 1 << 20]).unwrap_or(0),
             lie: None,
         }
+    }
+
+    /// How long it is until work goes on, if it is night.
+    #[must_use]
+    pub fn until_morning_us(&self, now_us: u64) -> Option<u64> {
+        let day_us = self.day_us?;
+        let is_night = (now_us / day_us) % 2 == 1;
+        is_night.then(|| day_us - now_us % day_us)
     }
 }

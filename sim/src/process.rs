@@ -10,8 +10,9 @@ use std::{
 };
 
 use levada_broker::node::{
-    Node, NodeConfig, NodeOpenError, ScrubConfig,
+    Node, NodeConfig, NodeOpenError, ScrubConfig, Watermarks,
     event::{Now, RequestId},
+    sleeping::{SleepTotals, Wake},
 };
 use levada_protocol::{
     error::{Error, ErrorCode},
@@ -20,6 +21,7 @@ use levada_protocol::{
 };
 use levada_storage_engine::{
     config::{SegmentConfig, StoreConfig},
+    disk::{Disk as _, DiskSpace},
     journal::{JournalConfig, JournalId},
     sim_disk::{CrashPlan, SimDisk},
     store::{DirIdentity, GroupState, Store},
@@ -35,7 +37,9 @@ use crate::{
     options::{Lie, Options},
 };
 
-/// After this a process that ended because its disk is full is started again.
+/// How often the driver looks what the disk has left.
+const SPACE_TICKS: u64 = 20;
+/// After this a process that could not start because its disk is full is started again.
 const FULL_RETRY_US: u64 = 300_000;
 /// More operations than any world has.
 const NEVER: u64 = 1 << 60;
@@ -81,6 +85,8 @@ pub struct Running<H> {
     pub waiting: BTreeMap<RequestId, Waiting>,
     next_request: u64,
     started_us: u64,
+    /// What had slept and woken when it was last looked at.
+    sleeps_seen: SleepTotals,
 }
 
 impl<H> Running<H> {
@@ -90,6 +96,20 @@ impl<H> Running<H> {
         let id = RequestId(self.next_request);
         self.waiting.insert(id, waiting);
         id
+    }
+
+    /// How many groups fell asleep since the last call, and how many woke up, by reason.
+    pub fn new_sleeps(&mut self) -> (u64, BTreeMap<&'static str, u64>) {
+        let now = self.node.sleep_totals();
+        if *now == self.sleeps_seen {
+            return (0, BTreeMap::new());
+        }
+        let before = std::mem::replace(&mut self.sleeps_seen, now.clone());
+        let more = |(why, count): (&Wake, &u64)| {
+            let more = count - before.woken.get(why).copied().unwrap_or(0);
+            (more > 0).then_some((why.name(), more))
+        };
+        (now.slept - before.slept, now.woken.iter().filter_map(more).collect())
     }
 
     /// Whether nothing goes in.
@@ -169,6 +189,7 @@ pub struct Process<H> {
     pub excused_us: Option<u64>,
     /// Its disk has no space left.
     pub is_full: bool,
+    ticks: u64,
     /// It was asked to stop; then it comes back after this time.
     pub stopping_us: Option<u64>,
 }
@@ -217,7 +238,9 @@ impl<H> Process<H> {
             seed: 0,
             store: store_config(options),
             copy_bytes_per_s: options.copy_bytes_per_s,
-            scrub: ScrubConfig { bytes_per_s: 8 << 20, interval_ms: 5_000 },
+            scrub: ScrubConfig { bytes_per_s: 128 << 20, interval_ms: 5_000 },
+            watermarks: Watermarks { reserve_bytes: options.reserve_bytes, reserve_percent: 100 },
+            slow_disk_ms: 20,
         };
         let disk = Arc::new(SimDisk::new(dice.seed()));
         let identity = DirIdentity { cluster: config.cluster, node, incarnation: config.incarnation };
@@ -235,6 +258,7 @@ impl<H> Process<H> {
             running: None,
             excused_us: None,
             is_full: false,
+            ticks: 0,
             stopping_us: None,
         };
         (process, identity, journal)
@@ -282,7 +306,11 @@ impl<H> Process<H> {
         self.disk.halt_after(NEVER);
         let node = match opened {
             Ok(node) => node,
-            Err(error) => return Err(NotStarted::Failed { excused_us: self.excuse(), error }),
+            Err(error) => {
+                // Without a free file of the journal it cannot begin.
+                let excused_us = if self.is_full { Some(FULL_RETRY_US) } else { self.excuse() };
+                return Err(NotStarted::Failed { excused_us, error });
+            }
         };
         let dice = Dice::new(self.dice.seed(), "lanes");
         self.running = Some(Running {
@@ -293,13 +321,21 @@ impl<H> Process<H> {
             waiting: BTreeMap::new(),
             next_request: 0,
             started_us: at_us,
+            sleeps_seen: SleepTotals::default(),
         });
         Ok(())
     }
 
-    /// Whether it may fail because of its disk now, and how long it is down then.
-    pub fn excuse(&mut self) -> Option<u64> {
-        if self.is_full { Some(FULL_RETRY_US) } else { self.excused_us.take() }
+    /// Whether it may end because of its disk now, and how long it is down then. That the disk is full is no reason.
+    pub const fn excuse(&mut self) -> Option<u64> {
+        self.excused_us.take()
+    }
+
+    /// What the disk has left, if the driver looks at this tick.
+    pub fn look_at_space(&mut self) -> Option<Option<DiskSpace>> {
+        self.ticks += 1;
+        let space = self.disk.space().expect("it can be asked");
+        self.ticks.is_multiple_of(SPACE_TICKS).then_some(space)
     }
 
     /// The process is gone; what it had written stays in the page cache.
@@ -361,5 +397,6 @@ fn store_config(options: &Options) -> StoreConfig {
         tail_keep_bytes: 64 << 10,
         unwritten_ticks_max: 10,
         journal_held_bytes_max: 2 * options.tail_bytes_max,
+        reserve_bytes: options.reserve_bytes / 8,
     }
 }

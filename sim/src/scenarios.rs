@@ -37,6 +37,16 @@ pub const SCENARIOS: &[Scenario] = &[
             options.settle_us *= 3;
         },
     },
+    Scenario {
+        name: "rot",
+        about: "every fault, and segments of one node that decay: they are found and mended",
+        shape: |options| options.mix.rot = 6,
+    },
+    Scenario {
+        name: "full",
+        about: "disks that fill up, often several at once",
+        shape: |options| options.mix = Mix::FULL,
+    },
     Scenario { name: "power", about: "power cuts, nothing else", shape: |options| options.mix = Mix::POWER },
     Scenario {
         name: "partitions",

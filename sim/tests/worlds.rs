@@ -1,6 +1,6 @@
 //! Worlds as they are: reproducible, sound, and not sound when they lie.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use levada_sim::{
     checker::Kind,
@@ -40,9 +40,13 @@ fn without_faults_everything_is_quick_and_sound() {
 #[test]
 fn under_faults_every_promise_holds() {
     let (mut acked, mut read, mut faults) = (0, 0, BTreeSet::new());
+    let (mut slept, mut woken) = (0, BTreeMap::new());
     for (scenario, seeds) in [("mixed", 1..=10), ("power", 1..=4), ("partitions", 1..=3)] {
         for seed in seeds {
-            let Outcome { counts, faults: met, .. } = outcome(&options(scenario, seed, 10));
+            let outcome = outcome(&options(scenario, seed, 10));
+            slept += outcome.slept;
+            outcome.woken.into_iter().for_each(|(why, count)| *woken.entry(why).or_insert(0) += count);
+            let Outcome { counts, faults: met, .. } = outcome;
             acked += counts.acked;
             read += counts.read;
             faults.extend(met.into_keys());
@@ -53,6 +57,11 @@ fn under_faults_every_promise_holds() {
     let all = ["disk failure", "full disk", "kill", "partition", "pause", "power cut", "restart", "slow disk"];
     let missing: Vec<_> = all.iter().filter(|fault| !faults.contains(*fault)).collect();
     assert!(missing.is_empty(), "{missing:?} never happened, only {faults:?}");
+    // Groups sleep at night, and what wakes them in the field does here.
+    assert!(slept > 50, "groups fell asleep {slept} times");
+    for why in ["message", "request", "node_lost"] {
+        assert!(woken.contains_key(why), "nothing was woken by {why}, only {woken:?}");
+    }
 }
 
 /// A lie is found out within some seeds, as one of these.

@@ -132,7 +132,7 @@ impl Bench {
                 match self.done.recv()? {
                     (Lane::Segments, token, result) => self.writer.complete_upkeep(token, result)?,
                     (Lane::Journal, token, result) => {
-                        let completed = self.writer.complete(token, result)?;
+                        let completed = self.writer.complete(token, result)?.expect("there is space");
                         acked += completed.durable.len() as u64;
                         self.writer.recycle(completed.lsn);
                     }

@@ -25,6 +25,8 @@ pub struct StoreConfig {
     /// When a group's uncommitted entries hold back this much of the journal, they are written to it again. At least
     /// twice what tails may take, or that alone could keep the journal busy.
     pub journal_held_bytes_max: u64,
+    /// What the file takes that keeps space for checkpoints on a disk that is full. 0: there is none.
+    pub reserve_bytes: u64,
 }
 
 impl StoreConfig {
@@ -46,6 +48,7 @@ impl Default for StoreConfig {
             tail_keep_bytes: 32 << 20,
             unwritten_ticks_max: 100,
             journal_held_bytes_max: 512 << 20,
+            reserve_bytes: 0,
         }
     }
 }

@@ -207,6 +207,15 @@ impl DiskError {
     }
 }
 
+/// What the file system of a data directory has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// What it has altogether, in bytes.
+    pub total_bytes: u64,
+    /// What an ordinary user may still write, in bytes.
+    pub free_bytes: u64,
+}
+
 /// A data directory. Calls block; drivers call [`Disk::perform`], cores only read.
 pub trait Disk: Send + Sync + fmt::Debug {
     /// Performs one operation.
@@ -249,4 +258,10 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// # Errors
     /// When the file is shorter than the range or the system refuses.
     fn map(&self, file: &FileName, pos: u64, len: usize) -> Result<Bytes, DiskError>;
+
+    /// What the file system has left; `None` where nothing is known to bound it.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    fn space(&self) -> Result<Option<DiskSpace>, DiskError>;
 }

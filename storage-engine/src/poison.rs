@@ -1,5 +1,7 @@
 //! Fail-stop: what is left to say when a data directory can no longer be trusted.
 
+use std::io::ErrorKind;
+
 use crate::disk::DiskError;
 
 impl DiskError {
@@ -8,7 +10,7 @@ impl DiskError {
     #[must_use]
     pub fn is_fatal(&self) -> bool {
         let dropped = matches!(self.op, "fdatasync" | "syncfs" | "fsync directory");
-        dropped || self.kind != std::io::ErrorKind::StorageFull
+        dropped || !matches!(self.kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
     }
 }
 
@@ -16,8 +18,10 @@ impl DiskError {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
     "the data directory is out of service: {cause}. Nothing is acknowledged any more, and nothing is retried, because \
-     the system forgets what a failed write or sync left unwritten. Check the disk (kernel log, SMART, free space), then start the node again: it recovers from its journal. \
-     If the disk is broken, let an empty one take its place (`levada cluster replace`)"
+     the system forgets what a failed write or sync left unwritten. Check the disk (kernel log, whether it is mounted \
+     read-only, free space, SMART), then start the node again: it recovers from its journal. If the disk is broken, \
+     give the node an empty directory on another and let it back in with `levada cluster replace`; the other nodes go \
+     on meanwhile"
 )]
 pub struct Poisoned {
     /// The operation that failed first.
@@ -35,7 +39,7 @@ impl Poisoned {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Error, ErrorKind};
+    use std::io::Error;
 
     use super::*;
 
@@ -44,6 +48,8 @@ mod tests {
         let full = Error::from(ErrorKind::StorageFull);
         assert!(!DiskError::new("write", "s", &full).is_fatal());
         assert!(!DiskError::new("zero-fill", "j", &full).is_fatal());
+        assert!(!DiskError::new("write", "s", &Error::from(ErrorKind::QuotaExceeded)).is_fatal());
+        assert!(DiskError::new("write", "s", &Error::from(ErrorKind::ReadOnlyFilesystem)).is_fatal());
         assert!(DiskError::new("fdatasync", "s", &full).is_fatal());
         assert!(DiskError::new("write", "s", &Error::other("EIO")).is_fatal());
     }

@@ -1,6 +1,8 @@
 //! Disks whose power can be cut: an ext4 of its own on a loop device, which can be shut down so that everything not yet
 //! synced is gone, as after a power cut (`EXT4_IOC_SHUTDOWN` without flushing the journal).
 //!
+//! It can also be filled up, go read-only as ext4 does when it meets an error, and be slowed down for one process.
+//!
 //! Needs root and loop devices; [`PowerDisk::unavailable`] says why there are none.
 
 use std::{
@@ -76,6 +78,68 @@ impl PowerDisk {
         run(Command::new("python3").args(["-c", &script]).args(disks.into_iter().map(|disk| &disk.mount)))
     }
 
+    /// What the file system has left, in bytes.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn free_bytes(&self) -> Result<u64> {
+        let stat = rustix::fs::statvfs(&self.mount)?;
+        Ok(stat.f_bavail * stat.f_frsize)
+    }
+
+    /// Takes all space but so much, as somebody else's files would. What is taken for this already is given back first.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn fill(&self, leave_bytes: u64) -> Result<()> {
+        self.unfill()?;
+        let file = fs::File::create(self.filling())?;
+        // In pieces, the last ones small: others write meanwhile, and a piece too large would be refused as a whole.
+        let (mut end, mut piece) = (0, 64 << 20);
+        while piece >= 64 << 10 {
+            if self.free_bytes()? < leave_bytes + piece {
+                piece /= 2;
+            } else if rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), end, piece).is_ok() {
+                end += piece;
+            } else {
+                piece /= 2;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back what [`PowerDisk::fill`] took.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn unfill(&self) -> Result<()> {
+        match fs::remove_file(self.filling()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn filling(&self) -> PathBuf {
+        self.mount.join("somebody-elses")
+    }
+
+    /// The file system finds an error and lets nobody write any more, whatever is open (`errors=remount-ro` of ext4).
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn go_read_only(&self) -> Result<()> {
+        run(Command::new("mount").args(["-o", "remount,abort"]).arg(&self.mount))
+    }
+
+    /// The number of its block device, `major:minor`.
+    ///
+    /// # Errors
+    /// When it cannot be found.
+    pub fn device(&self) -> Result<String> {
+        let found = rustix::fs::stat(&self.mount)?.st_dev;
+        Ok(format!("{}:{}", rustix::fs::major(found), rustix::fs::minor(found)))
+    }
+
     /// Power is back: mounts what the disk had kept. All processes that used it must have ended.
     ///
     /// # Errors
@@ -106,6 +170,62 @@ impl Drop for PowerDisk {
             // A process may still hold it: the lazy way never leaves the machine dirty.
             let _ = Command::new("umount").arg("--lazy").arg(&self.mount).status();
         }
+    }
+}
+
+/// A bound on how fast processes write to a disk: a group of the kernel's `blkio` controller (cgroup version 1). Gone when
+/// dropped.
+#[derive(Debug)]
+pub struct Throttle {
+    group: PathBuf,
+    device: String,
+}
+
+/// Where the controller is mounted.
+const BLKIO: &str = "/sys/fs/cgroup/blkio";
+
+impl Throttle {
+    /// Why this machine cannot slow disks down, if it cannot.
+    #[must_use]
+    pub fn unavailable() -> Option<&'static str> {
+        let there = Path::new(BLKIO).join("blkio.throttle.write_iops_device").exists();
+        PowerDisk::unavailable().or((!there).then_some("there is no blkio controller of cgroup version 1"))
+    }
+
+    /// Lets a process write to a disk so many times in a second, and no more.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn begin(disk: &PowerDisk, process: u32, writes_per_s: u64) -> Result<Self> {
+        let group = Path::new(BLKIO).join(format!("levada-test-{process}"));
+        fs::create_dir(&group).with_context(|| format!("cannot make {}", group.display()))?;
+        let throttle = Self { group, device: disk.device()? };
+        throttle.set(writes_per_s)?;
+        fs::write(throttle.group.join("cgroup.procs"), process.to_string())?;
+        Ok(throttle)
+    }
+
+    fn set(&self, writes_per_s: u64) -> Result<()> {
+        let bound = format!("{} {writes_per_s}", self.device);
+        fs::write(self.group.join("blkio.throttle.write_iops_device"), bound).context("cannot bound writes")
+    }
+
+    /// Lets everything through again.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn end(&self) -> Result<()> {
+        self.set(0)
+    }
+}
+
+impl Drop for Throttle {
+    fn drop(&mut self) {
+        let processes = fs::read_to_string(self.group.join("cgroup.procs")).unwrap_or_default();
+        for process in processes.lines() {
+            let _ = fs::write(Path::new(BLKIO).join("cgroup.procs"), process);
+        }
+        let _ = fs::remove_dir(&self.group);
     }
 }
 
@@ -147,5 +267,28 @@ mod tests {
             assert_eq!(fs::read(disk.path().join("synced")).unwrap(), b"kept");
             assert!(!disk.path().join("unsynced").exists());
         }
+    }
+
+    #[test]
+    fn a_disk_fills_up_and_goes_read_only() {
+        if let Some(why) = PowerDisk::unavailable() {
+            writeln!(std::io::stderr(), "SKIPPED: {why}").unwrap();
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let disk = PowerDisk::create(dir.path(), "one", 64).unwrap();
+        let left = |disk: &PowerDisk| disk.free_bytes().unwrap();
+        let empty = left(&disk);
+        disk.fill(5 << 20).unwrap();
+        assert!((5 << 20..6 << 20).contains(&left(&disk)), "{}", left(&disk));
+        assert!(fs::write(disk.path().join("large"), vec![0; 8 << 20]).is_err());
+        fs::remove_file(disk.path().join("large")).unwrap();
+        disk.fill(0).unwrap();
+        assert!(left(&disk) < 1 << 20);
+        disk.unfill().unwrap();
+        assert!(left(&disk) > empty - (1 << 20));
+        let mut open = fs::File::create(disk.path().join("open")).unwrap();
+        disk.go_read_only().unwrap();
+        assert!(open.write_all(b"x").is_err() && fs::write(disk.path().join("new"), b"x").is_err());
     }
 }

@@ -278,6 +278,27 @@ impl Nodes {
         Ok(())
     }
 
+    /// The id of a node's process.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn process(&self, id: u64) -> Result<u32> {
+        let child = self.nodes.get(&id).and_then(|node| node.child.as_ref());
+        Ok(child.with_context(|| format!("node {id} does not run"))?.id())
+    }
+
+    /// The value of a metric of a node, of its only series.
+    ///
+    /// # Errors
+    /// When the node does not answer, or has no such metric.
+    pub fn metric(&self, id: u64, name: &str) -> Result<f64> {
+        let node = self.nodes.get(&id).with_context(|| format!("no node {id}"))?;
+        let text = http::get(&node.http, "/metrics")?;
+        let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+        let found = lines.find(|(series, _)| *series == name).with_context(|| format!("node {id} has no {name}"))?;
+        Ok(found.1.parse()?)
+    }
+
     /// Sends a signal to a node, such as the one that stops it until another lets it go on.
     ///
     /// # Errors

@@ -10,6 +10,10 @@
 pub const LEVEL_FIRST: u32 = 1;
 /// Nodes come and go, replicas move.
 pub const LEVEL_MEMBERSHIP: u32 = 2;
+/// Groups sleep, and nodes say for all of them that they are there.
+pub const LEVEL_HIBERNATION: u32 = 3;
+/// Partitions without a majority go on from one replica.
+pub const LEVEL_RECOVERY: u32 = 3;
 /// The highest that this build knows. (The feature `level-1` makes a build that stands for an older one, for tests of
 /// the upgrade.)
-pub const LEVEL_MAX: u32 = if cfg!(feature = "level-1") { LEVEL_FIRST } else { LEVEL_MEMBERSHIP };
+pub const LEVEL_MAX: u32 = if cfg!(feature = "level-1") { LEVEL_FIRST } else { LEVEL_HIBERNATION };

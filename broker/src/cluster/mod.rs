@@ -3,6 +3,8 @@
 pub mod addresses;
 pub mod balance;
 pub mod feature;
+pub mod health;
 pub mod metadata;
 pub mod placement;
+pub mod recovery;
 pub mod view;

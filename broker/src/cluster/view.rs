@@ -10,7 +10,7 @@ use levada_protocol::ids::{ClusterId, GroupId, IncarnationId, NodeId, Offset, Re
 use levada_storage_engine::log::Log;
 use tokio::sync::watch;
 
-use super::metadata::Metadata;
+use super::{health::Health, metadata::Metadata};
 
 /// A partition's state as readers see it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,6 +96,8 @@ pub struct ClusterView {
     upkeep: RwLock<Upkeep>,
     /// When each other node was last heard from, in milliseconds since the process began.
     heard_ms: RwLock<BTreeMap<NodeId, u64>>,
+    /// How the nodes are that said so lately, this one among them.
+    health: RwLock<BTreeMap<NodeId, Health>>,
 }
 
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
@@ -120,6 +122,7 @@ impl ClusterView {
             metadata_voters: RwLock::default(),
             upkeep: RwLock::default(),
             heard_ms: RwLock::default(),
+            health: RwLock::default(),
         }
     }
 
@@ -147,6 +150,12 @@ impl ClusterView {
         read(&self.heard_ms).get(&node).copied()
     }
 
+    /// How a node is, as it said itself.
+    #[must_use]
+    pub fn health(&self, node: NodeId) -> Health {
+        read(&self.health).get(&node).copied().unwrap_or_default()
+    }
+
     /// The nodes that vote on metadata.
     #[must_use]
     pub fn metadata_voters(&self) -> BTreeSet<NodeId> {
@@ -161,6 +170,10 @@ impl ClusterView {
 
     pub(crate) fn set_upkeep(&self, upkeep: Upkeep) {
         *write(&self.upkeep) = upkeep;
+    }
+
+    pub(crate) fn set_health(&self, health: BTreeMap<NodeId, Health>) {
+        *write(&self.health) = health;
     }
 
     pub(crate) fn set_metadata_voters(&self, voters: BTreeSet<NodeId>) {

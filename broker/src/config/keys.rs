@@ -134,6 +134,17 @@ pub const KEYS: &[Key] = &[
         "write journal and segments around the page cache, where the file system lets it; false: through it",
     ),
     key(
+        "disk.reserve_bytes",
+        "1073741824",
+        "below this much free space no records are taken, below twice as much they are taken slowly; 0: whatever is left",
+    ),
+    key(
+        "disk.slow_ms",
+        "20",
+        "a node leads nothing while its journal's blocks take longer than this (median of 10 s) and four times as long as on other nodes; 0: never mind",
+    ),
+    key("disk.reserve_percent", "5", "but that is not more than this share of the disk, in percent"),
+    key(
         "tail.bytes_max",
         "268435456",
         "what fresh entries of all partitions may take in memory, half of it those led here; past it producers wait",

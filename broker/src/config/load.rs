@@ -151,6 +151,8 @@ impl ServerConfig {
             ("segment.writeback_bytes", self.segment.writeback_bytes, 4 << 10, 64 * MIB),
             ("tail.bytes_max", self.tail.bytes_max, 32 * MIB, 65_536 * MIB),
             ("tail.keep_bytes", self.tail.keep_bytes, 0, self.tail.bytes_max / 4),
+            ("disk.reserve_percent", self.disk.reserve_percent, 0, 50),
+            ("disk.slow_ms", self.disk.slow_ms, 0, 60_000),
             ("journal.held_bytes_max", journal.held_bytes_max, 2 * self.tail.bytes_max, 262_144 * MIB),
         ];
         for (key, value, min, max) in bounds {

@@ -13,6 +13,7 @@ mod tests;
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
+use crate::node::Watermarks;
 use levada_protocol::{error::NodeAddresses, ids::NodeId};
 use levada_storage_engine::{
     config::{SegmentConfig, StoreConfig},
@@ -141,6 +142,9 @@ pub struct SegmentSettings {
 #[allow(missing_docs, reason = "KEYS is the documentation of every key")]
 pub struct DiskSettings {
     pub direct: bool,
+    pub reserve_bytes: u64,
+    pub reserve_percent: u64,
+    pub slow_ms: u64,
 }
 
 /// Tails: fresh entries in memory.
@@ -281,6 +285,12 @@ impl ServerConfig {
             journal_held_bytes_max: self.journal.held_bytes_max,
             ..StoreConfig::default()
         }
+    }
+
+    /// When the disk is full.
+    #[must_use]
+    pub const fn watermarks(&self) -> Watermarks {
+        Watermarks { reserve_bytes: self.disk.reserve_bytes, reserve_percent: self.disk.reserve_percent }
     }
 
     /// What is in force, as TOML-like lines `key = value`, in the order of [`KEYS`].

@@ -17,7 +17,7 @@ use levada_protocol::{
 use super::{
     admin, config,
     connection::{Handler, Session, Work},
-    fetch, metadata, nodes, produce,
+    fetch, metadata, nodes, produce, recovery,
     responder::Responder,
     status,
 };
@@ -189,6 +189,10 @@ impl Handler for Dispatch {
             Api::AdmitNode => beside(&frame, responder, |m, r| nodes::admit_node(broker, session, m, r)),
             Api::DrainNode => beside(&frame, responder, |m, r| nodes::drain_node(broker, session, m, r)),
             Api::Balance => beside(&frame, responder, |m, r| nodes::balance(broker, session, m, r)),
+            Api::DescribeReplica => beside(&frame, responder, |m, r| recovery::describe_replica(broker, session, m, r)),
+            Api::RecoverPartition => {
+                beside(&frame, responder, |m, r| recovery::recover_partition(broker, session, m, r))
+            }
             Api::TransferLeader => beside(&frame, responder, |m, r| admin::transfer_leader(broker, session, m, r)),
             Api::DescribeConfig => beside(&frame, responder, |m, r| config::describe_config(broker, session, m, r)),
             Api::ReloadConfig => beside(&frame, responder, |m, r| config::reload_config(broker, session, m, r)),

@@ -226,6 +226,7 @@ fn topic_of_info(info: TopicInfo) -> Result<Topic> {
         leaving: Vec::new(),
         lost: Vec::new(),
         targets_given: 0,
+        recovery: None,
     });
     let schema = Some(info.schema_json).filter(|json| !json.is_empty());
     Ok(Topic {

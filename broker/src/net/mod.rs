@@ -25,6 +25,7 @@ pub(crate) mod metadata;
 pub(crate) mod nodes;
 pub(crate) mod outbox;
 pub(crate) mod produce;
+pub(crate) mod recovery;
 pub(crate) mod responder;
 pub(crate) mod room;
 pub(crate) mod status;

@@ -60,6 +60,7 @@ impl Broker {
         for node in members {
             nodes.entry(node).or_insert_with(|| {
                 let known = metadata.nodes().get(&node);
+                let health = self.view.health(node);
                 let (leads, replicas) = counts.get(&node).copied().unwrap_or_default();
                 NodeStatus {
                     addresses: Some(
@@ -80,6 +81,8 @@ impl Broker {
                     copied_bytes: if node == self.node() { upkeep.copied_bytes } else { 0 },
                     upkeep: (node == self.node()).then(|| upkeep_to_wire(&upkeep)),
                     metadata_voter: voters.contains(&node),
+                    disk_fullness: u32::from(health.fullness as u8),
+                    disk_slow: health.slow_disk,
                 }
             });
         }
@@ -124,6 +127,7 @@ impl Broker {
                     replica_id: replica.id.get(),
                     node_id: replica.node.get(),
                     entries_behind: behind.get(&replica.node).copied(),
+                    lost: partition.lost.contains(&replica.id),
                 })
                 .collect(),
             moving_to: partition.target.iter().map(|replica| replica.node.get()).collect(),

@@ -372,6 +372,18 @@ impl Copies {
         self.go_on(group, budget, store, out);
     }
 
+    /// A piece found no space on the disk: what is there of the copy makes room, and it begins again later.
+    pub(super) fn on_full(&mut self, group: GroupId, store: &mut Store) {
+        store.discard_incoming(group);
+        let Some(copy) = self.copies.get_mut(&group) else { return };
+        copy.writing = copy.writing.saturating_sub(1);
+        if matches!(copy.stage, Stage::Copying(_)) {
+            tracing::warn!(group = group.get(), "copy.full: the disk has no space for it, it begins again later");
+            copy.stage = Stage::Waiting { not_before: self.ticks + REST_TICKS };
+            copy.since = None;
+        }
+    }
+
     /// The disk has read something.
     pub(super) fn on_read(
         &mut self,

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use levada_protocol::{
     error::Error,
-    ids::{GroupId, LogIndex, NodeId, TopicPartition},
+    ids::{GroupId, LogIndex, NodeId, ReplicaId, TopicPartition},
     source::{Appended, LogBounds, NewTopic},
 };
 use levada_storage_engine::{
-    disk::{DiskError, DiskOp, FileName, Lane},
+    disk::{DiskError, DiskOp, DiskSpace, FileName, Lane},
     store::GroupState,
 };
 
@@ -16,6 +16,7 @@ use crate::{
     cluster::{
         balance::Move,
         metadata::{Node, Topic},
+        recovery::ReplicaReport,
     },
     raft::wire::PeerMessage,
 };
@@ -56,6 +57,8 @@ pub enum Event {
         /// How it went.
         result: Result<(), DiskError>,
     },
+    /// What the disk has left; `None` if nothing bounds it. The driver looks every second.
+    Space(Option<DiskSpace>),
     /// A read was done, or failed.
     Read {
         /// The effect's token.
@@ -176,6 +179,20 @@ pub enum Request {
         /// How many.
         partitions: u32,
     },
+    /// What this node has of a partition.
+    DescribeReplica {
+        /// Its raft group.
+        group: GroupId,
+    },
+    /// A partition goes on with what one replica has. Controller only.
+    RecoverPartition {
+        /// Its raft group.
+        group: GroupId,
+        /// That replica.
+        survivor: ReplicaId,
+        /// Which replicas it is to have, when that was decided.
+        targets_given: u64,
+    },
     /// Waits until this node's metadata is as new as the call. Controller only.
     MetadataBarrier,
     /// Leadership of a group goes to a replica on that node. Leader only.
@@ -200,6 +217,8 @@ pub enum Answer {
     Joined(Box<GroupState>),
     /// To [`Request::DrainNode`] and [`Request::Balance`]: what moves, or would.
     Moves(Vec<Move>),
+    /// To [`Request::DescribeReplica`].
+    Replica(Box<ReplicaReport>),
     /// To the requests about topics: as it is now (as it was, for a deletion).
     Topic(std::sync::Arc<Topic>),
     /// To the others.

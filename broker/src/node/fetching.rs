@@ -42,9 +42,10 @@ impl Budget {
         self.bytes_per_tick = bytes_per_tick.max(1);
     }
 
-    /// 50 ms have passed.
-    pub(super) fn tick(&mut self) {
-        self.bytes = (self.bytes + self.bytes_per_tick).min(self.bytes_per_tick * BUDGET_TICKS);
+    /// 50 ms have passed. Unless it `has_room`, nothing is asked for: the disk is full.
+    pub(super) fn tick(&mut self, has_room: bool) {
+        let saved = (self.bytes + self.bytes_per_tick).min(self.bytes_per_tick * BUDGET_TICKS);
+        self.bytes = if has_room { saved } else { self.bytes.min(0) };
     }
 
     /// Whether something may be asked for. It may be in debt by a piece: so a budget below that lets things go on, too.

@@ -1,9 +1,9 @@
 //! What a node does by the clock: ticks of raft, campaigns, segment rolls, retention, balance, and its own end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use levada_protocol::{
-    ids::{GroupId, LogIndex, NodeId, ReplicaId},
+    ids::{GroupId, LogIndex, NodeId, Offset, ReplicaId},
     messages::metadata as wire,
 };
 use levada_storage_engine::{
@@ -12,9 +12,12 @@ use levada_storage_engine::{
 };
 use prost::Message as _;
 
-use super::{Node, event::Effect, going_down};
+use super::{Node, event::Effect, going_down, sleeping::Wake};
 use crate::{
-    cluster::view::{Leadership, Upkeep},
+    cluster::{
+        health::Fullness,
+        view::{Leadership, Upkeep},
+    },
     partition::{leading::Leading, machine::Partition},
     raft::{TICK_MS, group::Group},
 };
@@ -37,17 +40,22 @@ impl Node {
         self.store.tick();
         self.controller.group.tick();
         self.dirty.insert(GroupId::METADATA);
-        for (&id, partition) in &mut self.partitions {
+        // Before the ticks: a group that is about to send a heartbeat is not at rest.
+        self.tick_sleepers(out);
+        for id in self.sleepers.awake() {
+            let Some(partition) = self.partitions.get_mut(&id) else { continue };
             partition.group.tick();
             if partition.group.has_ready() {
                 self.dirty.insert(id);
             }
         }
         self.campaign();
-        self.budget.tick();
+        self.space.tick();
+        self.budget.tick(self.space.fullness() < Fullness::Full);
         self.copies.tick(&mut self.budget, &mut self.store, out);
         self.mend(out);
         self.scrub.tick(&self.store, out);
+        self.keep_fit(out);
         self.followed.tick(self.ticks);
         self.approach_all(out);
         self.do_duties();
@@ -56,15 +64,22 @@ impl Node {
             self.show_replicas();
             self.show_nodes();
             self.leave_damage();
+            self.look_for_survivors();
         }
-        if self.ticks.is_multiple_of(RETENTION_TICKS) {
-            self.retain();
-        }
+        self.retain();
         if self.stopping.is_some() {
             self.hand_over(out);
         } else if self.ticks.is_multiple_of(BALANCE_TICKS) {
             self.balance();
             self.announce_all(out);
+        }
+        // At the end: what was noted half a second ago is looked at before.
+        if self.ticks.is_multiple_of(SEGMENT_TICKS) {
+            for id in self.sleepers.awake() {
+                if let Some(partition) = self.partitions.get_mut(&id) {
+                    partition.group.set_mark();
+                }
+            }
         }
     }
 
@@ -82,9 +97,10 @@ impl Node {
         }
     }
 
-    /// As leader of a partition whose active segment is full: proposes its end.
+    /// As leader of a partition whose active segment is full: proposes its end. What sleeps was looked at before.
     fn roll_segments(&mut self) {
-        for (&id, partition) in &mut self.partitions {
+        for id in self.sleepers.awake() {
+            let Some(partition) = self.partitions.get_mut(&id) else { continue };
             let full = partition.log_stats().active_bytes >= partition.topic.config.segment_bytes;
             if full && roll(partition, self.now.wall_ms) {
                 self.dirty.insert(id);
@@ -92,54 +108,57 @@ impl Node {
         }
     }
 
-    /// As leader: proposes the end of an active segment that is old, or else a new log start where old segments may go.
-    /// Nothing goes that a replica does not have yet, unless it has not answered for long: then it is to get a copy when
-    /// it comes back.
+    /// As leader, for some groups with each tick: proposes the end of an active segment that is old, or else a new log start
+    /// where old segments may go.
     fn retain(&mut self) {
-        for (&id, partition) in &mut self.partitions {
-            if active_is_old(partition, self.now.wall_ms) && roll(partition, self.now.wall_ms) {
-                self.dirty.insert(id);
-            }
-            if partition.leading.is_none() || partition.log_start_pending {
+        for id in self.retained.next(&self.partitions, RETENTION_TICKS) {
+            let Some(partition) = self.partitions.get_mut(&id) else { continue };
+            let is_old = !partition.roll_pending && active_is_old(partition, self.now.wall_ms);
+            let start = log_start(partition, self.ticks, self.now.wall_ms);
+            if partition.leading.is_none() || !is_old && start.is_none() {
                 continue;
             }
-            let is_awaited = |replica: &ReplicaId| {
-                partition.absent.get(replica).is_none_or(|since| self.ticks < since + ABSENT_TICKS)
-            };
-            let matched = partition.group.matched().into_iter().filter(|(replica, _)| is_awaited(replica));
-            let Some(floor) = matched.map(|(_, matched)| matched).min() else { continue };
-            let config = &partition.topic.config;
-            let policy = RetentionPolicy { retention_ms: config.retention_ms, retention_bytes: config.retention_bytes };
-            let segments = partition.view.log.segments();
-            if let Some(start) =
-                retention::plan(&segments, partition.segment_ends_ms(), &policy, self.now.wall_ms, floor)
-            {
-                let start = wire::partition_command::Kind::LogStart(wire::LogStart { offset: start.offset.get() });
-                partition.log_start_pending = propose(partition, start);
-                self.dirty.insert(id);
+            self.wake(id, Wake::Upkeep);
+            let Some(partition) = self.partitions.get_mut(&id) else { continue };
+            if is_old {
+                roll(partition, self.now.wall_ms);
             }
+            if let Some(offset) = start {
+                let start = wire::partition_command::Kind::LogStart(wire::LogStart { offset: offset.get() });
+                partition.log_start_pending = propose(partition, start);
+            }
+            self.dirty.insert(id);
         }
     }
 
-    /// Shows how far each replica is behind its leader.
+    /// Shows how far each replica is behind its leader. Where a group sleeps, nothing changes.
     fn show_replicas(&mut self) {
-        for partition in self.partitions.values_mut() {
-            let mut behind = BTreeMap::new();
-            if partition.group.is_leader() {
-                let last = partition.group.last_index();
-                for (replica, matched) in partition.group.matched() {
-                    if let Some(&node) = partition.group.replicas().get(&replica) {
-                        behind.insert(node, last.get().saturating_sub(matched.get()));
-                    }
-                    if partition.group.is_active(replica) || partition.group.is_self(replica) {
-                        partition.absent.remove(&replica);
-                    } else {
-                        partition.absent.entry(replica).or_insert(self.ticks);
-                    }
+        let awake: Vec<GroupId> = self.sleepers.awake().collect();
+        let full = self.full_nodes();
+        awake.into_iter().for_each(|group| self.show_replicas_of(group, &full));
+    }
+
+    /// The same for one of them, with the other nodes whose disks are full.
+    pub(super) fn show_replicas_of(&mut self, group: GroupId, full: &BTreeSet<NodeId>) {
+        let Some(partition) = self.partitions.get_mut(&group) else { return };
+        let mut behind = BTreeMap::new();
+        if partition.group.is_leader() {
+            let last = partition.group.last_index();
+            for (replica, matched) in partition.group.matched() {
+                let node = partition.group.replicas().get(&replica);
+                // It answers, but takes no records: it may have to go on without what retention removes here.
+                let is_full = node.is_some_and(|node| full.contains(node));
+                if let Some(&node) = node {
+                    behind.insert(node, last.get().saturating_sub(matched.get()));
+                }
+                if partition.group.is_active(replica) && !is_full || partition.group.is_self(replica) {
+                    partition.absent.remove(&replica);
+                } else {
+                    partition.absent.entry(replica).or_insert(self.ticks);
                 }
             }
-            partition.view.set_behind(behind);
         }
+        partition.view.set_behind(behind);
     }
 
     /// Shows who votes on metadata, and how this node's disk is.
@@ -163,24 +182,35 @@ impl Node {
     /// Gives leadership back to preferred leaders that are well and have everything, but not from where it was
     /// put on purpose, nor while it is on its way.
     fn balance(&mut self) {
-        for (&id, partition) in &mut self.partitions {
-            let preferred = partition.preferred();
-            let is_settled = preferred == Some(self.config.node) || partition.group.leads_by_request();
-            if is_settled || partition.leading.is_none() || !partition.group.can_propose() {
-                continue;
-            }
-            if let Some(to) = preferred
-                && caught_up(&partition.group).contains(&to)
-            {
-                partition.group.transfer_leader(to, false);
-                self.dirty.insert(id);
-            }
+        let (own, unfit) = (self.config.node, self.unfit());
+        let better = |(&id, partition): (&GroupId, &Partition)| {
+            partition.leading.as_ref()?;
+            let to = partition.preferred().filter(|preferred| *preferred != own && !unfit.contains(preferred))?;
+            let group = &partition.group;
+            // Under load no replica ever has everything at the very moment.
+            let on_it = group.replicas().iter().filter(|(_, node)| **node == to);
+            let has_caught_up = || on_it.into_iter().any(|(replica, _)| group.has_caught_up(*replica));
+            (!group.leads_by_request() && group.can_propose() && has_caught_up()).then_some((id, to))
+        };
+        let moves: Vec<(GroupId, NodeId)> = self.partitions.iter().filter_map(better).collect();
+        for (id, to) in moves {
+            self.hand_to(id, to, false, Wake::Upkeep);
+        }
+    }
+
+    /// As leader: another replica takes over.
+    pub(super) fn hand_to(&mut self, group: GroupId, to: NodeId, is_asked: bool, why: Wake) {
+        self.wake(group, why);
+        if let Some(partition) = self.partitions.get_mut(&group) {
+            partition.group.transfer_leader(to, is_asked);
+            self.dirty.insert(group);
         }
     }
 
     /// Where a follower needs what cannot be read here, somebody else leads who has it: once, as their disks may be no better.
     fn leave_damage(&mut self) {
-        for (&id, partition) in &mut self.partitions {
+        for id in self.sleepers.awake() {
+            let Some(partition) = self.partitions.get_mut(&id) else { continue };
             if let Some(&to) = caught_up(&partition.group).first()
                 && let Some(index) = partition.group.take_damage()
             {
@@ -209,16 +239,17 @@ impl Node {
     /// Hands over what is led here and owes no answer, until nothing is or time is up.
     fn hand_over(&mut self, out: &mut Vec<Effect>) {
         let mut led = 0;
-        for (&id, partition) in &mut self.partitions {
+        let mut moves = Vec::new();
+        for (&id, partition) in &self.partitions {
             if partition.leading.as_ref().is_some_and(Leading::owes_answers) {
                 led += 1;
             } else if partition.group.is_leader() && partition.group.conf().voters.len() > 1 {
                 led += 1;
-                if let Some(&to) = caught_up(&partition.group).first() {
-                    partition.group.transfer_leader(to, false);
-                    self.dirty.insert(id);
-                }
+                moves.extend(caught_up(&partition.group).first().map(|to| (id, *to)));
             }
+        }
+        for (id, to) in moves {
+            self.hand_to(id, to, false, Wake::Request);
         }
         let owes_answers = self.controller.owes_answers();
         let group = &mut self.controller.group;
@@ -237,6 +268,22 @@ impl Node {
             out.push(Effect::ReadyToStop);
         }
     }
+}
+
+/// As leader: where the log may start from now on, if that is further than it does. Nothing goes that a replica does not have
+/// yet, unless it has not answered for long: then it is to get a copy when it comes back.
+fn log_start(partition: &Partition, now: u64, now_ms: i64) -> Option<Offset> {
+    if partition.leading.is_none() || partition.log_start_pending {
+        return None;
+    }
+    let is_awaited = |replica: &ReplicaId| partition.absent.get(replica).is_none_or(|since| now < since + ABSENT_TICKS);
+    let matched = partition.group.matched().into_iter().filter(|(replica, _)| is_awaited(replica));
+    let floor = matched.map(|(_, matched)| matched).min()?;
+    let config = &partition.topic.config;
+    let policy = RetentionPolicy { retention_ms: config.retention_ms, retention_bytes: config.retention_bytes };
+    let segments = partition.view.log.segments();
+    let start = retention::plan(&segments, partition.segment_ends_ms(), &policy, now_ms, floor)?;
+    Some(start.offset)
 }
 
 /// The other nodes whose replica votes, is alive and has every entry.

@@ -5,7 +5,9 @@
 //! it was checked against what is known of the segment here. The replica votes, leads and takes entries all the while: its
 //! journal is sound, and what it serves is checked as it is read.
 //!
-//! A segment that is still written first has to end: its leader is asked to roll it. A segment that no node has soundly
+//! A segment that is still written first has to end: its leader is asked to roll it. One that this node cannot go on writing
+//! after a restart, because its index is lost, is mended as far as it goes; what is to be written to it waits, but not for
+//! long. A segment that no node has soundly
 //! stays damaged, and is tried again every few seconds; what of it can be read is served.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,11 +21,15 @@ use super::{
     event::Effect,
     fetching::{Budget, Fetch, PATIENCE_TICKS, PIECES_WRITING_MAX, Piece, TRIES_MAX},
     housekeeping::{SEGMENT_TICKS, roll},
+    sleeping::Wake,
 };
-use crate::raft::{
-    TICK_MS,
-    group::Group,
-    wire::{CatchUp, PeerMessage},
+use crate::{
+    partition::machine::Partition,
+    raft::{
+        TICK_MS,
+        group::Group,
+        wire::{CatchUp, PeerMessage},
+    },
 };
 
 /// Damaged segments that are remembered; others are found again.
@@ -32,6 +38,11 @@ const MENDS_MAX: usize = 1024;
 const MENDS_AT_ONCE: usize = 2;
 /// A segment for which nobody had a sound file is tried again after so many ticks.
 const REST_TICKS: u64 = 5_000 / TICK_MS;
+/// How long entries wait for the segment that they are to be written to.
+const WRITER_WAITS_TICKS: u64 = 15_000 / TICK_MS;
+/// After so many rounds in which every node answered that it has none, nobody has a sound file. (A node may be about to write
+/// it.)
+const HOPELESS_ROUNDS: u32 = 5;
 /// How long a segment may take to end, after its leader was asked to roll it.
 const ROLL_TICKS: u64 = 1_000 / TICK_MS;
 
@@ -55,7 +66,14 @@ struct Mend {
     /// Which of them is asked, and how many were in vain since one had an answer.
     asked: usize,
     in_vain: usize,
+    /// So many times in a row all of them have answered, in vain.
+    hopeless_rounds: u32,
+    /// How many did not answer in this round.
+    silent: usize,
     tries: u32,
+    noted: u64,
+    /// Entries wait for it.
+    is_awaited: bool,
     /// A question is under way since this tick.
     since: Option<u64>,
     /// Writes that the disk has not answered.
@@ -86,7 +104,11 @@ impl Mend {
         self.tries = 0;
         self.since = None;
         let rests = self.in_vain >= self.nodes.len();
-        let not_before = if rests { now + REST_TICKS } else { 0 };
+        if rests {
+            self.hopeless_rounds = if self.silent == 0 { self.hopeless_rounds + 1 } else { 0 };
+            self.silent = 0;
+        }
+        let not_before = if rests { now + if self.is_awaited { ROLL_TICKS } else { REST_TICKS } } else { 0 };
         self.stage = Stage::Waiting { not_before };
         self.in_vain = if rests { 0 } else { self.in_vain };
     }
@@ -102,8 +124,19 @@ impl Mends {
         if self.mends.len() < MENDS_MAX && !self.mends.contains_key(&(group, first_index)) {
             tracing::error!(group = group.get(), %first_index, "segment.damaged: it is to be mended from another node");
             let stage = Stage::Waiting { not_before: 0 };
-            let (nodes, asked, in_vain, tries, since, writing) = (Vec::new(), 0, 0, 0, None, 0);
-            let mend = Mend { nodes, asked, in_vain, tries, since, writing, stage };
+            let mend = Mend {
+                nodes: Vec::new(),
+                asked: 0,
+                in_vain: 0,
+                hopeless_rounds: 0,
+                is_awaited: false,
+                silent: 0,
+                tries: 0,
+                noted: self.ticks,
+                since: None,
+                writing: 0,
+                stage,
+            };
             self.mends.insert((group, first_index), mend);
         }
     }
@@ -164,7 +197,13 @@ impl Mends {
                 && let Some(spec) = store.segment(key.0, key.1)
             {
                 mend.nodes = nodes(key.0);
-                if !spec.is_sealed() {
+                mend.is_awaited = !spec.is_sealed() && store.awaits_repair(key.0);
+                let is_late = now >= mend.noted + WRITER_WAITS_TICKS;
+                let is_hopeless = mend.hopeless_rounds >= HOPELESS_ROUNDS || mend.nodes.is_empty();
+                if mend.is_awaited && (is_hopeless || is_late) {
+                    tracing::error!(group = key.0.get(), first_index = %key.1, "segment.damaged: no node has it soundly; it is written on as it is");
+                    store.accept_damage(key.0);
+                } else if !spec.is_sealed() && !mend.is_awaited {
                     unsealed.insert(key.0);
                     mend.stage = Stage::Waiting { not_before: now + ROLL_TICKS };
                 } else if mend.nodes.is_empty() {
@@ -179,6 +218,7 @@ impl Mends {
                 mend.since = None;
                 mend.tries += 1;
                 if mend.tries >= TRIES_MAX {
+                    mend.silent += 1;
                     mend.ask_another(now);
                 }
             }
@@ -263,6 +303,19 @@ impl Mends {
         self.go_on(key, budget, store, out);
     }
 
+    /// A piece found no space on the disk: what is there of the file makes room, and it begins again later.
+    pub(super) fn on_full(&mut self, group: GroupId, store: &mut Store) {
+        store.discard_incoming(group);
+        let writing = self.of(group).find(|(_, mend)| mend.writing > 0).map(|(key, _)| *key);
+        let Some(mend) = writing.and_then(|key| self.mends.get_mut(&key)) else { return };
+        mend.writing -= 1;
+        if matches!(mend.stage, Stage::Fetching(_) | Stage::Complete) {
+            tracing::warn!(group = group.get(), "mend.full: the disk has no space for it, it begins again later");
+            mend.stage = Stage::Waiting { not_before: self.ticks + REST_TICKS };
+            mend.since = None;
+        }
+    }
+
     /// A segment has its sound file.
     pub(super) fn on_repaired(&mut self, group: GroupId, first_index: LogIndex) {
         if self.mends.remove(&(group, first_index)).is_some() {
@@ -302,8 +355,12 @@ impl Node {
 
     /// As leader: a replica's segment is damaged, and is to end so that it can be mended.
     pub(super) fn on_roll_wanted(&mut self, group: GroupId) {
+        let leads = |partition: &Partition| partition.leading.is_some() && partition.log_stats().active_bytes > 0;
+        if !self.partitions.get(&group).is_some_and(leads) {
+            return;
+        }
+        self.wake(group, Wake::Upkeep);
         if let Some(partition) = self.partitions.get_mut(&group)
-            && partition.log_stats().active_bytes > 0
             && roll(partition, self.now.wall_ms)
         {
             self.dirty.insert(group);

@@ -13,17 +13,23 @@
 //! - an effect that must follow durability (a vote, an acknowledgement) is not put out before the journal's event.
 
 mod admission;
+mod alone;
 mod controller;
 mod copying;
 pub mod event;
 mod fetching;
+mod fitness;
 mod followed;
 mod housekeeping;
 mod mending;
 mod partitions;
 mod placing;
 mod reads;
+mod rota;
 mod scrubbing;
+pub mod sleeping;
+mod slow;
+mod space;
 mod wishes;
 
 use std::{
@@ -37,28 +43,45 @@ use levada_protocol::{
     ids::{ClusterId, GroupId, IncarnationId, LogIndex, NodeId, ReplicaId, TopicPartition},
 };
 use levada_storage_engine::{
-    disk::{Disk, DiskError},
+    disk::{Disk, DiskError, Lane},
+    entry::EntryKind,
     error::OpenError,
     store::{DirIdentity, GroupCheckpoint, RecoveredGroup, Store, StoreConfig, StoreEffect, StoreEvent},
 };
 
 use self::{
     admission::Admission,
+    alone::Alone,
     controller::Controller,
     copying::Copies,
-    event::{Effect, Event, Now, Request, RequestId},
+    event::{Answer, Effect, Event, Now, Request, RequestId},
     fetching::Budget,
+    fitness::Fitness,
     followed::FollowedRequests,
     mending::Mends,
     reads::Reads,
+    rota::Rota,
     scrubbing::Scrub,
+    sleeping::Sleepers,
+    slow::SlowDisk,
+    space::Space,
 };
 use crate::{
-    cluster::view::{ClusterView, Leadership},
+    cluster::{
+        health::Fullness,
+        view::{ClusterView, Leadership},
+    },
     partition::machine::Partition,
-    raft::wire::PeerMessage,
+    raft::{
+        TICK_MS,
+        wire::{PeerMessage, kind_of},
+    },
     random::Random,
 };
+pub use space::Watermarks;
+
+/// How often a checkpoint is begun because it makes space, at most.
+const FREEING_TICKS: u64 = 2_000 / TICK_MS;
 
 pub use self::scrubbing::ScrubConfig;
 
@@ -83,6 +106,10 @@ pub struct NodeConfig {
     pub copy_bytes_per_s: u64,
     /// How often, and how fast, all segments are read to see whether they are sound.
     pub scrub: ScrubConfig,
+    /// When its disk is full.
+    pub watermarks: Watermarks,
+    /// A disk whose journal blocks take less than this is never slow; 0: none is.
+    pub slow_disk_ms: u64,
 }
 
 /// The core of one node.
@@ -107,15 +134,25 @@ pub struct Node {
     scrub: Scrub,
     /// Replicas that have lost what they had: their leaders are to have them replaced.
     lost: BTreeMap<GroupId, ReplicaId>,
+    alone: Alone,
     /// As controller: everybody has the place in group 0 that is meant for it.
     metadata_settled: bool,
     /// Groups that may have something ready.
     dirty: BTreeSet<GroupId>,
     admission: Admission,
+    space: Space,
+    slow_disk: SlowDisk,
+    fitness: Fitness,
+    /// The next tick at which a checkpoint may be begun because it makes space.
+    freeing_at: u64,
     reads: Reads,
     followed: FollowedRequests,
     /// New groups whose preferred leader is here, with the tick at which it asks for votes.
     campaigns: BTreeMap<GroupId, u64>,
+    /// Which groups are awake.
+    sleepers: Sleepers,
+    /// Whose segments are looked at for what may go.
+    retained: Rota,
     ticks: u64,
     now: Now,
     /// The tick by which a shutdown ends, once it was asked for.
@@ -128,7 +165,14 @@ impl Node {
     ///
     /// # Errors
     /// The directory cannot be read, is damaged beyond recovery, or belongs to another node.
-    pub fn open(disk: Arc<dyn Disk>, config: NodeConfig) -> Result<Self, NodeOpenError> {
+    pub fn open(disk: Arc<dyn Disk>, mut config: NodeConfig) -> Result<Self, NodeOpenError> {
+        // Without an answer it is as if nothing bounded it: the driver asks again.
+        let left = disk.space().ok().flatten();
+        if let Some(left) = left {
+            config.store.reserve_bytes = config.watermarks.reserve_file_bytes(left.total_bytes);
+        }
+        let mut space = Space::new(config.watermarks);
+        space.measure(left);
         let identity = DirIdentity { cluster: config.cluster, node: config.node, incarnation: config.incarnation };
         let recovered = Store::open(disk, config.store, &identity)?;
         let mut dormant: BTreeMap<GroupId, RecoveredGroup> =
@@ -137,9 +181,15 @@ impl Node {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let controller = Controller::start(&config, &mut store, dormant.remove(&GroupId::METADATA), &logger)?;
         let view = Arc::new(ClusterView::new(config.cluster, config.node, config.incarnation));
+        // Not the numbers that ids are made of.
+        let sleepers = Sleepers::new(Random::new(!config.seed).next());
         let (budget, scrub) = (Budget::new(config.copy_bytes_per_s), Scrub::new(config.scrub));
         let mut node = Self {
             random: Random::new(config.seed),
+            space,
+            slow_disk: SlowDisk::new(config.slow_disk_ms),
+            fitness: Fitness::default(),
+            freeing_at: 0,
             config,
             store,
             view,
@@ -153,12 +203,15 @@ impl Node {
             budget,
             scrub,
             lost: BTreeMap::new(),
+            alone: Alone::default(),
             metadata_settled: false,
             dirty: BTreeSet::from([GroupId::METADATA]),
             admission: Admission::default(),
             followed: FollowedRequests::default(),
             reads: Reads::default(),
             campaigns: BTreeMap::new(),
+            sleepers,
+            retained: Rota::new(),
             ticks: 0,
             now: Now::default(),
             stopping: None,
@@ -187,6 +240,12 @@ impl Node {
     #[must_use]
     pub const fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// How often leadership was handed over because this node's disk was full or slow.
+    #[must_use]
+    pub const fn handed_over(&self) -> u64 {
+        self.fitness.handed()
     }
 
     /// Whether everything that this node leads has the replicas that it is to have, and none comes into being here.
@@ -220,9 +279,11 @@ impl Node {
         };
         let partitions = self.partitions.values().map(|partition| {
             let placed = partition.placed().map(|placed| (placed.replicas.clone(), placed.target.clone()));
-            format!("{}, settled {}, placed {placed:?}", group(&partition.group), partition.settled)
+            let sleeps = if self.sleepers.is_asleep(partition.group.id()) { "sleeps" } else { "awake" };
+            format!("{} {sleeps}, settled {}, placed {placed:?}", group(&partition.group), partition.settled)
         });
-        let others = [format!("copies {:?}", self.copies), format!("lost {:?}", self.lost)];
+        let others =
+            [format!("copies {:?}", self.copies), format!("mends {:?}", self.mends), format!("lost {:?}", self.lost)];
         std::iter::once(group(&self.controller.group)).chain(partitions).chain(others).collect()
     }
 
@@ -231,16 +292,23 @@ impl Node {
         self.now = now;
         match event {
             Event::Tick => self.tick(out),
-            Event::Disk { token, result } => match self.store.on_disk(token, result) {
-                Ok(events) => self.on_store(events, out),
-                Err(poisoned) => out.push(Effect::Fatal { message: poisoned.to_string() }),
-            },
+            Event::Disk { token, result } => {
+                self.slow_disk.end(token, now.mono_ms);
+                match self.store.on_disk(token, result) {
+                    Ok(events) => self.on_store(events, out),
+                    Err(poisoned) => out.push(Effect::Fatal { message: poisoned.to_string() }),
+                }
+            }
+            Event::Space(space) => self.space.measure(space),
             Event::Read { token, result } => self.on_read(token, result, out),
             Event::Peer { from, message } => self.on_peer(from, message, out),
             Event::Unreachable { node } => {
                 self.controller.group.report_unreachable(node);
-                for partition in self.partitions.values_mut() {
-                    partition.group.report_unreachable(node);
+                // Nothing is under way to the replicas of groups that sleep.
+                for group in self.sleepers.awake() {
+                    if let Some(partition) = self.partitions.get_mut(&group) {
+                        partition.group.report_unreachable(node);
+                    }
                 }
             }
             Event::Request { id, request } => self.on_request(id, request, out),
@@ -266,29 +334,53 @@ impl Node {
                 self.drive_partition(group, out);
             }
         }
-        let is_wanted = !self.store.is_checkpointing() && self.copies.wants_checkpoint(&self.store);
+        let is_wanted = !self.store.is_checkpointing()
+            && (self.copies.wants_checkpoint(&self.store) || self.checkpoint_makes_space());
         if self.store.checkpoint_due() || is_wanted {
             self.begin_checkpoint();
         }
         self.poll_store(out);
     }
 
+    /// Whether files wait for a checkpoint to go, and their space is needed.
+    fn checkpoint_makes_space(&mut self) -> bool {
+        let is_due =
+            self.space.fullness() > Fullness::Roomy && self.store.holds_removed() && self.ticks >= self.freeing_at;
+        if is_due {
+            self.freeing_at = self.ticks + FREEING_TICKS;
+        }
+        is_due
+    }
+
     fn poll_store(&mut self, out: &mut Vec<Effect>) {
         let mut effects = Vec::new();
         self.store.poll(&mut effects);
         out.extend(effects.into_iter().map(|effect| match effect {
-            StoreEffect::Disk { lane, token, ops } => Effect::Disk { lane, token, ops },
+            StoreEffect::Disk { lane, token, ops } => {
+                if lane == Lane::Journal {
+                    self.slow_disk.begin(token, &ops, self.now.mono_ms);
+                }
+                Effect::Disk { lane, token, ops }
+            }
         }));
     }
 
     fn begin_checkpoint(&mut self) {
+        if self.store.is_checkpointing() {
+            return;
+        }
         let mut groups: Vec<GroupCheckpoint> = vec![self.controller.checkpoint()];
         let moved = |partition: &&Partition| self.store.has_moved(partition.group.id(), partition.applied());
-        groups.extend(self.partitions.values().filter(moved).map(|partition| GroupCheckpoint {
-            group: partition.group.id(),
-            applied: partition.applied(),
-            conf_state: partition.group.membership().encode(),
-            app_state: partition.encode(),
+        let alone = &mut self.alone;
+        groups.extend(self.partitions.values().filter(moved).map(|partition| {
+            let raft = &partition.group;
+            let membership = if alone.capture(raft.id()) { raft.alone() } else { raft.membership() };
+            GroupCheckpoint {
+                group: raft.id(),
+                applied: partition.applied(),
+                conf_state: membership.encode(),
+                app_state: partition.encode(),
+            }
         }));
         self.copies.discard_strays(|group| self.mends.has(group), &mut self.store);
         self.store.begin_checkpoint(groups);
@@ -311,8 +403,13 @@ impl Node {
                 StoreEvent::Incoming { group } => {
                     self.copies.on_written(group, &mut self.budget, &mut self.store, out);
                 }
+                StoreEvent::IncomingFull { group } if self.mends.has(group) => {
+                    self.mends.on_full(group, &mut self.store)
+                }
+                StoreEvent::IncomingFull { group } => self.copies.on_full(group, &mut self.store),
                 StoreEvent::Repaired { group, first_index } => self.mends.on_repaired(group, first_index),
                 StoreEvent::Checkpointed { number } => {
+                    self.go_alone();
                     for arrived in self.copies.on_checkpoint(number) {
                         if let Err(error) = self.open_arrived(arrived) {
                             out.push(Effect::Fatal { message: error.to_string() });
@@ -334,9 +431,12 @@ impl Node {
     }
 
     fn on_peer(&mut self, from: NodeId, message: PeerMessage, out: &mut Vec<Effect>) {
-        self.view.hear(from, self.now.mono_ms);
+        self.hear_node(from);
         match message {
             PeerMessage::Raft { group, message } => {
+                if self.is_gone(group, ReplicaId(message.get_from())) || !self.wake_for(group, &message) {
+                    return;
+                }
                 let known = if group == GroupId::METADATA {
                     Some(&mut self.controller.group)
                 } else {
@@ -347,6 +447,11 @@ impl Node {
                 // The journal may be faster than the segments for long. What is acknowledged stays in memory until a
                 // segment has it, so there must be an end to it; raft sends again.
                 if !message.entries.is_empty() && self.store.is_behind() {
+                    return;
+                }
+                // Nor are records taken that the disk has no room for. What gets the cluster out of that is.
+                let is_batch = |entry| kind_of(entry, &entry.data) == EntryKind::Batches;
+                if self.space.refuses_entries() && message.entries.iter().any(is_batch) {
                     return;
                 }
                 known.step(from, *message);
@@ -361,7 +466,10 @@ impl Node {
             PeerMessage::Lost { group, replica } => self.on_lost(group, replica, out),
             PeerMessage::Replace { group, replica } => self.on_replace(group, replica),
             PeerMessage::Roll { group } => self.on_roll_wanted(group),
+            PeerMessage::Health(health) => self.fitness.hear(from, health, self.now.mono_ms),
             PeerMessage::CatchUp { group, what } => self.on_catch_up(from, group, what, out),
+            PeerMessage::Beat { run } => self.on_beat(from, run),
+            PeerMessage::Asleep { notices } => self.on_asleep(from, &notices),
         }
     }
 
@@ -373,6 +481,10 @@ impl Node {
         match request {
             Request::Produce { partition, batch } => self.admission.queue(id, partition, batch),
             Request::Bounds { partition } => self.bounds(id, partition, out),
+            Request::DescribeReplica { group } => {
+                let result = Ok(Answer::Replica(Box::new(self.describe_replica(group))));
+                out.push(Effect::Reply { id, result });
+            }
             Request::TransferLeader { group, to } => self.transfer_leader(id, group, to, out),
             request => self.on_controller_request(id, request, out),
         }

@@ -20,6 +20,7 @@ use super::{
     event::{Answer, Effect, RequestId},
     reads::Read,
     recovered_applied,
+    sleeping::Wake,
 };
 use crate::{
     cluster::{
@@ -63,7 +64,9 @@ impl Node {
         let group = partition.group;
         let place = TopicPartition { topic: topic.id, partition: partition.partition };
         if let Some(open) = self.partitions.get_mut(&group).filter(|open| open.group.replica() == own) {
-            open.set_topic(Arc::clone(topic));
+            if open.set_topic(Arc::clone(topic)) {
+                self.wake(group, Wake::Upkeep);
+            }
             return Ok(());
         }
         if self.lost.get(&group) == Some(&own) {
@@ -128,11 +131,12 @@ impl Node {
     pub(super) fn open_arrived(&mut self, arrived: Arrived) -> Result<(), NodeOpenError> {
         let Arrived { group, snapshot } = arrived;
         let metadata = self.controller.metadata();
-        let topic = metadata.partition_of(group).and_then(|place| metadata.topic_by_id(place.topic)).cloned();
+        let place = metadata.partition_of(group);
+        let topic = place.and_then(|place| metadata.topic_by_id(place.topic)).cloned();
         let membership = Membership::decode(snapshot.conf_state());
         let membership = membership.map_err(|error| NodeOpenError::State { group, why: error.to_string() })?;
-        let (Some(topic), Some(membership)) = (topic, membership) else { return Ok(()) };
-        let Some(partition) = topic.partitions.iter().find(|partition| partition.group == group) else { return Ok(()) };
+        let (Some(place), Some(topic), Some(membership)) = (place, topic, membership) else { return Ok(()) };
+        let Some(partition) = topic.partition(place.partition) else { return Ok(()) };
         tracing::info!(group = group.get(), replica = %membership.replica, applied = %snapshot.applied(), "copy.complete");
         let recovered = self.store.as_recovered(group);
         self.open_group(&topic, partition, membership, recovered.as_ref())
@@ -179,6 +183,7 @@ impl Node {
         self.view.insert(view);
         self.places.insert(place, group);
         self.partitions.insert(group, machine);
+        self.sleepers.open(group, self.ticks);
         self.dirty.insert(group);
         Ok(())
     }
@@ -201,6 +206,7 @@ impl Node {
         self.places.remove(&place);
         self.view.remove(place);
         self.campaigns.remove(&group);
+        self.sleepers.close(group);
         self.dormant.remove(&group);
         self.lost.remove(&group);
         self.copies.give_up(group, &mut self.store);
@@ -216,6 +222,10 @@ impl Node {
     pub(super) fn produce(&mut self, id: RequestId, place: TopicPartition, batch: Bytes, out: &mut Vec<Effect>) {
         match self.leading_partition(place) {
             Ok(group) => {
+                if self.partitions.get(&group).is_some_and(|p| self.fitness.is_quorum_full(&p.group)) {
+                    return out.push(Effect::Reply { id, result: Err(self.fitness.quorum_refusal()) });
+                }
+                self.wake(group, Wake::Request);
                 if let Some(leading) = self.partitions.get_mut(&group).and_then(|p| p.leading.as_mut()) {
                     leading.enqueue(id, batch);
                     self.dirty.insert(group);
@@ -229,6 +239,7 @@ impl Node {
     pub(super) fn bounds(&mut self, id: RequestId, place: TopicPartition, out: &mut Vec<Effect>) {
         match self.leading_partition(place) {
             Ok(group) => {
+                self.wake(group, Wake::Request);
                 let context = self.reads.begin(Read { id, group, refusal: None });
                 if let Some(partition) = self.partitions.get_mut(&group) {
                     partition.group.read_index(context);
@@ -261,7 +272,7 @@ impl Node {
         let Some(topic) = metadata.topic_by_id(place.topic) else {
             return crate::cluster::metadata::unknown_topic(&place.topic.to_string());
         };
-        let Some(partition) = topic.partitions.iter().find(|p| p.partition == place.partition) else {
+        let Some(partition) = topic.partition(place.partition) else {
             return Error::new(
                 ErrorCode::UnknownPartition,
                 format!(
@@ -278,6 +289,7 @@ impl Node {
     }
 
     pub(super) fn transfer_leader(&mut self, id: RequestId, group: GroupId, to: NodeId, out: &mut Vec<Effect>) {
+        self.wake(group, Wake::Request);
         let raft = if group == GroupId::METADATA {
             Some(&mut self.controller.group)
         } else {

@@ -51,7 +51,9 @@ impl Node {
     pub(super) fn approach_all(&mut self, out: &mut Vec<Effect>) {
         let looks = self.ticks.is_multiple_of(SEGMENT_TICKS);
         let mut says = Vec::new();
-        for (&id, partition) in &mut self.partitions {
+        // A group that sleeps under a leader here has what it is to have.
+        for id in self.sleepers.awake() {
+            let Some(partition) = self.partitions.get_mut(&id) else { continue };
             if partition.settled || partition.leading.is_none() {
                 continue;
             }
@@ -73,9 +75,6 @@ impl Node {
             if partition.group.has_ready() {
                 self.dirty.insert(id);
             }
-            if looks {
-                partition.group.set_mark();
-            }
         }
         if looks {
             self.report_stranded(&mut says);
@@ -89,7 +88,8 @@ impl Node {
 
     /// As leader: replicas that answer, and need entries that no log has any more.
     fn report_stranded(&mut self, says: &mut Vec<PeerMessage>) {
-        for (&group, partition) in &mut self.partitions {
+        for group in self.sleepers.awake() {
+            let Some(partition) = self.partitions.get_mut(&group) else { continue };
             if partition.leading.is_none() {
                 continue;
             }
@@ -158,8 +158,8 @@ impl Node {
 
     fn partition_placed(&self, group: GroupId) -> Option<&metadata::Partition> {
         let metadata = self.controller.current();
-        let topic = metadata.topic_by_id(metadata.partition_of(group)?.topic)?;
-        topic.partitions.iter().find(|partition| partition.group == group)
+        let place = metadata.partition_of(group)?;
+        metadata.topic_by_id(place.topic)?.partition(place.partition)
     }
 
     fn do_duty(&mut self, duty: Duty, command: &wire::Command) {
@@ -299,6 +299,7 @@ impl Node {
         let metadata = self.controller.metadata();
         let Some(place) = metadata.partition_of(group) else { return };
         let first = self.partition_placed(group).map(|placed| Conf::of(placed.first().iter().map(|first| first.id)));
+        let recovery = self.partition_placed(group).and_then(|placed| placed.recovery);
         let adopt = |replica: ReplicaId, snapshot: Snapshot| {
             if snapshot.topic_partition() != place {
                 return None;
@@ -315,6 +316,10 @@ impl Node {
                 None if snapshot.applied() == LogIndex(0) => first?,
                 None => return None,
             };
+            // As it was before the survivor went on alone, which no entry of its log says.
+            if recovery.is_some_and(|recovery| recovery.is_due(&conf)) {
+                return None;
+            }
             Some(snapshot.with_conf_state(Membership { replica, conf }.encode()))
         };
         self.copies.on_snapshot((from, group), bytes, adopt, &mut self.budget, &mut self.store, out);

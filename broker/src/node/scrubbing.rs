@@ -126,7 +126,7 @@ impl Scrub {
     /// 50 ms have passed.
     pub(super) fn tick(&mut self, store: &Store, out: &mut Vec<Effect>) {
         self.ticks += 1;
-        self.budget.tick();
+        self.budget.tick(true);
         if self.at.is_none() && self.config.bytes_per_s > 0 && self.ticks >= self.next_pass {
             self.at = Some((GroupId(0), LogIndex(0)));
             self.next_pass = self.ticks + (self.config.interval_ms / TICK_MS).max(1);

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::cluster::{
     balance::{self, Move},
-    feature::LEVEL_MEMBERSHIP,
+    feature::{LEVEL_MEMBERSHIP, LEVEL_RECOVERY},
     metadata::{self, Applied, altered, command, move_command, topic_exists},
     placement,
 };
@@ -195,25 +195,37 @@ impl Node {
                 self.needs_membership()?;
                 Kind::AddPartitions(self.controller.plan_partitions(&name, partitions)?)
             }
-            Request::Produce { .. } | Request::Bounds { .. } | Request::TransferLeader { .. } => {
+            Request::RecoverPartition { group, survivor, targets_given } => {
+                self.needs(LEVEL_RECOVERY)?;
+                let (group, survivor) = (group.get(), survivor.get());
+                Kind::RecoverPartition(wire::RecoverPartition { group, survivor, targets_given })
+            }
+            Request::Produce { .. }
+            | Request::Bounds { .. }
+            | Request::TransferLeader { .. }
+            | Request::DescribeReplica { .. } => {
                 return Err(Error::new(ErrorCode::Internal, "not a request to the controller"));
             }
         };
         self.controller.propose(&command(kind), Waiter::Request(id))
     }
 
-    /// Nodes that were built before there was membership must not meet its commands.
     fn needs_membership(&self) -> Result<()> {
+        self.needs(LEVEL_MEMBERSHIP)
+    }
+
+    /// Nodes of older builds must not meet commands that they do not know.
+    fn needs(&self, level: u32) -> Result<()> {
         let metadata = self.controller.current();
-        if metadata.feature_level() >= LEVEL_MEMBERSHIP {
+        if metadata.feature_level() >= level {
             return Ok(());
         }
-        let older = metadata.nodes().values().filter(|node| node.feature_level_max < LEVEL_MEMBERSHIP);
+        let older = metadata.nodes().values().filter(|node| node.feature_level_max < level);
         let older: Vec<String> = older.map(|node| node.addresses.node.to_string()).collect();
         let silent = self.controller.nodes().filter(|node| !metadata.nodes().contains_key(node));
         let silent: Vec<String> = silent.map(|node| node.to_string()).collect();
         let why = format!(
-            "the cluster is at feature level {}, this needs {LEVEL_MEMBERSHIP}; it rises when all nodes run a build that \
+            "the cluster is at feature level {}, this needs {level}; it rises when all nodes run a build that \
              knows it (older builds: {}; not started yet: {})",
             metadata.feature_level(),
             if older.is_empty() { "none".to_owned() } else { older.join(", ") },

@@ -150,6 +150,12 @@ impl Leading {
         !self.queue.is_empty() || self.in_flight.values().any(|in_flight| !in_flight.waiters.is_empty())
     }
 
+    /// Whether nothing is queued and everything proposed is known to be committed.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.in_flight.is_empty()
+    }
+
     /// Entries up to `committed` are durable on a quorum: answers who waited, and gives the new high watermark.
     pub fn on_committed(&mut self, committed: LogIndex, out: &mut Vec<Effect>) -> Option<Offset> {
         let mut high_watermark = None;

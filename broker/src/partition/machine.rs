@@ -109,9 +109,7 @@ impl Partition {
     /// What the metadata says of it.
     #[must_use]
     pub fn placed(&self) -> Option<&metadata::Partition> {
-        let number = self.view.partition.partition;
-        let at = usize::try_from(number.get()).ok()?;
-        self.topic.partitions.get(at).filter(|partition| partition.partition == number)
+        self.topic.partition(self.view.partition.partition)
     }
 
     /// The node that should lead it: the first of the replicas that it is to have.
@@ -120,18 +118,19 @@ impl Partition {
         self.placed()?.wanted().first().map(|replica| replica.node)
     }
 
-    /// Its topic is another now, or its replicas are to be.
-    pub fn set_topic(&mut self, topic: Arc<Topic>) {
-        let before = self.placed().cloned();
-        self.topic = topic;
-        if self.placed() == before.as_ref() {
-            return;
+    /// Its topic is another now, or its replicas are to be. Answers whether that is something new for this partition.
+    pub fn set_topic(&mut self, topic: Arc<Topic>) -> bool {
+        let before = std::mem::replace(&mut self.topic, topic);
+        let number = self.view.partition.partition;
+        if before.config == self.topic.config && before.partition(number) == self.placed() {
+            return false;
         }
         self.settled = false;
         if let Some(placed) = self.placed() {
             let replicas = placed.everybody();
             self.group.set_replicas(replicas);
         }
+        true
     }
 
     /// The state at [`Partition::applied`], as a checkpoint keeps it.

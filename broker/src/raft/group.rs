@@ -10,14 +10,16 @@ use levada_storage_engine::{
     store::Store,
 };
 use raft::{
-    Config, RawNode, ReadState, StateRole,
-    eraftpb::{self, MessageType},
+    RawNode, ReadState, StateRole,
+    eraftpb::{self, ConfState, MessageType},
 };
 
 use protobuf::Message as _;
 
 use super::{
-    APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, ELECTION_TICKS, HEARTBEAT_TICKS, guard,
+    answers::Answers,
+    config::raft_config,
+    guard,
     membership::{self, Conf, Membership, Step, Target},
     storage::{GroupStorage, hard_state_from_raft},
     timeout::election_timeout,
@@ -51,7 +53,7 @@ pub struct GroupStart {
 
 /// A message or a ready of raft that waits until the journal has made it true.
 #[derive(Debug)]
-struct Unpersisted {
+pub(super) struct Unpersisted {
     number: u64,
     /// How many appends of the group must be durable before: its own, or those of the readies before it.
     appends: u64,
@@ -76,9 +78,9 @@ pub struct Group {
     /// As of the last entry applied.
     conf: Conf,
     replicas: BTreeMap<ReplicaId, NodeId>,
-    raw: RawNode<GroupStorage>,
+    pub(super) raw: RawNode<GroupStorage>,
     log: Log,
-    unpersisted: VecDeque<Unpersisted>,
+    pub(super) unpersisted: VecDeque<Unpersisted>,
     /// Appends given to the store, and how many of them are durable.
     appends: u64,
     durable: u64,
@@ -90,11 +92,14 @@ pub struct Group {
     asked_term: Option<Term>,
     /// The damage because of which leadership was handed over already.
     damage_left: Option<LogIndex>,
+    answers: Answers,
     /// As leader: where the log ended a moment ago. Who has that has caught up.
     mark: Option<(Term, LogIndex)>,
     /// As leader in this term: an entry that was proposed when the membership was what it is to be. When it is committed, a
     /// majority has durably that it is.
     seal: Option<(Term, LogIndex)>,
+    /// As follower whose leader was lost in this term: the election timeout that it has until it hears of another.
+    pub(super) succession: Option<(Term, usize)>,
 }
 
 impl std::fmt::Debug for Group {
@@ -124,8 +129,10 @@ impl Group {
             transfer_is_asked: false,
             asked_term: None,
             damage_left: None,
+            answers: Answers::default(),
             mark: None,
             seal: None,
+            succession: None,
         };
         group.fix_timeout();
         Ok(group)
@@ -213,7 +220,7 @@ impl Group {
             progress.is_some_and(|progress| {
                 term == self.term()
                     && progress.matched >= mark.get()
-                    && (progress.recent_active || self.is_self(replica))
+                    && (self.is_active(replica) || self.is_self(replica))
             })
         })
     }
@@ -275,10 +282,7 @@ impl Group {
     pub fn apply_change(&mut self, bytes: &[u8]) {
         let change = membership::read_change(bytes).expect("the leader made this change");
         match self.raw.apply_conf_change(&change) {
-            Ok(conf) => {
-                self.conf = Conf::from_raft(&conf);
-                self.seal = None;
-            }
+            Ok(conf) => self.take_conf(&conf),
             // Every replica has the same membership here, and says the same.
             Err(error) => tracing::error!(group = self.id.get(), %error, "raft.membership.refused"),
         }
@@ -288,6 +292,12 @@ impl Group {
             raft.become_follower(raft.term, 0);
         }
         self.fix_timeout();
+    }
+
+    /// Raft has another membership.
+    pub(super) fn take_conf(&mut self, conf: &ConfState) {
+        self.conf = Conf::from_raft(conf);
+        self.seal = None;
     }
 
     /// As leader: how far each replica's log is known to match, this one's included.
@@ -306,7 +316,7 @@ impl Group {
     /// As leader: whether a replica has answered lately.
     #[must_use]
     pub fn is_active(&self, replica: ReplicaId) -> bool {
-        self.raw.raft.prs().get(replica.get()).is_some_and(|progress| progress.recent_active)
+        self.answers.is_active(replica, self.raw.raft.prs())
     }
 
     /// Whether a replica is this one.
@@ -323,6 +333,7 @@ impl Group {
 
     /// 50 ms have passed.
     pub fn tick(&mut self) {
+        self.answers.tick(self.is_leader(), self.raw.raft.prs());
         self.raw.tick();
         self.fix_timeout();
     }
@@ -508,9 +519,18 @@ impl Group {
         }
     }
 
-    fn fix_timeout(&mut self) {
+    pub(super) fn fix_timeout(&mut self) {
         let raft = &mut self.raw.raft;
-        let timeout = election_timeout(self.id.get(), raft.id, raft.term, raft.state);
+        // It has heard of a leader, given its vote, or asks for votes itself.
+        let is_over =
+            |(term, _)| raft.election_elapsed == 0 || raft.term != Term::get(term) || raft.state != StateRole::Follower;
+        if self.succession.is_some_and(is_over) {
+            self.succession = None;
+        }
+        let timeout = match self.succession {
+            Some((_, ticks)) => ticks,
+            None => election_timeout(self.id.get(), raft.id, raft.term, raft.state),
+        };
         raft.set_randomized_election_timeout(timeout);
     }
 }
@@ -518,81 +538,4 @@ impl Group {
 fn entry_from_raft(mut entry: eraftpb::Entry) -> Entry {
     let payload = std::mem::take(&mut entry.data);
     Entry { index: LogIndex(entry.get_index()), term: Term(entry.get_term()), kind: kind_of(&entry, &payload), payload }
-}
-
-fn raft_config(replica: ReplicaId, applied: LogIndex) -> Config {
-    Config {
-        id: replica.get(),
-        applied: applied.get(),
-        election_tick: ELECTION_TICKS,
-        heartbeat_tick: HEARTBEAT_TICKS,
-        max_size_per_msg: APPEND_BYTES_MAX,
-        max_inflight_msgs: APPENDS_IN_FLIGHT_MAX,
-        check_quorum: true,
-        pre_vote: true,
-        skip_bcast_commit: true,
-        // Raft 0.7 adds entries to an append that waits to be sent and has none yet without looking whether they follow
-        // its index; a follower would then acknowledge what it does not have.
-        batch_append: false,
-        ..Config::default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use raft::storage::MemStorage;
-
-    use super::*;
-
-    fn leader() -> RawNode<MemStorage> {
-        let config = raft_config(ReplicaId(1), LogIndex(0));
-        let storage = MemStorage::new_with_conf_state((vec![1, 2, 3], vec![]));
-        let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let mut leader = RawNode::new(&config, storage, &logger).unwrap();
-        leader.raft.become_candidate();
-        leader.raft.become_leader();
-        leader
-    }
-
-    fn messages(leader: &mut RawNode<MemStorage>) -> Vec<eraftpb::Message> {
-        let mut ready = leader.ready();
-        leader.store().wl().append(ready.entries()).unwrap();
-        let messages = ready.take_messages();
-        leader.advance_append(ready);
-        messages
-    }
-
-    fn hears(leader: &mut RawNode<MemStorage>, kind: MessageType, index: u64) {
-        let mut message = eraftpb::Message::default();
-        message.set_msg_type(kind);
-        message.set_from(2);
-        message.set_to(1);
-        message.set_term(leader.raft.term);
-        message.set_index(index);
-        leader.step(message).unwrap();
-    }
-
-    /// A heartbeat is answered, the connection breaks, another heartbeat is answered, all in one round: the first
-    /// gives an append without entries, the last one with entries that begin further down.
-    #[test]
-    fn the_entries_of_an_append_follow_its_index() {
-        let mut leader = leader();
-        messages(&mut leader);
-        hears(&mut leader, MessageType::MsgAppendResponse, 1);
-        for _ in 0..3 {
-            leader.propose(vec![], vec![1]).unwrap();
-        }
-        messages(&mut leader);
-        hears(&mut leader, MessageType::MsgHeartbeatResponse, 0);
-        leader.report_unreachable(2);
-        hears(&mut leader, MessageType::MsgHeartbeatResponse, 0);
-
-        let messages = messages(&mut leader);
-        let appends: Vec<_> = messages.iter().filter(|m| m.get_msg_type() == MessageType::MsgAppend).collect();
-        assert!(appends.iter().any(|append| !append.get_entries().is_empty()));
-        for append in appends {
-            let indexes = append.get_entries().iter().map(eraftpb::Entry::get_index);
-            assert!((append.get_index() + 1..).zip(indexes).all(|(follows, index)| follows == index), "{append:?}");
-        }
-    }
 }

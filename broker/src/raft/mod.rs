@@ -22,9 +22,15 @@
 //! [`timeout`], not from ambient randomness, so that a simulated run can be repeated; messages of peers are decoded
 //! by [`wire`] from our own format, never by the protobuf crate that raft links, and looked at by `guard` before raft
 //! trusts them.
+//!
+//! **What is idle sleeps**: see [`hibernation`].
 
+mod alone;
+mod answers;
+mod config;
 pub mod group;
 mod guard;
+pub mod hibernation;
 pub mod membership;
 pub mod storage;
 pub mod timeout;

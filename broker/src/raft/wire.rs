@@ -14,6 +14,9 @@ use levada_protocol::{
 use levada_storage_engine::entry::EntryKind;
 use raft::eraftpb;
 
+use super::hibernation::Notice;
+use crate::cluster::health::Health;
+
 /// No index or term comes near: raft adds to them without looking.
 const NUMBER_MAX: u64 = i64::MAX as u64;
 
@@ -70,6 +73,18 @@ pub enum PeerMessage {
         /// What is said.
         what: CatchUp,
     },
+    /// The sender's node is there: what heartbeats of its sleeping groups would say.
+    Beat {
+        /// Its process, by a number of its own.
+        run: u64,
+    },
+    /// The sender leads these groups, and they sleep.
+    Asleep {
+        /// Them.
+        notices: Vec<Notice>,
+    },
+    /// How the sender is: whether it should lead anything.
+    Health(Health),
 }
 
 /// Between a new replica and one that has what it needs.
@@ -119,11 +134,13 @@ impl PeerMessage {
             }
             Self::Leadership { .. } => 16,
             Self::Placed { voters, .. } => 24 + 8 * voters.len(),
-            Self::Lost { .. } | Self::Replace { .. } | Self::Roll { .. } => 24,
+            Self::Lost { .. } | Self::Replace { .. } | Self::Roll { .. } | Self::Health(_) => 24,
             Self::CatchUp { what, .. } => match what {
                 CatchUp::Snapshot(Some(bytes)) | CatchUp::Segment { bytes: Some(bytes), .. } => 48 + bytes.len(),
                 _ => 48,
             },
+            Self::Beat { .. } => 16,
+            Self::Asleep { notices } => 8 + 24 * notices.len(),
         }
     }
 }
@@ -161,6 +178,14 @@ pub fn encode(messages: Vec<PeerMessage>) -> (peer::RaftFrame, Vec<Bytes>) {
                 frame.placements.push(peer::Placement { group: group.get(), roll: true, ..peer::Placement::default() })
             }
             PeerMessage::CatchUp { group, what } => frame.catch_ups.push(encode_catch_up(group, what, &mut behind)),
+            // One after another says the same.
+            PeerMessage::Beat { run } => frame.beat = Some(peer::Beat { run }),
+            PeerMessage::Asleep { notices } => frame.asleep.extend(notices.iter().map(|notice| peer::Asleep {
+                group: notice.group.get(),
+                term: notice.term.get(),
+                last_index: notice.last_index.get(),
+            })),
+            PeerMessage::Health(health) => frame.health.push(health.to_wire()),
         }
     }
     payload.append(&mut behind);
@@ -282,6 +307,17 @@ pub fn decode(frame: peer::RaftFrame, mut payload: Bytes) -> Result<Vec<PeerMess
             (lost, _) => PeerMessage::Lost { group, replica: ReplicaId(lost) },
         }
     }));
+    messages.extend(frame.beat.map(|beat| PeerMessage::Beat { run: beat.run }));
+    if !frame.asleep.is_empty() {
+        let notices = frame.asleep.into_iter().map(|asleep| Notice {
+            group: GroupId(asleep.group),
+            term: Term(asleep.term),
+            last_index: LogIndex(asleep.last_index),
+        });
+        // Behind the messages of raft, which it must not overtake.
+        messages.push(PeerMessage::Asleep { notices: notices.collect() });
+    }
+    messages.extend(frame.health.last().map(|health| PeerMessage::Health(Health::from_wire(health))));
     Ok(messages)
 }
 

@@ -36,7 +36,7 @@ use levada_protocol::{
     error::{Error, ErrorCode, Result},
     ids::NodeId,
 };
-use levada_storage_engine::disk::Disk;
+use levada_storage_engine::disk::{Disk, DiskSpace};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use self::rounds::{Next, Rounds};
@@ -226,6 +226,11 @@ impl Worker {
     /// Tells that messages to a node were lost.
     pub fn unreachable(&self, node: NodeId) {
         self.shared.send(Input::Event(Event::Unreachable { node }));
+    }
+
+    /// Tells what the disk has left.
+    pub fn space(&self, space: Option<DiskSpace>) {
+        self.shared.send(Input::Event(Event::Space(space)));
     }
 
     /// Tells the core other settings.

@@ -25,6 +25,7 @@ mod membership;
 mod observe;
 pub(crate) mod readiness;
 mod settings;
+mod space;
 mod start;
 mod vitals;
 

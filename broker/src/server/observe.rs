@@ -4,11 +4,11 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use levada_protocol::ids::{GroupId, NodeId, TopicPartition};
-use metrics::gauge;
+use metrics::{counter, gauge};
 use tokio::time::sleep;
 
 use super::lag::Lags;
-use crate::{broker::Broker, metrics as names, runtime::clock};
+use crate::{broker::Broker, cluster::metadata::Replica, metrics as names, runtime::clock};
 
 /// How often.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -32,11 +32,14 @@ fn set(broker: &Broker, lags: &mut Lags) {
     let mut lag_max = Duration::ZERO;
     let metadata = broker.metadata();
     let down: BTreeSet<NodeId> = metadata.nodes().keys().copied().filter(|node| !broker.is_alive(*node)).collect();
-    // A replica whose node is down falls behind only once something is written: it counts from the first moment.
+    // A replica that is lost counts until another is there in its place. One whose node is down falls behind only once something is written: it counts from the first moment.
     let lame: BTreeSet<TopicPartition> = metadata
         .topics()
         .flat_map(|topic| topic.partitions.iter().map(|partition| (topic.id, partition)))
-        .filter(|(_, partition)| partition.replicas.iter().any(|replica| down.contains(&replica.node)))
+        .filter(|(_, partition)| {
+            let is_lame = |replica: &Replica| down.contains(&replica.node) || partition.lost.contains(&replica.id);
+            partition.replicas.iter().any(is_lame)
+        })
         .map(|(topic, partition)| TopicPartition { topic, partition: partition.partition })
         .collect();
     let partitions = broker.view.partitions();
@@ -66,4 +69,13 @@ fn set(broker: &Broker, lags: &mut Lags) {
     gauge!(names::PARTITIONS_LEADERLESS.name).set(leaderless as f64);
     gauge!(names::IN_FLIGHT_BYTES.name).set(broker.requests.held() as f64);
     gauge!(names::CONTROLLER.name).set(f64::from(u8::from(broker.is_controller())));
+    let upkeep = broker.view.upkeep();
+    gauge!(names::SEGMENTS_DAMAGED.name).set(upkeep.damaged_segments as f64);
+    gauge!(names::REPLICAS_LOST.name).set(upkeep.lost_replicas as f64);
+    gauge!(names::REPLICAS_COPYING.name).set(upkeep.copying as f64);
+    counter!(names::SEGMENTS_MENDED.name).absolute(upkeep.mended_segments);
+    counter!(names::COPIED_BYTES.name).absolute(upkeep.copied_bytes);
+    counter!(names::SCRUB_BYTES.name).absolute(upkeep.scrubbed_bytes);
+    counter!(names::SCRUB_PASSES.name).absolute(upkeep.scrub_passes);
+    counter!(names::SCRUB_DAMAGE.name).absolute(upkeep.scrub_found);
 }

@@ -18,7 +18,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Hooks, Listeners, Running, ServerError, membership, observe, readiness::Readiness, settings, stoppers, vitals,
+    Hooks, Listeners, Running, ServerError, membership, observe, readiness::Readiness, settings, space, stoppers,
+    vitals,
 };
 use crate::{
     bootstrap::{
@@ -120,6 +121,7 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
     readiness.started(Arc::clone(&broker));
     dispatch.open(Arc::clone(&broker));
     running.tasks.0.spawn(membership::register(Arc::clone(&broker), refuse));
+    running.tasks.0.spawn(space::watch(disk, worker));
     running.tasks.0.spawn(observe::observe(broker));
     tracing::info!(node = running.node().get(), cluster = %running.cluster(), "server.started");
     Ok(running)
@@ -171,6 +173,8 @@ async fn open_node(
         store: config.store(),
         copy_bytes_per_s: config.limits.copy_bytes_per_s,
         scrub: settings::scrub(config),
+        watermarks: config.watermarks(),
+        slow_disk_ms: config.disk.slow_ms,
     };
     let directory = DirIdentity { cluster: identity.cluster, node: identity.node, incarnation: identity.incarnation };
     blocking(move || {

@@ -33,6 +33,7 @@ fn show(status: &ClusterStatusResponse, verdict: &Verdict, only_nodes: bool) -> 
         Column::Number("node"),
         Column::Text("state"),
         Column::Text("role"),
+        Column::Text("disk"),
         Column::Number("leads"),
         Column::Number("replicas"),
         Column::Text("native"),
@@ -53,7 +54,8 @@ fn show(status: &ClusterStatusResponse, verdict: &Verdict, only_nodes: bool) -> 
         };
         let counts = [node.leads.to_string(), node.replicas.to_string()];
         let [leads, replicas] = counts;
-        vec![node_id.to_string(), state.to_owned(), role.to_owned(), leads, replicas, native, flight, http]
+        let disk = disk_words(node);
+        vec![node_id.to_string(), state.to_owned(), role.to_owned(), disk, leads, replicas, native, flight, http]
     });
     print::line(&print::table(&columns, nodes))?;
     if only_nodes {
@@ -76,7 +78,11 @@ fn show(status: &ClusterStatusResponse, verdict: &Verdict, only_nodes: bool) -> 
             .iter()
             .filter(|replica| Some(replica.node_id) != partition.leader)
             .map(|replica| {
-                let entries = replica.entries_behind.map_or_else(|| "?".to_owned(), units::count);
+                let entries = match replica.entries_behind {
+                    _ if replica.lost => "lost".to_owned(),
+                    Some(entries) => units::count(entries),
+                    None => "?".to_owned(),
+                };
                 format!("{}:{entries}", replica.node_id)
             })
             .collect();
@@ -94,6 +100,28 @@ fn show(status: &ClusterStatusResponse, verdict: &Verdict, only_nodes: bool) -> 
         ]
     });
     print::line(&format!("\n{}", print::table(&columns, partitions)))
+}
+
+/// How a node's disk is, as the node says.
+fn disk_words(node: &NodeStatus) -> String {
+    let Some(upkeep) = &node.upkeep else { return "?".to_owned() };
+    let room = match node.disk_fullness {
+        0 => None,
+        1 => Some("nearly full".to_owned()),
+        _ => Some("full".to_owned()),
+    };
+    let speed = node.disk_slow.then(|| "slow".to_owned());
+    let damage = match (upkeep.damaged_segments, upkeep.lost_replicas, upkeep.mended_segments) {
+        (0, 0, 0) => None,
+        (0, 0, mended) => Some(format!("{mended} segments mended")),
+        (damaged, lost, _) => Some(format!("{damaged} segments damaged, {lost} replicas lost")),
+    };
+    let mut words: Vec<String> = [room, speed, damage].into_iter().flatten().collect();
+    if words.is_empty() {
+        words.push("sound".to_owned());
+    }
+    words.extend(upkeep.scrub_ended_s_ago.map(|ago| format!("read {} ago", units::ago(ago))));
+    words.join(", ")
 }
 
 fn status_json(status: &ClusterStatusResponse, verdict: &Verdict) -> Value {
@@ -122,8 +150,21 @@ fn node_json(node: &NodeStatus) -> Value {
         "replicas": node.replicas,
         "draining": node.draining,
         "metadata_voter": node.metadata_voter,
+        "disk": match node.disk_fullness { 0 => "roomy", 1 => "tight", _ => "full" },
+        "disk_slow": node.disk_slow,
         "copying": node.copying,
         "copied_bytes": node.copied_bytes,
+        "damaged_segments": node.upkeep.as_ref().map(|upkeep| upkeep.damaged_segments),
+        "mended_segments": node.upkeep.as_ref().map(|upkeep| upkeep.mended_segments),
+        "lost_replicas": node.upkeep.as_ref().map(|upkeep| upkeep.lost_replicas),
+        "scrub": node.upkeep.as_ref().map(|upkeep| {
+            json!({
+                "passes": upkeep.scrub_passes,
+                "bytes": upkeep.scrubbed_bytes,
+                "damage": upkeep.scrub_found,
+                "ended_s_ago": upkeep.scrub_ended_s_ago,
+            })
+        }),
         "incarnation": IncarnationId::from_slice(&node.incarnation).map(|id| id.to_string()),
     })
 }
@@ -134,7 +175,7 @@ fn partition_json(partition: &PartitionStatus) -> Value {
         .iter()
         .map(|replica| {
             let (id, node, behind) = (replica.replica_id, replica.node_id, replica.entries_behind);
-            json!({"id": id, "node": node, "entries_behind": behind})
+            json!({"id": id, "node": node, "entries_behind": behind, "lost": replica.lost})
         })
         .collect();
     json!({

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use levada_protocol::messages::native::{ClusterStatusResponse, PartitionStatus};
+use levada_protocol::messages::native::{ClusterStatusResponse, NodeStatus, PartitionStatus};
 
 /// Entries that a replica may be behind in the middle of work.
 const BEHIND_TOLERATED: u64 = 200;
@@ -12,10 +12,12 @@ const BEHIND_TOLERATED: u64 = 200;
 pub(super) struct Verdict {
     partitions: usize,
     leaderless: usize,
-    /// With a replica that is on a node that is down, or behind.
+    /// With a replica that is on a node that is down, lost, or behind.
     under_replicated: usize,
     moving: usize,
     nodes_down: Vec<u64>,
+    /// Nodes with segments or replicas that the disk has lost, and how many.
+    damaged: Vec<(u64, u32, u32)>,
     has_controller: bool,
 }
 
@@ -28,7 +30,9 @@ impl Verdict {
         };
         let is_short = |partition: &&PartitionStatus| {
             partition.replicas.iter().any(|replica| {
-                down(replica.node_id) || replica.entries_behind.is_some_and(|behind| behind > BEHIND_TOLERATED)
+                down(replica.node_id)
+                    || replica.lost
+                    || replica.entries_behind.is_some_and(|behind| behind > BEHIND_TOLERATED)
             })
         };
         let ids = status.nodes.iter().filter_map(|node| Some((node.addresses.as_ref()?.node_id, node.alive)));
@@ -38,14 +42,22 @@ impl Verdict {
             under_replicated: status.partitions.iter().filter(is_short).count(),
             moving: status.partitions.iter().filter(|partition| !partition.moving_to.is_empty()).count(),
             nodes_down: ids.filter(|(_, alive)| !alive).map(|(id, _)| id).collect(),
+            damaged: status.nodes.iter().filter_map(damage).collect(),
             has_controller: status.controller.is_some(),
         }
     }
 
     /// Whether every partition can be written and has all its replicas.
     pub(super) const fn is_safe(&self) -> bool {
-        self.has_controller && self.leaderless == 0 && self.under_replicated == 0
+        self.has_controller && self.leaderless == 0 && self.under_replicated == 0 && self.damaged.is_empty()
     }
+}
+
+fn damage(node: &NodeStatus) -> Option<(u64, u32, u32)> {
+    let upkeep = node.upkeep.as_ref()?;
+    let (segments, replicas) = (upkeep.damaged_segments, upkeep.lost_replicas);
+    let id = node.addresses.as_ref().map_or(0, |addresses| addresses.node_id);
+    (segments > 0 || replicas > 0).then_some((id, segments, replicas))
 }
 
 impl fmt::Display for Verdict {
@@ -57,13 +69,25 @@ impl fmt::Display for Verdict {
             if !self.has_controller {
                 write!(f, ", and the cluster no controller")?;
             }
+        } else if self.under_replicated == 0 {
+            write!(f, "AT RISK: a disk has lost something")?;
         } else {
             let (short, all) = (self.under_replicated, self.partitions);
-            write!(f, "AT RISK: {short} of {all} partitions have a replica that is down or behind")?;
+            write!(f, "AT RISK: {short} of {all} partitions have a replica that is down, lost or behind")?;
         }
         if !self.nodes_down.is_empty() {
             let down: Vec<String> = self.nodes_down.iter().map(ToString::to_string).collect();
             write!(f, "; down: {}", down.join(", "))?;
+        }
+        for (node, segments, replicas) in &self.damaged {
+            write!(f, "; node {node}: ")?;
+            match (segments, replicas) {
+                (segments, 0) => write!(f, "{segments} damaged segments to be mended")?,
+                (0, replicas) => write!(f, "{replicas} lost replicas to be replaced")?,
+                (segments, replicas) => {
+                    write!(f, "{segments} damaged segments to be mended, {replicas} lost replicas to be replaced")?;
+                }
+            }
         }
         if self.moving > 0 {
             write!(f, "; {} partitions are on their way to other nodes", self.moving)?;
@@ -74,7 +98,7 @@ impl fmt::Display for Verdict {
 
 #[cfg(test)]
 mod tests {
-    use levada_protocol::messages::native::{NodeAddresses, NodeStatus, ReplicaStatus};
+    use levada_protocol::messages::native::{NodeAddresses, ReplicaStatus, Upkeep};
 
     use super::*;
 
@@ -103,8 +127,14 @@ mod tests {
             "safe: all 1 partitions have a leader and all their replicas"
         );
         let down = says(&status(&[true, false], Some(1), 3));
-        assert_eq!(down, "AT RISK: 1 of 1 partitions have a replica that is down or behind; down: 2");
+        assert_eq!(down, "AT RISK: 1 of 1 partitions have a replica that is down, lost or behind; down: 2");
         assert!(says(&status(&[true, true], Some(1), 5_000)).starts_with("AT RISK"));
+        let mut lost = status(&[true, true], Some(1), 3);
+        lost.partitions[0].replicas[1].lost = true;
+        assert!(says(&lost).starts_with("AT RISK: 1 of 1"));
+        let mut damaged = status(&[true, true], Some(1), 3);
+        damaged.nodes[1].upkeep = Some(Upkeep { damaged_segments: 3, ..Upkeep::default() });
+        assert_eq!(says(&damaged), "AT RISK: a disk has lost something; node 2: 3 damaged segments to be mended");
         assert!(says(&status(&[true, true], None, 0)).starts_with("NOT AVAILABLE: 1 of 1 partitions have no leader"));
     }
 }

@@ -39,7 +39,7 @@ const fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::OutcomeUnknown
         | ErrorCode::ShuttingDown
         | ErrorCode::Disconnected => Code::Unavailable,
-        ErrorCode::Busy | ErrorCode::RecordTooLarge => Code::ResourceExhausted,
+        ErrorCode::Busy | ErrorCode::DiskFull | ErrorCode::RecordTooLarge => Code::ResourceExhausted,
         ErrorCode::NotLeader
         | ErrorCode::NotController
         | ErrorCode::NotEnoughNodes

@@ -183,6 +183,10 @@ impl Admin {
 }
 
 impl Client for Admin {
+    fn rests(&self) -> bool {
+        false
+    }
+
     fn step(&mut self, input: Input, ctx: &mut Context<'_>) {
         match input {
             Input::Wake => self.wake(ctx),

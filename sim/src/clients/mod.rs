@@ -169,4 +169,9 @@ pub trait Client: fmt::Debug {
     fn begun(&self) -> u64 {
         0
     }
+
+    /// Whether it rests at night ([`crate::options::Options::day_us`]).
+    fn rests(&self) -> bool {
+        true
+    }
 }

@@ -208,6 +208,10 @@ impl Mover {
 }
 
 impl Client for Mover {
+    fn rests(&self) -> bool {
+        false
+    }
+
     fn step(&mut self, input: Input, ctx: &mut Context<'_>) {
         match input {
             Input::Wake => self.wake(ctx),

@@ -1,5 +1,7 @@
 //! Whether everything has come right, and what there is in the end.
 
+use std::collections::BTreeMap;
+
 use levada_protocol::ids::{NodeId, Offset, TopicPartition};
 
 use super::{LOOK_US, World};
@@ -18,9 +20,10 @@ impl World {
     pub(super) fn settle(&mut self, within_us: u64) {
         let by_us = self.queue.now_us() + within_us;
         let mut quiet_us = 0;
+        let scrubbed = self.scrub_passes();
         while self.is_sound() && quiet_us < QUIET_US {
             self.run_until(self.queue.now_us() + LOOK_US);
-            match self.unsettled() {
+            match self.unsettled().or_else(|| self.unscrubbed(&scrubbed)) {
                 None => quiet_us += LOOK_US,
                 Some(why) => {
                     quiet_us = 0;
@@ -58,6 +61,24 @@ impl World {
             }
         }
         self.partitions.iter().find_map(|&partition| self.unsettled_partition(partition))
+    }
+
+    fn scrub_passes(&self) -> BTreeMap<NodeId, u64> {
+        let running = self.processes.iter().filter_map(|(node, process)| Some((*node, process.running.as_ref()?)));
+        running.map(|(node, running)| (node, running.node.view().upkeep().scrub_passes)).collect()
+    }
+
+    /// Where segments decay: who has not read all of its own since then, or found one that is not mended yet.
+    fn unscrubbed(&self, before: &BTreeMap<NodeId, u64>) -> Option<String> {
+        if self.options.mix.rot == 0 {
+            return None;
+        }
+        let running = self.processes.iter().filter_map(|(node, process)| Some((*node, process.running.as_ref()?)));
+        running.map(|(node, running)| (node, running.node.view().upkeep())).find_map(|(node, upkeep)| {
+            let passes = before.get(&node).copied().unwrap_or(0);
+            let waits = upkeep.scrub_passes < passes + 2 || upkeep.damaged_segments > 0;
+            waits.then(|| format!("node {node} is not scrubbed and mended: {upkeep:?}"))
+        })
     }
 
     fn unsettled_partition(&self, partition: TopicPartition) -> Option<String> {

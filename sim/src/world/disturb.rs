@@ -3,7 +3,7 @@
 use levada_broker::node::event::Event;
 use levada_protocol::ids::NodeId;
 use levada_storage_engine::{
-    disk::Lane,
+    disk::{Disk, DiskOp, FileName, Lane},
     sim_disk::{CrashPlan, Fault as DiskFault},
 };
 
@@ -11,7 +11,7 @@ use super::{Armed, Happening, World};
 use crate::{
     checker::Kind,
     disks::Speed,
-    faults::Fault,
+    faults::{Decay, Fault},
     network::{ClientId, Place, Weather},
     process::{NotStarted, Process},
 };
@@ -76,25 +76,26 @@ impl World {
             }
             Fault::SlowDisk { victim, for_us } => {
                 let Some(process) = self.processes.get_mut(&victim) else { return };
-                let speed = process.speed();
-                let slow = Speed {
+                let usual = usize::try_from(victim.get() - 1).ok().and_then(|at| self.options.disks.get(at).copied());
+                // Not by what it is now: it may be slow already.
+                let speed = usual.unwrap_or(Speed::QUICK);
+                process.set_speed(Speed {
                     base_us: speed.base_us * SLOW_FACTOR,
                     sync_us: (speed.sync_us * SLOW_FACTOR).min(500_000),
                     ..speed
-                };
-                process.set_speed(slow);
-                let usual = usize::try_from(victim.get() - 1).ok().and_then(|at| self.options.disks.get(at).copied());
-                let speed = usual.unwrap_or(speed);
+                });
                 self.count("slow disk");
                 self.queue.after(for_us, Happening::DiskSpeed { node: victim, speed });
             }
-            Fault::FullDisk { victim, for_us } => {
+            Fault::FullDisk { victim, free_bytes, for_us } => {
                 let Some(process) = self.processes.get_mut(&victim) else { return };
                 process.is_full = true;
-                process.disk().set_capacity(Some(1));
+                let disk = process.disk();
+                disk.set_capacity(Some(free_bytes.map_or(1, |free_bytes| disk.used() + free_bytes)));
                 self.count("full disk");
                 self.queue.after(for_us, Happening::DiskSpace(victim));
             }
+            Fault::Rot { victim, at, decay } => self.rot(victim, at, decay),
             Fault::DiskFails { victim, call, down_us } => {
                 let Some(process) = self.processes.get_mut(&victim) else { return };
                 if process.running.is_some() && process.excused_us.is_none() {
@@ -103,6 +104,33 @@ impl World {
                     self.count("disk failure");
                 }
             }
+        }
+    }
+
+    /// A segment of a partition decays. One that may be written still only has a bit flipped: nobody loses a file that is open.
+    fn rot(&mut self, victim: NodeId, (which, at): (u64, u64), decay: Decay) {
+        let Some(process) = self.processes.get(&victim) else { return };
+        let disk = process.disk();
+        let group = |name: &str| name.split('-').next().map(str::to_owned);
+        let Ok(mut names) = disk.list("segments") else { return };
+        names.retain(|name| name.ends_with(".seg") && group(name) != Some("0".repeat(20)));
+        let part = |of: u64, fraction: u64| u64::try_from((u128::from(of) * u128::from(fraction)) >> 32).unwrap_or(0);
+        let Some(index) = usize::try_from(part(names.len() as u64, which)).ok() else { return };
+        let Some(name) = names.get(index) else { return };
+        let may_be_open = names.get(index + 1).is_none_or(|next| group(next) != group(name));
+        let file = FileName::new(format!("segments/{name}"));
+        let Some(len) = disk.len(&file).ok().flatten().filter(|len| *len > 0) else { return };
+        let done = match decay {
+            Decay::Cut if !may_be_open => disk.perform(&DiskOp::Truncate { file, len: part(len, at) }),
+            Decay::Gone if !may_be_open => disk.perform(&DiskOp::Remove { file }),
+            _ => {
+                disk.flip_bit(&file, part(len, at), u8::try_from(at % 8).unwrap_or(0));
+                Ok(())
+            }
+        };
+        // Without space, say.
+        if done.is_ok() {
+            self.count("rot");
         }
     }
 

@@ -16,6 +16,7 @@ use crate::{
     clients::{Call, CallId, Context, Input, Response},
     network::{ClientId, Place},
     options::Lie,
+    process::Process,
     process::{Then, Waiting},
 };
 
@@ -54,6 +55,9 @@ impl World {
         match happening {
             Happening::Tick { node, .. } => {
                 self.next_tick(node);
+                if let Some(space) = self.processes.get_mut(&node).and_then(Process::look_at_space) {
+                    self.give(node, Event::Space(space));
+                }
                 self.give(node, Event::Tick);
             }
             Happening::Flush { node, .. } => self.flush(node),
@@ -146,6 +150,13 @@ impl World {
         for view in running.node.view().partitions() {
             let shown = view.state.borrow().high_watermark;
             self.checker.high_watermark(node, (run, view.replica), view.partition, shown);
+        }
+        let (slept, woken) = running.new_sleeps();
+        if slept > 0 || !woken.is_empty() {
+            let asleep = running.node.asleep();
+            self.slept += slept;
+            woken.iter().for_each(|(why, count)| *self.woken.entry(why).or_default() += count);
+            self.tell(format_args!("n{node} {slept} groups fell asleep, woken {woken:?}, {asleep} sleep"));
         }
         self.follow(node, effects);
     }
@@ -333,6 +344,13 @@ impl World {
 
     fn step_client(&mut self, id: ClientId, input: Input) {
         let Some((client, dice)) = self.clients.get_mut(id.0) else { return };
+        if let (Input::Wake, true, Some(us)) =
+            (&input, client.rests(), self.options.until_morning_us(self.queue.now_us()))
+            && !self.settling
+        {
+            self.queue.after(us, Happening::Wake(id));
+            return;
+        }
         let mut ctx = Context {
             now_us: self.queue.now_us(),
             dice,

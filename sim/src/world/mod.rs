@@ -97,6 +97,10 @@ pub struct Outcome {
     pub lasted_us: u64,
     /// How many times nodes or replicas were moved about.
     pub moves: u64,
+    /// How many times a group fell asleep on a node.
+    pub slept: u64,
+    /// How many times one woke up, by reason.
+    pub woken: BTreeMap<&'static str, u64>,
 }
 
 /// A world.
@@ -126,6 +130,8 @@ pub struct World {
     partition: u32,
     told_unreachable: BTreeMap<(NodeId, NodeId), u64>,
     faults: BTreeMap<&'static str, u32>,
+    slept: u64,
+    woken: BTreeMap<&'static str, u64>,
 }
 
 impl World {
@@ -155,6 +161,8 @@ impl World {
             partition: 0,
             told_unreachable: BTreeMap::new(),
             faults: BTreeMap::new(),
+            slept: 0,
+            woken: BTreeMap::new(),
             options,
         }
     }
@@ -186,6 +194,8 @@ impl World {
             faults: self.faults,
             lasted_us: self.queue.now_us(),
             moves: self.clients.iter().map(|(client, _)| client.begun()).sum(),
+            slept: self.slept,
+            woken: self.woken,
         }
     }
 

@@ -20,6 +20,9 @@ use crate::{
 struct InFlight {
     token: u64,
     block: Block,
+    id: BlockId,
+    /// It found no space, and is to be written again; `true` as soon as it may be.
+    again: Option<bool>,
 }
 
 /// The writing side of the journal. A core: it returns what the disk has to do.
@@ -98,7 +101,7 @@ impl JournalWriter {
         let mut completed = None;
         while self.staged.is_some() {
             if let Some(JournalIo { token, ops }) = self.poll() {
-                completed = Some(self.complete(token, ops.iter().try_for_each(|op| disk.perform(op)))?);
+                completed = self.complete(token, ops.iter().try_for_each(|op| disk.perform(op)))?;
             } else if let Some(JournalIo { token, ops }) = self.poll_upkeep() {
                 self.complete_upkeep(token, ops.iter().try_for_each(|op| disk.perform(op)))?;
             } else {
@@ -127,8 +130,12 @@ impl JournalWriter {
 
     /// The next block, if there is something to write, nothing in flight, and a file ready. For the journal lane.
     pub fn poll(&mut self) -> Option<JournalIo> {
-        if self.in_flight.is_some() || self.poisoned.is_some() {
+        if self.poisoned.is_some() {
             return None;
+        }
+        if let Some(InFlight { token, block, id, again }) = &mut self.in_flight {
+            again.take_if(|may| *may)?;
+            return Some(JournalIo { token: *token, ops: block_ops(self.names_synced, block, id) });
         }
         let block = self.staged.take().or_else(|| self.gather()).or_else(|| {
             // Nothing to do: an empty block proves the last one.
@@ -149,17 +156,11 @@ impl JournalWriter {
             file: place.file,
             page: u32::try_from(place.pos / PAGE_BYTES as u64).expect("a journal file has fewer than 2^32 pages"),
         };
-        let file = files::name(place.file);
-        let mut ops = Vec::with_capacity(3);
-        if !self.names_synced {
-            ops.push(DiskOp::SyncDir { dir: JOURNAL_DIR.to_owned() });
-        }
-        ops.push(DiskOp::Write { file: file.clone(), pos: place.pos, bufs: block.encode(&id) });
-        ops.push(DiskOp::Sync { file });
+        let ops = block_ops(self.names_synced, &block, &id);
         self.idle_block_wanted = false;
         self.written_bytes += bytes;
         self.tokens += 1;
-        self.in_flight = Some(InFlight { token: self.tokens, block });
+        self.in_flight = Some(InFlight { token: self.tokens, block, id, again: None });
         Some(JournalIo { token: self.tokens, ops })
     }
 
@@ -174,23 +175,32 @@ impl JournalWriter {
         (!block.is_empty()).then_some(block)
     }
 
-    /// Takes the answer to what [`JournalWriter::poll`] handed out: what is durable now.
+    /// Takes the answer to what [`JournalWriter::poll`] handed out: what is durable now. Nothing is if the block found no
+    /// space (a file system that copies what it overwrites needs some): it is written again after the next
+    /// [`JournalWriter::tick`].
     ///
     /// # Errors
     /// When it failed, now or before. Nothing that was not reported durable may be relied on, and nothing is retried.
     ///
     /// # Panics
     /// When the token is not the one in flight.
-    pub fn complete(&mut self, token: u64, result: Result<(), DiskError>) -> Result<Completed, Poisoned> {
+    pub fn complete(&mut self, token: u64, result: Result<(), DiskError>) -> Result<Option<Completed>, Poisoned> {
+        if let (None, Err(error), Some(in_flight)) = (&self.poisoned, &result, &mut self.in_flight)
+            && !error.is_fatal()
+        {
+            assert_eq!(token, in_flight.token, "an answer to another question");
+            in_flight.again = Some(false);
+            return Ok(None);
+        }
         self.check(result)?;
-        let InFlight { token: expected, block } = self.in_flight.take().expect("an answer without a question");
+        let InFlight { token: expected, block, .. } = self.in_flight.take().expect("an answer without a question");
         assert_eq!(token, expected, "an answer to another question");
         self.names_synced = true;
         self.unproven = !block.is_empty();
         self.waiting_bytes -= block.payload_bytes() as u64;
         let lsn = self.next_lsn;
         self.next_lsn = Lsn(lsn.get() + 1);
-        Ok(Completed { lsn, durable: block.durable() })
+        Ok(Some(Completed { lsn, durable: block.durable() }))
     }
 
     /// Makes a file ready or removes one, if that is due. For the segments lane; nobody waits for it unless all files
@@ -233,9 +243,17 @@ impl JournalWriter {
     /// block, which proves the last one; a file that found no space is tried again.
     pub fn tick(&mut self) {
         self.files.tick();
+        if let Some(again) = self.in_flight.as_mut().and_then(|in_flight| in_flight.again.as_mut()) {
+            *again = true;
+        }
         if !std::mem::take(&mut self.busy_since_tick) && self.unproven && self.pending.is_empty() {
             self.idle_block_wanted = true;
         }
+    }
+
+    /// Asks for an empty block, if there is nothing else to write.
+    pub const fn prove(&mut self) {
+        self.idle_block_wanted = true;
     }
 
     /// Frees the files whose blocks all have an lsn below `up_to`: a durable checkpoint covers them.
@@ -279,9 +297,30 @@ impl JournalWriter {
         self.staged.is_some() && self.in_flight.is_none()
     }
 
-    /// Whether a block waits for a file, and the last attempt to make one found no space.
+    /// Whether nothing becomes durable for want of space: a block waits for a file, and the last attempt to make one found
+    /// none, or the block itself found none.
     #[must_use]
-    pub const fn lacks_space(&self) -> bool {
-        self.is_stalled() && self.files.lacks_space()
+    pub fn lacks_space(&self) -> bool {
+        let is_put_off = self.in_flight.as_ref().is_some_and(|in_flight| in_flight.again.is_some());
+        is_put_off || self.is_stalled() && self.files.lacks_space()
     }
+
+    /// Whether the last attempt to make a file found no space.
+    #[must_use]
+    pub const fn finds_no_space(&self) -> bool {
+        self.files.lacks_space()
+    }
+}
+
+/// What writes a block, durably.
+fn block_ops(names_synced: bool, block: &Block, id: &BlockId) -> Vec<DiskOp> {
+    let file = files::name(id.file);
+    let mut ops = Vec::with_capacity(3);
+    if !names_synced {
+        ops.push(DiskOp::SyncDir { dir: JOURNAL_DIR.to_owned() });
+    }
+    let pos = u64::from(id.page) * PAGE_BYTES as u64;
+    ops.push(DiskOp::Write { file: file.clone(), pos, bufs: block.encode(id) });
+    ops.push(DiskOp::Sync { file });
+    ops
 }

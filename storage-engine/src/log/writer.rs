@@ -11,7 +11,7 @@ use super::{Log, Shared, State, Suspects, Tail, TermRuns, entry_bytes};
 use crate::{
     config::SegmentConfig,
     disk::{Disk, DiskOp, FileName},
-    entry::Entry,
+    entry::{Entry, EntryKind},
     error::AppendError,
     payload::Summary,
     segment::{Mark, format::SegmentHeader, reader::Segment, writer::SegmentWriter},
@@ -110,6 +110,9 @@ pub(crate) struct Written {
     pub(crate) bytes: u64,
 }
 
+/// More empty entries than this are written to a segment after all.
+const RESTING_ENTRIES_MAX: u64 = 32;
+
 /// Writes a log.
 ///
 /// Invariants:
@@ -134,6 +137,18 @@ pub(crate) struct LogWriter {
     rolls: VecDeque<LogIndex>,
     /// Nothing behind this entry is written before a checkpoint has captured the log; and the log start as of the entry.
     hold: Option<(LogIndex, Offset)>,
+    damaged_end: DamagedEnd,
+}
+
+/// After a restart: whether the segment that is to be written on can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DamagedEnd {
+    /// It can, as far as is known.
+    None,
+    /// Its index is lost. With what would be written now it would not be what other replicas have, nor would any behind it.
+    Awaits,
+    /// It is written on nevertheless.
+    Accepted,
 }
 
 impl LogWriter {
@@ -172,6 +187,7 @@ impl LogWriter {
             backlog_bytes: 0,
             rolls: VecDeque::new(),
             hold: None,
+            damaged_end: DamagedEnd::None,
         }
     }
 
@@ -283,15 +299,38 @@ impl LogWriter {
         state.segments.drain(..).map(|segment| segment.file().clone()).collect()
     }
 
+    /// Whether nothing but a few empty entries, which new leaders begin with, is in no segment. They are worth no write, and
+    /// no file if there is none yet: the journal keeps them.
+    pub(crate) fn rests(&self) -> bool {
+        if self.in_flight.is_some() || !self.rolls.is_empty() {
+            return false;
+        }
+        let end = self.end().index;
+        let state = self.log.state();
+        let unwritten = state.terms.last().next().get() - end.get();
+        unwritten <= RESTING_ENTRIES_MAX && state.tail.from(end).all(|entry| entry.entry.kind == EntryKind::Empty)
+    }
+
+    /// The last entry in a segment, or on its way there.
+    pub(crate) fn written_to(&self) -> LogIndex {
+        LogIndex(self.end().index.get() - 1)
+    }
+
     /// What must be done to the segments next, if something can be now and is enough to be worth a write; with `urgent`,
     /// however little it is. [`LogWriter::written`] follows.
     pub(crate) fn next_write(&mut self, urgent: bool) -> Option<Vec<DiskOp>> {
-        if self.in_flight.is_some() {
+        if self.in_flight.is_some() || self.hold.is_none() && self.rests() {
             return None;
         }
         let end = self.end();
         let last_written = LogIndex(end.index.get() - 1);
         if self.roll_is_due() {
+            if self.awaits_repair() {
+                return None;
+            }
+            if !self.is_verified(end, 0, true) {
+                return None;
+            }
             self.rolls.pop_front();
             let ops = self.writer(end).seal();
             self.in_flight = Some(InFlight { seals: true, last_index: last_written, bytes: 0 });
@@ -305,8 +344,14 @@ impl LogWriter {
         if last_written >= stop || !is_awaited && self.backlog_bytes < self.config.write_bytes_min {
             return None;
         }
+        if self.awaits_repair() {
+            return None;
+        }
         let log = self.log.clone();
         let bytes_max = self.config.write_bytes_max;
+        if !self.is_verified(end, bytes_max, false) {
+            return None;
+        }
         let writer = self.writer(end);
         let mut bytes = 0;
         {
@@ -358,13 +403,58 @@ impl LogWriter {
         (index >= state.tail.first_index()).then(entries)
     }
 
-    /// The file of a sealed segment is another by now: what was found out about the one before counts no more.
-    pub(crate) fn reopen(&self, first_index: LogIndex) {
+    /// Whether the last segment waits for a sound file before anything is written to it.
+    pub(crate) const fn is_waiting_for_repair(&self) -> bool {
+        matches!(self.damaged_end, DamagedEnd::Awaits)
+    }
+
+    /// Goes on with a damaged segment: nobody has a sound file of it.
+    pub(crate) const fn accept_damage(&mut self) {
+        self.damaged_end = DamagedEnd::Accepted;
+    }
+
+    /// Whether the segment that is to be written on is damaged so that it cannot be; then it is a suspect.
+    fn awaits_repair(&mut self) -> bool {
+        if self.active.is_none() && self.damaged_end == DamagedEnd::None {
+            let last = self.log.state().segments.back().filter(|last| !last.is_sealed()).cloned();
+            if let Some(last) = last {
+                // There may be something to look with later.
+                let Some(index) = last.outline(&*self.log.shared.disk) else { return true };
+                if index.is_lost() {
+                    self.log.note_damage(&last);
+                    self.damaged_end = DamagedEnd::Awaits;
+                }
+            }
+        }
+        self.damaged_end == DamagedEnd::Awaits
+    }
+
+    /// Whether what the segment's next index frame says is verified, if one comes with so many bytes more, or with its end. If
+    /// it is not true, the segment is a suspect, and waits.
+    fn is_verified(&mut self, end: Seam, bytes: u64, seals: bool) -> bool {
+        let disk = Arc::clone(&self.log.shared.disk);
+        let Err(cause) = self.writer(end).verify(&*disk, bytes, seals) else { return true };
+        if cause.is_want() {
+            return false;
+        }
+        if let Some(writer) = self.active.take() {
+            let segment = writer.segment();
+            tracing::error!(file = %segment.file(), %cause, "segment.tail.damaged: in what no index frame covers yet; it waits for a sound file");
+            segment.lose_index();
+        }
+        !self.awaits_repair()
+    }
+
+    /// The file of a segment is another by now: what was found out about the one before counts no more.
+    pub(crate) fn reopen(&mut self, first_index: LogIndex) {
         let mut state = self.log.state();
         let found = state.segments.iter_mut().find(|segment| segment.header().first_index == first_index);
-        if let Some(segment) = found.filter(|segment| segment.is_sealed()) {
-            let interval = self.config.index_interval_bytes;
-            *segment = Arc::new(Segment::recovered(*segment.header(), segment.end(), true, interval));
+        if let Some(segment) = found.filter(|segment| segment.is_sealed() || self.damaged_end == DamagedEnd::Awaits) {
+            let (interval, sealed) = (self.config.index_interval_bytes, segment.is_sealed());
+            *segment = Arc::new(Segment::recovered(*segment.header(), segment.end(), sealed, interval));
+            if !sealed {
+                self.damaged_end = DamagedEnd::None;
+            }
         }
     }
 

@@ -3,8 +3,13 @@
 
 use bytes::Bytes;
 use levada_protocol::{
-    batch::{BatchIter, verify_crc},
+    batch::{
+        BatchIter,
+        header::{BatchHeader, HEADER_BYTES as BATCH_HEADER_BYTES},
+        verify_crc,
+    },
     ids::{LogIndex, Offset},
+    limits::BATCH_ALIGN,
 };
 
 use super::{
@@ -133,6 +138,31 @@ impl<'a> Cursor<'a> {
         let summary = Summary::of_payload(header.index, kind, &payload, self.at.offset)?;
         same("a frame's offset span", summary.offset_span, header.offset_span)?;
         Ok((payload, summary))
+    }
+
+    /// The entry's frame that stands here in numbers, from the headers of its batches: of a frame of a megabyte, little is
+    /// read. What it says is verified where it is read; here only that it continues the offsets, and fills the frame.
+    pub(crate) fn outline(&mut self, kind: EntryKind, header: &FrameHeader) -> Result<Summary, DamageCause> {
+        let none = Summary { next_offset: self.at.offset, offset_span: 0, max_timestamp_ms: i64::MIN, records: 0 };
+        let mut summary = none;
+        let start = self.at.position + HEADER_BYTES as u64;
+        let len = if kind == EntryKind::Batches { u64::from(header.payload_bytes) } else { 0 };
+        let mut position = 0;
+        while position < len {
+            let batch = BatchHeader::parse(&self.bytes(start + position, BATCH_HEADER_BYTES)?)?;
+            let end = position + batch.batch_bytes() as u64;
+            if end > len {
+                return Err(DamageCause::Short("a batch"));
+            }
+            same("a batch's base offset", summary.next_offset, batch.base_offset)?;
+            summary.next_offset = batch.next_offset();
+            summary.max_timestamp_ms = summary.max_timestamp_ms.max(batch.max_timestamp_ms);
+            summary.records = summary.records.saturating_add(batch.record_count);
+            position = end.next_multiple_of(BATCH_ALIGN as u64);
+        }
+        let span = summary.next_offset.get() - self.at.offset.get();
+        same("a frame's offset span", u64::from(header.offset_span), span)?;
+        Ok(Summary { offset_span: header.offset_span, ..summary })
     }
 
     /// The index frame at `position`, verified, and the place behind it.

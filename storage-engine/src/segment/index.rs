@@ -148,6 +148,11 @@ impl SegmentIndex {
         Self { lost: true, ..Self::default() }
     }
 
+    /// Whether it knows nothing of the segment's beginning.
+    pub(crate) const fn is_lost(&self) -> bool {
+        self.lost
+    }
+
     pub(crate) fn directory(&self) -> &[IndexPoint] {
         &self.directory
     }

@@ -28,6 +28,8 @@ use crate::{
 
 /// How much is mapped at a time where only headers are looked at.
 const SCAN_BYTES: usize = 256 * 1024;
+/// How much is mapped at once where headers are all that is looked at.
+const OUTLINE_BYTES: usize = 4 * 1024;
 /// How much is mapped at a time, at most, unless a frame is larger.
 const WINDOW_BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -72,6 +74,15 @@ struct State {
     end: Mark,
     sealed: bool,
     index: Option<Arc<SegmentIndex>>,
+    outlined: Option<Outlined>,
+}
+
+/// A stretch of a segment of which the index knows what the headers of its batches say, and nobody has verified them yet.
+/// Where entries stand is proven by themselves; how old they are is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Outlined {
+    from: Place,
+    to: Place,
 }
 
 impl Segment {
@@ -93,7 +104,8 @@ impl Segment {
         index: Option<Arc<SegmentIndex>>,
     ) -> Self {
         let (file, is_suspect) = (header.file(), AtomicBool::new(false));
-        Self { file, header, index_interval_bytes, is_suspect, state: Mutex::new(State { end, sealed, index }) }
+        let state = Mutex::new(State { end, sealed, index, outlined: None });
+        Self { file, header, index_interval_bytes, is_suspect, state }
     }
 
     pub(crate) const fn file(&self) -> &FileName {
@@ -117,7 +129,7 @@ impl Segment {
     pub(crate) fn publish(&self, end: Mark, sealed: bool, index: SegmentIndex) {
         let mut state = self.state();
         assert!(!state.sealed && end.position >= state.end.position, "segments only grow");
-        *state = State { end, sealed, index: Some(Arc::new(index)) };
+        *state = State { end, sealed, index: Some(Arc::new(index)), outlined: state.outlined };
     }
 
     /// Batches from the one that contains `offset`, up to `max_bytes` but at least one, of those that end before
@@ -167,7 +179,12 @@ impl Segment {
         max_offset: Offset,
     ) -> Result<Option<Offset>, Box<Damage>> {
         let view = self.view(disk);
-        let mut start = match view.index.find_time(timestamp_ms) {
+        let verified = self.verify_outlined(disk);
+        if verified.as_ref().is_err_and(|cause| !cause.is_want()) {
+            self.is_suspect.store(true, Ordering::Relaxed);
+        }
+        let is_sound = verified.is_ok();
+        let mut start = match if is_sound { view.index.find_time(timestamp_ms) } else { Lookup::Start } {
             Lookup::Nothing => return Ok(None),
             Lookup::Frame(at) => {
                 view.within(at.position, |points| points.iter().find(|p| p.max_timestamp_ms >= timestamp_ms).copied())
@@ -181,9 +198,67 @@ impl Segment {
         find_time(&mut cursor, timestamp_ms, min_offset, max_offset).map_err(|cause| view.damage(&mut cursor, cause))
     }
 
-    /// The index, loaded if it is not. It may turn out to be lost.
+    /// The index, loaded and verified if it is not.
+    #[cfg(test)]
     pub(crate) fn index(&self, disk: &dyn Disk) -> Arc<SegmentIndex> {
         self.view(disk).index
+    }
+
+    /// The index, loaded if it is not, without reading much: for who writes on. It may turn out to be lost. `None` if there
+    /// is nothing to look with.
+    pub(crate) fn outline(&self, disk: &dyn Disk) -> Option<Arc<SegmentIndex>> {
+        let (end, sealed, index) = {
+            let state = self.state();
+            (state.end, state.sealed, state.index.clone())
+        };
+        if index.is_some() {
+            return index;
+        }
+        let view = View { disk, segment: self, end, index: Arc::default() };
+        let loaded = view.load_index(sealed, Reading::Outlines);
+        if loaded.in_want {
+            return None;
+        }
+        let index = Arc::new(loaded.index);
+        let mut state = self.state();
+        if state.end == end && !loaded.again && state.index.is_none() {
+            (state.index, state.outlined) = (Some(Arc::clone(&index)), loaded.outlined);
+        }
+        Some(index)
+    }
+
+    /// Whether the index says something that nobody has verified.
+    pub(crate) fn is_outlined(&self) -> bool {
+        self.state().outlined.is_some()
+    }
+
+    /// Verifies what the index was told by headers alone.
+    ///
+    /// # Errors
+    /// It is damaged there.
+    pub(crate) fn verify_outlined(&self, disk: &dyn Disk) -> Result<(), DamageCause> {
+        let Some(outlined) = self.state().outlined else { return Ok(()) };
+        let ahead = SCAN_BYTES;
+        let mut cursor = Cursor::new(disk, &self.file, &self.header, outlined.from, outlined.to.position, ahead);
+        while let Some(header) = cursor.header()? {
+            match header.kind {
+                FrameKind::Entry(kind) => drop(cursor.whole_entry(kind, &header)?),
+                FrameKind::Index => return Err(DamageCause::Magic("entry")),
+            }
+            cursor.advance(&header);
+        }
+        if cursor.place() != outlined.to {
+            return Err(DamageCause::Short("the segment"));
+        }
+        self.state().outlined = None;
+        Ok(())
+    }
+
+    /// What the index was told is not so: nothing of it counts any more.
+    pub(crate) fn lose_index(&self) {
+        let mut state = self.state();
+        (state.index, state.outlined) = (Some(Arc::new(SegmentIndex::lost())), None);
+        self.is_suspect.store(true, Ordering::Relaxed);
     }
 
     /// Whether something of it could not be read since this was asked last.
@@ -200,10 +275,10 @@ impl Segment {
             return View { disk, segment: self, end, index };
         }
         let view = View { disk, segment: self, end, index: Arc::default() };
-        let (index, may_recover) = view.load_index(sealed);
-        let index = Arc::new(index);
+        let loaded = view.load_index(sealed, Reading::Entries);
+        let index = Arc::new(loaded.index);
         let mut state = self.state();
-        if state.end == end && !may_recover {
+        if state.end == end && !loaded.again && state.index.is_none() {
             state.index = Some(Arc::clone(&index));
         }
         View { index, ..view }
@@ -212,6 +287,26 @@ impl Segment {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How an index is made of frames that no index frame covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// They are read and verified.
+    Entries,
+    /// What the headers of their batches say is taken for true.
+    Outlines,
+}
+
+/// An index as it could be loaded.
+#[derive(Debug)]
+struct Loaded {
+    index: SegmentIndex,
+    outlined: Option<Outlined>,
+    /// Another attempt may find more.
+    again: bool,
+    /// There was nothing to look with.
+    in_want: bool,
 }
 
 /// A segment as it was when a read began.
@@ -263,9 +358,8 @@ impl<'a> View<'a> {
     }
 
     /// The index, from where it is quickest to get. Frames prove themselves, so without header and footer everything can
-    /// still be found and read, and without an index frame from the start on. Says whether another attempt may find more, as
-    /// it may where there was nothing to look with.
-    fn load_index(&self, sealed: bool) -> (SegmentIndex, bool) {
+    /// still be found and read, and without an index frame from the start on.
+    fn load_index(&self, sealed: bool, reading: Reading) -> Loaded {
         let file = &self.segment.file;
         let mut in_want = false;
         let mut report = |cause: &DamageCause, what| {
@@ -281,15 +375,16 @@ impl<'a> View<'a> {
         }
         if sealed {
             match self.load_footer() {
-                Ok(index) => return (index, false),
+                Ok(index) => return Loaded { index, outlined: None, again: false, in_want: false },
                 Err(cause) => report(&cause, "footer"),
             }
         }
-        match self.load_frames() {
-            Ok(index) => (index, false),
+        match self.load_frames(reading) {
+            Ok((index, outlined)) => Loaded { index, outlined, again: false, in_want: false },
             Err(cause) => {
                 report(&cause, "index");
-                (SegmentIndex::lost(), in_want || matches!(cause, DamageCause::Disk(_)))
+                let again = in_want || matches!(cause, DamageCause::Disk(_));
+                Loaded { index: SegmentIndex::lost(), outlined: None, again, in_want: cause.is_want() }
             }
         }
     }
@@ -307,8 +402,9 @@ impl<'a> View<'a> {
         ))
     }
 
-    /// From the last index frame back to the first, and then over the frames behind the last.
-    fn load_frames(&self) -> Result<SegmentIndex, DamageCause> {
+    /// From the last index frame back to the first, and then over the frames behind the last. There may be hundreds of
+    /// megabytes of these; of their outlines, little has to be read.
+    fn load_frames(&self, reading: Reading) -> Result<(SegmentIndex, Option<Outlined>), DamageCause> {
         let first = self.first();
         let mut directory = Vec::new();
         let mut behind = None;
@@ -324,11 +420,21 @@ impl<'a> View<'a> {
         }
         directory.reverse();
         let mut index = SegmentIndex::new(directory, first.index);
-        let mut cursor = self.cursor(behind.unwrap_or(first), SCAN_BYTES);
+        let from = behind.unwrap_or(first);
+        let mut cursor = match reading {
+            Reading::Entries => self.cursor(from, SCAN_BYTES),
+            Reading::Outlines => {
+                let Self { disk, segment, end, .. } = self;
+                Cursor::new(*disk, &segment.file, &segment.header, from, end.position, OUTLINE_BYTES)
+            }
+        };
         while let Some(header) = cursor.header()? {
             let at = cursor.place();
             let FrameKind::Entry(kind) = header.kind else { return Err(DamageCause::Magic("entry")) };
-            let (_, entry) = cursor.whole_entry(kind, &header)?;
+            let entry = match reading {
+                Reading::Entries => cursor.whole_entry(kind, &header)?.1,
+                Reading::Outlines => cursor.outline(kind, &header)?,
+            };
             let mut point = IndexPoint::new(at.offset, at.index, at.position, at.previous_crc);
             point.add(entry.max_timestamp_ms, entry.records);
             index.add(point, self.segment.index_interval_bytes);
@@ -337,7 +443,9 @@ impl<'a> View<'a> {
         if cursor.place() != Place::from(&self.end) {
             return Err(DamageCause::Short("the segment"));
         }
-        Ok(index)
+        let outlined = Outlined { from, to: cursor.place() };
+        let is_outlined = reading == Reading::Outlines && outlined.from != outlined.to;
+        Ok((index, is_outlined.then_some(outlined)))
     }
 
     fn check_header(&self) -> Result<(), DamageCause> {

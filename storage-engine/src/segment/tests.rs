@@ -249,6 +249,16 @@ fn space_is_reserved_and_writeback_paced() {
 /// Damages a file in some way, and proves that whatever is read is right or an error. Counts reads that failed.
 fn never_wrong(disk: &SimDisk, mark: Mark, sealed: bool, entries: &[Entry]) -> usize {
     let segment = Segment::recovered(header(), mark, sealed, CONFIG.index_interval_bytes);
+    let failed = never_wrong_in(&segment, disk, mark, entries);
+    // As somebody finds it who writes on, and has read little.
+    let outlined = Segment::recovered(header(), mark, sealed, CONFIG.index_interval_bytes);
+    outlined.outline(disk);
+    let too = never_wrong_in(&outlined, disk, mark, entries);
+    assert!(too > 0 || failed == 0, "noticed by who reads everything only");
+    failed
+}
+
+fn never_wrong_in(segment: &Segment, disk: &SimDisk, mark: Mark, entries: &[Entry]) -> usize {
     let expected = expected_batches(entries);
     let mut failed = 0;
     for (base, _, _) in &expected {
@@ -457,4 +467,37 @@ fn sound_bytes_of_another_place_or_time_are_found_out() {
     let damage = writer.segment().read(&disk, second, 1000, mark.offset).unwrap_err();
     assert!(matches!(damage.cause, DamageCause::Foreign { field: "a frame's index", .. }), "{damage}");
     assert!(damage.offsets.contains(&second));
+}
+
+/// Who writes on after a restart reads no records. What the headers say is not believed for ever.
+#[test]
+fn an_index_made_of_outlines_is_that_of_the_entries_and_verified_before_it_is_written() {
+    let (disk, entries) = (disk(), entries(9));
+    let mut writer = SegmentWriter::create(header(), CONFIG);
+    write(&disk, &mut writer, &entries);
+    let (file, end) = (writer.segment().file().clone(), *writer.at());
+    let recovered = || Segment::recovered(header(), end, false, CONFIG.index_interval_bytes);
+    let index = recovered().index(&disk);
+    assert!(!index.points().is_empty());
+
+    let outlined = recovered();
+    assert_eq!(outlined.outline(&disk).unwrap(), index);
+    assert!(outlined.is_outlined());
+    assert!(outlined.offset_for_time(&disk, 0, Offset(0), end.offset).unwrap().is_some());
+    assert!(!outlined.is_outlined(), "a time was looked up");
+
+    let resumed = SegmentWriter::resume(Arc::new(recovered()), &disk, CONFIG);
+    resumed.verify(&disk, 0, false).unwrap();
+    assert!(resumed.segment().is_outlined(), "nothing goes into an index frame yet");
+    resumed.verify(&disk, 0, true).unwrap();
+    assert!(!resumed.segment().is_outlined());
+
+    // The last byte of a record: no header says anything of it.
+    let damaged = disk.fork();
+    let at = contents(&disk, &file).iter().rposition(|&byte| byte != 0).unwrap();
+    damaged.flip_bit(&file, at as u64, 0);
+    let outlined = recovered();
+    assert_eq!(outlined.outline(&damaged).unwrap(), index);
+    assert!(outlined.verify_outlined(&damaged).is_err());
+    assert!(outlined.is_outlined());
 }

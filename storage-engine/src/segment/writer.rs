@@ -7,13 +7,14 @@ use bytes::Bytes;
 use super::{
     Mark, footer,
     format::{FrameHeader, FrameKind, SegmentHeader, padding},
-    index::{IndexFrame, IndexPoint, SegmentIndex},
+    index::{IndexFrame, IndexPoint, POINTS_PER_FRAME, SegmentIndex},
     reader::Segment,
 };
 use crate::{
     config::SegmentConfig,
     disk::{Disk, DiskOp},
     entry::Entry,
+    error::DamageCause,
     payload::Summary,
 };
 
@@ -63,7 +64,7 @@ impl SegmentWriter {
         let at = segment.end();
         let file = segment.file().clone();
         let first_op = matches!(disk.len(&file), Ok(None)).then_some(DiskOp::Create { file });
-        let index = Arc::unwrap_or_clone(segment.index(disk));
+        let index = segment.outline(disk).map_or_else(SegmentIndex::lost, Arc::unwrap_or_clone);
         let (bufs_position, allocated_bytes, written_back) = (at.position, at.position, at.position);
         Self { segment, config, at, index, first_op, bufs: Vec::new(), bufs_position, allocated_bytes, written_back }
     }
@@ -80,6 +81,18 @@ impl SegmentWriter {
     /// What was pushed and not taken.
     pub(crate) const fn pending_bytes(&self) -> u64 {
         self.at.position - self.bufs_position
+    }
+
+    /// Before so many bytes are pushed, or the segment is sealed: what would go into an index frame must be verified.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub(crate) fn verify(&self, disk: &dyn Disk, bytes: u64, seals: bool) -> Result<(), DamageCause> {
+        let points = self.index.points().len() as u64 + bytes / self.config.index_interval_bytes.max(1) + 2;
+        if self.segment.is_outlined() && (seals || points >= POINTS_PER_FRAME as u64) {
+            self.segment.verify_outlined(disk)?;
+        }
+        Ok(())
     }
 
     /// Appends the frame of an entry, the next one.

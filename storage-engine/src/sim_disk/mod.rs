@@ -36,7 +36,7 @@ use self::{
     names::{InodeId, Names},
     rng::Rng,
 };
-use crate::disk::{Disk, DiskError, DiskOp, FileName};
+use crate::disk::{Disk, DiskError, DiskOp, DiskSpace, FileName};
 
 #[derive(Clone, Debug)]
 struct State {
@@ -128,6 +128,12 @@ impl SimDisk {
         self.lock().capacity = bytes;
     }
 
+    /// What all files take, as [`SimDisk::set_capacity`] counts it.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.lock().used()
+    }
+
     /// Turns the power off after this many further operations: the next one and everything after it, reads too, fails
     /// and changes nothing, until [`SimDisk::crash`].
     pub fn halt_after(&self, operations: u64) {
@@ -200,10 +206,14 @@ impl State {
         self.halt_at.is_some_and(|at| self.performed >= at)
     }
 
+    fn used(&self) -> u64 {
+        self.inodes.values().map(|inode| inode.space()).sum()
+    }
+
     /// Fails when the file would need more space than there is at this length.
     fn check_space(&self, file: &FileName, len: u64) -> io::Result<()> {
         let Some(capacity) = self.capacity else { return Ok(()) };
-        let used: u64 = self.inodes.values().map(|inode| inode.space()).sum();
+        let used = self.used();
         let more = len.next_multiple_of(SECTOR_BYTES as u64).saturating_sub(self.inode(file)?.space());
         // What is allocated can be overwritten however full the disk is.
         if more > 0 && used + more > capacity { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
@@ -386,6 +396,12 @@ impl Disk for SimDisk {
             .read(file, pos, len)
             .and_then(|bytes| if bytes.len() == len { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) });
         read.map_err(|error| DiskError::new("map", file, &error))
+    }
+
+    fn space(&self) -> Result<Option<DiskSpace>, DiskError> {
+        let state = self.lock();
+        let free_bytes = |total_bytes: u64| total_bytes.saturating_sub(state.used());
+        Ok(state.capacity.map(|total_bytes| DiskSpace { total_bytes, free_bytes: free_bytes(total_bytes) }))
     }
 }
 

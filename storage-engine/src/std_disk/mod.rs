@@ -30,7 +30,7 @@ use self::{
 };
 pub use crate::mmap::report_faults;
 use crate::{
-    disk::{Disk, DiskError, DiskOp, FileName},
+    disk::{Disk, DiskError, DiskOp, DiskSpace, FileName},
     mmap,
 };
 
@@ -84,6 +84,11 @@ impl StdDisk {
 
     fn path(&self, file: &FileName) -> PathBuf {
         self.root.join(file.as_str())
+    }
+
+    /// What failed, with the whole path: a machine may have several data directories.
+    fn error(&self, call: &'static str, subject: &str, error: &io::Error) -> DiskError {
+        DiskError::new(call, self.root.join(subject).display(), error)
     }
 
     /// Performs a change of one file through its descriptor and remembers that it is not synced.
@@ -158,10 +163,10 @@ impl StdDisk {
 
 impl Disk for StdDisk {
     fn perform(&self, op: &DiskOp) -> Result<(), DiskError> {
-        self.try_perform(op).map_err(|error| DiskError::new(op.call(), op.subject(), &error))?;
+        self.try_perform(op).map_err(|error| self.error(op.call(), op.subject(), &error))?;
         // On its own, since lack of space means something else here.
         if let DiskOp::ZeroFill { file, .. } = op {
-            self.descriptors.sync(file).map_err(|error| DiskError::new("fdatasync", file, &error))?;
+            self.descriptors.sync(file).map_err(|error| self.error("fdatasync", file.as_str(), &error))?;
         }
         Ok(())
     }
@@ -180,7 +185,7 @@ impl Disk for StdDisk {
         };
         match read() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            other => other.map_err(|error| DiskError::new("readdir", dir, &error)),
+            other => other.map_err(|error| self.error("readdir", dir, &error)),
         }
     }
 
@@ -188,7 +193,7 @@ impl Disk for StdDisk {
         match fs::metadata(self.path(file)) {
             Ok(metadata) => Ok(Some(metadata.len())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(DiskError::new("stat", file, &error)),
+            Err(error) => Err(self.error("stat", file.as_str(), &error)),
         }
     }
 
@@ -212,7 +217,7 @@ impl Disk for StdDisk {
             bytes.truncate(filled);
             Ok(bytes.into())
         };
-        read().map_err(|error| DiskError::new("read", name, &error))
+        read().map_err(|error| self.error("read", name.as_str(), &error))
     }
 
     fn read_from_disk(&self, name: &FileName, pos: u64, len: usize) -> Result<Bytes, DiskError> {
@@ -230,12 +235,18 @@ impl Disk for StdDisk {
             Err(error) if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::OutOfMemory) => {
                 let bytes = self.read(name, pos, len)?;
                 if bytes.len() < len {
-                    return Err(DiskError::new("map", name, &io::ErrorKind::UnexpectedEof.into()));
+                    return Err(self.error("map", name.as_str(), &io::ErrorKind::UnexpectedEof.into()));
                 }
                 Ok(bytes)
             }
-            other => other.map_err(|error| DiskError::new("map", name, &error)),
+            other => other.map_err(|error| self.error("map", name.as_str(), &error)),
         }
+    }
+
+    fn space(&self) -> Result<Option<DiskSpace>, DiskError> {
+        let stat = rustix::fs::statvfs(&self.root).map_err(|error| self.error("statvfs", "", &error.into()))?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(Some(DiskSpace { total_bytes: bytes(stat.f_blocks), free_bytes: bytes(stat.f_bavail) }))
     }
 }
 

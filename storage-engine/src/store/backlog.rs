@@ -55,9 +55,10 @@ impl Backlog {
         if group.led { &mut self.led_bytes } else { &mut self.followed_bytes }
     }
 
-    /// A group waits for more, unless it has nothing.
+    /// A group waits for more, unless it has nothing, or nothing that is worth a write.
     pub(super) fn queue(&mut self, group: &mut Group) {
-        if group.waits_since.is_none() && group.log.backlog_bytes() > group.log.writing_bytes() {
+        let has_some = group.log.backlog_bytes() > group.log.writing_bytes();
+        if group.waits_since.is_none() && has_some && !group.log.rests() {
             group.waits_since = Some(self.ticks);
             self.queue.push_back((group.id(), self.ticks));
         }

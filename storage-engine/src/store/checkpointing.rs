@@ -10,6 +10,10 @@
 //! What the owner says when it begins is one cut through all groups: the state of one may speak of another. So a group that
 //! is [installed](Store::install) after that is not in this checkpoint, and one that is removed after that still is.
 //!
+//! A group that *rests* has got nothing since the last checkpoint, or since it was made, but a few empty entries of new
+//! leaders. No checkpoint writes them to a segment, or makes one for them: it leaves the group as it was, and the journal
+//! keeps the entries. So a restart touches no file of a group that is idle.
+//!
 //! A group that is stuck (its quorum is lost, say) keeps entries that no segment may have, and with them the journal's
 //! oldest file. When that holds back too much, the group's entries are written to the journal once more. No checkpoint is
 //! written while that is under way: so the entries are in the journal as a whole, at the old place or at the new.
@@ -66,6 +70,11 @@ impl Checkpointing {
         }
     }
 
+    /// Whether it is being found out what the checkpoint under way says.
+    pub(super) const fn is_capturing(&self) -> bool {
+        matches!(self.stage, Stage::Capturing { .. })
+    }
+
     /// How many checkpoints from now on, the one under way included, do not know what happens now.
     pub(super) const fn blind(&self) -> u64 {
         match self.stage {
@@ -84,6 +93,7 @@ impl Checkpointing {
         {
             let applied = LogIndex(log.end().index.get() - 1);
             group.captured = Captured { applied, log, conf_state, app_state };
+            group.is_outdated = false;
             return true;
         }
         false
@@ -91,17 +101,34 @@ impl Checkpointing {
 }
 
 impl Store {
-    /// Whether enough went into the journal since the last checkpoint began, and none is under way.
+    /// Whether enough went into the journal since the last checkpoint began, or it finds no space for another file, and no
+    /// checkpoint is under way.
     #[must_use]
     pub fn checkpoint_due(&self) -> bool {
-        !self.is_checkpointing()
-            && self.journal.written_bytes() - self.checkpointing.began_at_bytes >= self.config.checkpoint_bytes
+        let written_bytes = self.journal.written_bytes() - self.checkpointing.began_at_bytes;
+        let is_due = written_bytes >= self.config.checkpoint_bytes || self.is_checkpoint_the_way_out();
+        !self.is_checkpointing() && is_due
     }
 
-    /// Whether the group's applied state is another than the last checkpoint has: the next one must name it.
+    /// Whether there are files that no log has any more, and that the last checkpoint may still name.
+    #[must_use]
+    pub const fn holds_removed(&self) -> bool {
+        !self.removed.is_empty()
+    }
+
+    /// Whether the group's applied state is another than the last checkpoint has: the next one must name it. A group
+    /// that rests, none needs to.
     #[must_use]
     pub fn has_moved(&self, group: GroupId, applied: LogIndex) -> bool {
-        self.groups.get(&group).is_some_and(|group| group.captured.applied != applied)
+        let has_moved = |group: &Group| (group.captured.applied != applied || group.is_outdated) && !group.rests();
+        self.groups.get(&group).is_some_and(has_moved)
+    }
+
+    /// What the next checkpoint says of a group is something new, though its applied state is the same: its membership is.
+    pub fn recapture(&mut self, group: GroupId) {
+        if let Some(state) = self.groups.get_mut(&group) {
+            state.is_outdated = true;
+        }
     }
 
     /// Whether a checkpoint is under way.
@@ -121,18 +148,22 @@ impl Store {
         }
         let mut waiting = BTreeMap::new();
         for checkpoint in groups {
-            let log = &mut self.group(checkpoint.group).log;
+            let group = self.group(checkpoint.group);
             assert_eq!(
-                log.committed(),
+                group.log.committed(),
                 checkpoint.applied,
                 "group {}: applied is what was committed",
                 checkpoint.group
             );
-            log.hold(checkpoint.applied);
+            if group.rests() {
+                continue;
+            }
+            group.log.hold(checkpoint.applied);
             self.ready.insert(checkpoint.group);
             waiting.insert(checkpoint.group, (checkpoint.conf_state, checkpoint.app_state));
         }
         self.checkpointing.began_at_bytes = self.journal.written_bytes();
+        self.checkpoint_begins();
         let doubt = self.doubt.clone();
         self.checkpointing.stage = Stage::Capturing { waiting, removed: Vec::new(), doubt };
     }
@@ -207,16 +238,15 @@ impl Store {
         ops
     }
 
-    /// If too much of the journal is held back: groups that needed a block up to `before` for all the time since then
-    /// get their entries a new place.
+    /// Groups that needed a block up to `before` for all the time since then get their entries a new place: those that rest, as
+    /// no checkpoint will have their entries, and all of them if too much of the journal is held back.
     fn unstick(&mut self, before: Lsn) {
         let held_bytes = self.journal.used_bytes();
-        if held_bytes <= self.config.journal_held_bytes_max {
-            return;
-        }
+        let too_much = held_bytes > self.config.journal_held_bytes_max;
         for group in self.groups.values_mut() {
             let is_stuck = group.needed_lsn().is_some_and(|needed| needed <= before);
-            if is_stuck && group.submit_again(&mut self.journal) {
+            let is_written_again = is_stuck && (too_much || group.rests()) && group.submit_again(&mut self.journal);
+            if is_written_again && too_much {
                 tracing::info!(group = %group.id(), held_bytes, "journal.held: entries that hold it back are written again");
             }
         }

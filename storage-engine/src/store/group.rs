@@ -61,6 +61,8 @@ pub(super) struct Group {
     pub(super) first_checkpoint: u64,
     /// What the next checkpoint says of it.
     pub(super) captured: Captured,
+    /// It is not to say that any more, though nothing has been appended.
+    pub(super) is_outdated: bool,
     /// The blocks that hold what no checkpoint has.
     runs: VecDeque<Run>,
     submitted: VecDeque<Submitted>,
@@ -82,6 +84,7 @@ impl Group {
             born: Lsn(0),
             first_checkpoint: 0,
             captured,
+            is_outdated: false,
             runs: VecDeque::new(),
             submitted: VecDeque::new(),
             appends_durable: 0,
@@ -150,6 +153,11 @@ impl Group {
             Some(run) if lsn.get() - run.lsn.get() < RUN_BLOCKS => run.last = run.last.max(last),
             _ => self.runs.push_back(Run { last, lsn }),
         }
+    }
+
+    /// Whether the checkpoint has everything but a few empty entries: it needs not have these.
+    pub(super) fn rests(&self) -> bool {
+        !self.is_outdated && self.captured.applied == self.log.written_to() && self.log.rests()
     }
 
     /// The first block that a recovery from `captured` needs, if it needs one.

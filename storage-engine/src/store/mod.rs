@@ -14,8 +14,8 @@
 //! Because the segments' lane is in order, a sync behind a write needs not wait for the write's answer: a checkpoint is
 //! one list of operations.
 //!
-//! **Failure.** Any failed operation ends the store (fail-stop): [`Poisoned`], and nothing more is handed out. That goes
-//! for a full disk as well, unless it only kept the journal from making a new file ready.
+//! **Failure.** Any failed operation ends the store (fail-stop): [`Poisoned`], and nothing more is handed out. A full disk
+//! is no failure: what finds no space waits for it (`space.rs`), unless a sync says so.
 //!
 //! **Group creation** is durable with the group's first entries: entry 0 of a group, which raft never sees, says in the
 //! journal whose log it is. **Group removal** is durable with the next checkpoint; a crash before may bring the group back,
@@ -29,6 +29,7 @@ mod recovery;
 mod repair;
 mod segment_spec;
 mod snapshot;
+mod space;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -44,11 +45,13 @@ use checkpointing::Checkpointing;
 use group::Group;
 use incoming::Incoming;
 use levada_protocol::ids::{GroupId, LogIndex, Offset, PartitionId, Term, TopicId, TopicPartition};
+use space::Space;
 
 pub use self::{
     recovery::{Recovered, RecoveredGroup},
     segment_spec::{SegmentCheck, SegmentSpec, segment_file},
     snapshot::{GroupState, Snapshot},
+    space::reserve_file,
 };
 pub use crate::{config::StoreConfig, disk::Lane, identity::DirIdentity};
 use crate::{
@@ -123,6 +126,11 @@ pub enum StoreEvent {
         /// The group.
         group: GroupId,
     },
+    /// A piece of a file that arrives found no space: what is there of the group's files is to be thrown away.
+    IncomingFull {
+        /// The group.
+        group: GroupId,
+    },
     /// A damaged segment has another file now, which is sound.
     Repaired {
         /// The group.
@@ -147,6 +155,10 @@ enum Job {
     Incoming(GroupId),
     Repair(GroupId, LogIndex),
     Remove,
+    /// Makes the file that keeps blocks, or removes it.
+    Reserve {
+        is_kept: bool,
+    },
 }
 
 /// Written entries that a tail still keeps.
@@ -183,7 +195,8 @@ pub struct Store {
     groups: BTreeMap<GroupId, Group>,
     /// Groups that may have something to write to a segment.
     ready: BTreeSet<GroupId>,
-    jobs: BTreeMap<u64, Job>,
+    /// What is with the disk; of what may be done again, also how.
+    jobs: BTreeMap<u64, (Job, Vec<DiskOp>)>,
     last_token: u64,
     /// What tails take in memory.
     tail_bytes: TailBytes,
@@ -209,6 +222,8 @@ pub struct Store {
     incoming: Incoming,
     /// Segments that somebody could not read.
     suspects: Arc<Suspects>,
+    /// What waits for space.
+    space: Space,
     /// Groups that may have lost something that was acknowledged.
     doubt: Doubt,
     poisoned: Option<Poisoned>,
@@ -312,11 +327,16 @@ impl Store {
         if let Some(state) = self.groups.remove(&group) {
             self.backlog.forget(&state);
             self.checkpointing.forget(&state);
+            self.space.forget(group);
             let until = self.checkpoints + 1 + self.checkpointing.blind();
             let leaving = Leaving { submitted: state.submitted(), until };
             self.leaving.insert(group, leaving);
+            // The checkpoint under way may still have it, and then names files that must be what it says.
+            let is_named = |file: &FileName| self.checkpointing.is_capturing() && state.names(file);
+            let still_named: Vec<FileName> = self.dirty.iter().filter(|file| is_named(file)).cloned().collect();
             let files = state.log.close();
             self.dirty.retain(|file| !files.contains(file));
+            self.dirty.extend(still_named);
             self.removed.extend(files.into_iter().map(|file| (group, file)));
         }
         self.ready.remove(&group);
@@ -371,17 +391,16 @@ impl Store {
         self.backlog.followed_bytes() > max || self.journal.waiting_bytes() > max
     }
 
-    /// Whether the journal needs another file and the last attempt to make one found no space. Nothing becomes durable
-    /// until there is some.
-    #[must_use]
-    pub const fn lacks_space(&self) -> bool {
-        self.journal.lacks_space()
-    }
-
     /// To be called every now and then (50 ms or so).
     pub fn tick(&mut self) {
         self.journal.tick();
         self.backlog.tick();
+        self.space.tick();
+    }
+
+    /// Has the journal write an empty block if there is nothing else: how long does it take?
+    pub const fn prove(&mut self) {
+        self.journal.prove();
     }
 
     /// What must be done next.
@@ -392,6 +411,7 @@ impl Store {
         // Before anything that is written: what recovery found left over may be about to be written again.
         self.poll_removal(effects);
         self.poll_incoming(effects);
+        self.poll_space(effects);
         if let Some(io) = self.journal.poll() {
             effects.push(self.effect(Lane::Journal, Job::Journal(io.token), io.ops));
         }
@@ -428,38 +448,56 @@ impl Store {
     /// # Panics
     /// On a token that was not handed out.
     pub fn on_disk(&mut self, token: u64, result: Result<(), DiskError>) -> Result<Vec<StoreEvent>, Poisoned> {
-        let job = self.jobs.remove(&token).expect("answers come to what was handed out");
-        let events = self.finish(job, result);
+        let (job, ops) = self.jobs.remove(&token).expect("answers come to what was handed out");
+        let events = match result {
+            Err(error) if self.poisoned.is_none() && space::may_wait(&job) && !error.is_fatal() => {
+                self.put_off(token, job, ops, &error);
+                Ok(Vec::new())
+            }
+            result => {
+                if result.is_ok() {
+                    self.space_found(token);
+                }
+                self.finish(job, &ops, result)
+            }
+        };
         if let Err(poisoned) = &events {
             self.poisoned.get_or_insert_with(|| poisoned.clone());
         }
         self.poisoned.clone().map_or(events, Err)
     }
 
-    fn finish(&mut self, job: Job, result: Result<(), DiskError>) -> Result<Vec<StoreEvent>, Poisoned> {
+    fn finish(&mut self, job: Job, ops: &[DiskOp], result: Result<(), DiskError>) -> Result<Vec<StoreEvent>, Poisoned> {
         match job {
             Job::Journal(token) => {
                 let completed = self.journal.complete(token, result)?;
-                return Ok(self.block_durable(&completed));
+                return Ok(completed.map_or_else(Vec::new, |completed| self.block_durable(&completed)));
             }
             Job::JournalUpkeep(token) => self.journal.complete_upkeep(token, result)?,
             Job::Segment(group) => {
                 result.map_err(Poisoned::new)?;
-                self.segment_written(group);
+                self.segment_written(group, ops);
             }
             Job::Checkpoint => {
                 result.map_err(Poisoned::new)?;
                 return Ok(vec![self.checkpoint_durable()]);
             }
             Job::Incoming(group) => {
-                result.map_err(Poisoned::new)?;
-                return Ok(vec![StoreEvent::Incoming { group }]);
+                return match result {
+                    Err(error) if !error.is_fatal() => Ok(vec![StoreEvent::IncomingFull { group }]),
+                    result => result.map(|()| vec![StoreEvent::Incoming { group }]).map_err(Poisoned::new),
+                };
             }
             Job::Repair(group, first_index) => {
                 result.map_err(Poisoned::new)?;
                 return Ok(self.repaired(group, first_index));
             }
             Job::Remove => result.map_err(Poisoned::new)?,
+            Job::Reserve { is_kept } => {
+                let is_made = result.is_ok();
+                result.or_else(|error| if error.is_fatal() { Err(Poisoned::new(error)) } else { Ok(()) })?;
+                self.reserve_changed(is_kept && is_made);
+            }
         }
         Ok(Vec::new())
     }
@@ -482,15 +520,15 @@ impl Store {
         let Some(group) = self.groups.get_mut(&id) else { return false };
         let Some(ops) = self.backlog.follow(group, |group| group.log.next_write(urgent)) else { return false };
         group.waits_since = None;
-        self.note_dirty(&ops);
         effects.push(self.effect(Lane::Segments, Job::Segment(id), ops));
         true
     }
 
-    fn segment_written(&mut self, id: GroupId) {
+    fn segment_written(&mut self, id: GroupId, ops: &[DiskOp]) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let (written, removed) = self.backlog.follow(group, |group| group.log.written());
         self.removed.extend(removed.into_iter().map(|file| (id, file)));
+        self.note_dirty(ops);
         self.ready.insert(id);
         self.kept.push_back(Kept { group: id, last_index: written.last_index, bytes: written.bytes });
         self.kept_bytes += written.bytes;
@@ -504,7 +542,8 @@ impl Store {
         }
     }
 
-    /// Which files have to be synced by the next checkpoint.
+    /// Which files have to be synced by the next checkpoint: it captures what was written, not what is on its way, and that
+    /// may find no space.
     fn note_dirty(&mut self, ops: &[DiskOp]) {
         for op in ops {
             match op {
@@ -526,7 +565,8 @@ impl Store {
 
     fn effect(&mut self, lane: Lane, job: Job, ops: Vec<DiskOp>) -> StoreEffect {
         self.last_token += 1;
-        self.jobs.insert(self.last_token, job);
+        let again = if space::may_wait(&job) { ops.clone() } else { Vec::new() };
+        self.jobs.insert(self.last_token, (job, again));
         StoreEffect::Disk { lane, token: self.last_token, ops }
     }
 }

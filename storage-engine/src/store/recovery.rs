@@ -22,6 +22,7 @@ use super::{
     checkpointing::Checkpointing,
     group::{Captured, Group, created},
     incoming::Incoming,
+    space::Space,
 };
 use crate::{
     checkpoint::{Checkpoint, GroupRecord},
@@ -100,6 +101,7 @@ impl Store {
         let leftovers = if doubt == Doubt::None { leftovers(&*disk, &checkpoint)? } else { Vec::new() };
         let incoming = Incoming::found(&*disk)?;
         let recovered = groups.values().map(|group| recovered_group(group, &doubt)).collect();
+        let space = Space::found_on(&*disk)?;
         let store = Store {
             disk,
             config,
@@ -121,6 +123,7 @@ impl Store {
             checkpoints: 0,
             leaving: BTreeMap::new(),
             incoming,
+            space,
             suspects,
             doubt: doubt.clone(),
             poisoned: None,

@@ -4,6 +4,12 @@
 //! arrives from another node beside it (`incoming.rs`), is checked against what is known of the segment
 //! (`segment_spec.rs`), synced, and takes its name. Whoever still reads the old one finds in it what it found before. A crash
 //! in between leaves one or the other.
+//!
+//! **The segment that is written.** What is written behind a damaged place is sound, as the writer has the index in memory. But
+//! after a restart it must read the index, and if that is lost, what it would write (index frames, footer, the chain of
+//! CRCs into the next segment) would not be what others have. So the segment waits until the damaged file is replaced, up to
+//! where the checkpoint says that it is written ([`Store::awaits_repair`]). Entries wait in memory meanwhile. Where nobody has a
+//! sound file, [`Store::accept_damage`] goes on without: from then on this replica's segments are its own.
 
 use std::collections::BTreeSet;
 
@@ -47,7 +53,21 @@ impl Store {
         None
     }
 
-    /// Gives a sealed segment the file that has arrived for it. [`StoreEvent::Repaired`] follows.
+    /// Whether the segment that the group is to write next waits for a sound file.
+    #[must_use]
+    pub fn awaits_repair(&self, group: GroupId) -> bool {
+        self.groups.get(&group).is_some_and(|group| group.log.is_waiting_for_repair())
+    }
+
+    /// It does not have to wait any longer: nobody has one.
+    pub fn accept_damage(&mut self, group: GroupId) {
+        if let Some(state) = self.groups.get_mut(&group) {
+            state.log.accept_damage();
+            self.ready.insert(group);
+        }
+    }
+
+    /// Gives a segment that is sealed, or awaits it, the file that has arrived for it. [`StoreEvent::Repaired`] follows.
     ///
     /// # Panics
     /// If there is no such file that is complete.
@@ -63,8 +83,9 @@ impl Store {
     }
 
     pub(super) fn repaired(&mut self, group: GroupId, first_index: LogIndex) -> Vec<StoreEvent> {
-        let Some(state) = self.groups.get(&group) else { return Vec::new() };
+        let Some(state) = self.groups.get_mut(&group) else { return Vec::new() };
         state.log.reopen(first_index);
+        self.ready.insert(group);
         vec![StoreEvent::Repaired { group, first_index }]
     }
 }

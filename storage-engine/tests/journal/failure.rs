@@ -101,6 +101,30 @@ fn space_that_comes_back_is_found_at_the_next_tick() {
     assert_eq!(found(&journal.disk.crash_image(&CrashPlan::LOSE_ALL), from(0, 0)).lsns(), [1]);
 }
 
+/// On a file system that copies what it overwrites, a block may find no space in a file that is there.
+#[test]
+fn a_block_that_finds_no_space_is_written_again_and_is_not_durable_before() {
+    let mut journal = Journal::new(1);
+    journal.commit([append(1, 1, "a")]);
+    let no_space = FaultEffect::Fail(ErrorKind::StorageFull);
+    journal.disk.inject(Fault { effect: no_space, ..Fault::fail("write").on("journal/") });
+    journal.writer.submit(append(1, 2, vec![7; 9000]));
+    assert!(journal.write().is_none());
+    assert!(journal.writer.lacks_space());
+    assert_eq!(found(&journal.disk.crash_image(&CrashPlan::LOSE_ALL), from(0, 0)).lsns(), [1]);
+    journal.writer.submit(append(1, 3, "b"));
+    assert!(journal.write().is_none(), "not before a tick, and nothing overtakes it");
+    journal.writer.tick();
+    assert_eq!(journal.write().unwrap().unwrap().lsn, Lsn(2));
+    assert!(!journal.writer.lacks_space());
+    assert_eq!(journal.write().unwrap().unwrap().lsn, Lsn(3));
+    assert_eq!(found(&journal.disk.crash_image(&CrashPlan::LOSE_ALL), from(0, 0)).lsns(), [1, 2, 3]);
+    // But a sync that finds none has dropped what it should have written.
+    journal.disk.inject(Fault { effect: no_space, ..Fault::fail("fdatasync").on("journal/") });
+    journal.writer.submit(append(1, 4, "c"));
+    assert_eq!(journal.write().unwrap().unwrap_err().cause.op, "fdatasync");
+}
+
 #[test]
 fn a_tail_that_finds_no_space_to_be_written_again_keeps_the_directory_closed() {
     let mut journal = Journal::new(1);

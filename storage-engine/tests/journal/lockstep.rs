@@ -98,7 +98,7 @@ impl Journal {
         self.upkeep();
         let io = self.writer.poll()?;
         let result = perform(&self.disk, &io);
-        Some(self.writer.complete(io.token, result))
+        self.writer.complete(io.token, result).transpose()
     }
 
     /// Makes one block of these.

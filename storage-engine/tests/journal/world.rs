@@ -149,7 +149,7 @@ impl World {
         if on_journal {
             self.journal.busy = false;
             let completed = self.writer.complete(token, Ok(())).map_err(|error| error.to_string())?;
-            self.model.complete(&completed);
+            self.model.complete(&completed.expect("it did not lack space"));
         } else {
             self.upkeep.busy = false;
             self.writer.complete_upkeep(token, Ok(())).map_err(|error| error.to_string())?;

@@ -6,6 +6,7 @@
 
 mod moves;
 mod nodes;
+mod recovery;
 mod wire;
 
 use std::{
@@ -25,6 +26,7 @@ use self::wire::{malformed, node_to_wire, topic_from_wire};
 pub use self::{
     moves::{Move, move_command},
     nodes::{MEMBERS_FIRST, removed, unknown_node},
+    recovery::Recovery,
     wire::topic_info,
 };
 use super::feature::{LEVEL_FIRST, LEVEL_MAX};
@@ -57,6 +59,8 @@ pub struct Partition {
     pub lost: Vec<ReplicaId>,
     /// How many targets it has been given: one may come back that was given up before.
     pub targets_given: u64,
+    /// It goes on from one replica without the consent of the others.
+    pub recovery: Option<Recovery>,
 }
 
 /// A topic.
@@ -66,7 +70,7 @@ pub struct Topic {
     pub name: String,
     /// Its identity.
     pub id: TopicId,
-    /// Its partitions, by number.
+    /// Its partitions: that of number n is the nth, from 0 on.
     pub partitions: Vec<Partition>,
     /// The settings that were given.
     pub settings: BTreeMap<String, String>,
@@ -93,6 +97,15 @@ pub struct Node {
     pub feature_level_max: u32,
     /// It is to give up all its replicas.
     pub draining: bool,
+}
+
+impl Topic {
+    /// One of its partitions.
+    #[must_use]
+    pub fn partition(&self, number: PartitionId) -> Option<&Partition> {
+        let at = usize::try_from(number.get()).ok()?;
+        self.partitions.get(at).filter(|partition| partition.partition == number)
+    }
 }
 
 impl Node {
@@ -236,6 +249,7 @@ impl Metadata {
             Kind::FinishMove(finish) => self.finish_move(&finish),
             Kind::ReplaceReplica(replace) => self.replace_replica(&replace),
             Kind::AddPartitions(add) => self.add_partitions(add),
+            Kind::RecoverPartition(recover) => self.recover_partition(&recover),
         }
     }
 

@@ -32,7 +32,13 @@ pub struct Move {
 }
 
 impl Metadata {
-    fn draw_replica(&mut self, node: NodeId) -> Replica {
+    /// Whether a replica has had this number, by now.
+    #[must_use]
+    pub const fn has_given(&self, replica: ReplicaId) -> bool {
+        replica.get() < self.next_replica
+    }
+
+    pub(super) fn draw_replica(&mut self, node: NodeId) -> Replica {
         let id = ReplicaId(self.next_replica);
         self.next_replica += 1;
         Replica { id, node }
@@ -99,6 +105,7 @@ impl Metadata {
                 partition.replicas = std::mem::take(&mut partition.target);
                 partition.leaving.clear();
                 partition.lost.clear();
+                partition.recovery = None;
             }
         })
     }
@@ -112,7 +119,11 @@ impl Metadata {
         })
     }
 
-    fn change_partition(&mut self, group: GroupId, change: impl FnOnce(&mut Self, &mut Partition)) -> Result<Applied> {
+    pub(super) fn change_partition(
+        &mut self,
+        group: GroupId,
+        change: impl FnOnce(&mut Self, &mut Partition),
+    ) -> Result<Applied> {
         let place = self.partition_of(group).ok_or_else(|| {
             Error::new(ErrorCode::UnknownPartition, format!("raft group {group} is not one of a partition (any more)"))
         })?;
@@ -180,7 +191,7 @@ impl Partition {
         self.known().find(|replica| replica.node == node)
     }
 
-    fn set_target(&mut self, target: Vec<Replica>) {
+    pub(super) fn set_target(&mut self, target: Vec<Replica>) {
         if self.first.is_empty() {
             self.first = self.replicas.clone();
         }

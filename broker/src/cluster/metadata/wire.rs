@@ -10,7 +10,7 @@ use levada_protocol::{
 };
 use prost::Message as _;
 
-use super::{Metadata, Node, Partition, Replica, Topic};
+use super::{Metadata, Node, Partition, Recovery, Replica, Topic};
 use crate::cluster::feature::LEVEL_FIRST;
 
 impl Metadata {
@@ -130,6 +130,9 @@ fn partition_to_wire(partition: &Partition) -> wire::Partition {
         leaving: replicas_to_wire(&partition.leaving),
         lost: partition.lost.iter().map(|replica| replica.get()).collect(),
         targets_given: partition.targets_given,
+        recovery: partition
+            .recovery
+            .map(|recovery| wire::Recovery { survivor: recovery.survivor.get(), below: recovery.below.get() }),
     }
 }
 
@@ -143,6 +146,9 @@ pub(super) fn partition_from_wire(wire: wire::Partition) -> Partition {
         leaving: replicas_from_wire(wire.leaving),
         lost: wire.lost.into_iter().map(ReplicaId).collect(),
         targets_given: wire.targets_given,
+        recovery: wire
+            .recovery
+            .map(|recovery| Recovery { survivor: ReplicaId(recovery.survivor), below: ReplicaId(recovery.below) }),
     }
 }
 

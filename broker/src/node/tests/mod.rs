@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use levada_protocol::{
     batch::{Attributes, BatchProducer, NewRecord, RowsBuilder},
-    ids::{Offset, ProducerEpoch, ProducerId},
+    ids::{Offset, ProducerEpoch, ProducerId, Term},
     source::NewTopic,
 };
 use levada_storage_engine::{
@@ -14,15 +14,22 @@ use levada_storage_engine::{
     entry::EntryKind,
 };
 
+mod full;
+mod hibernation;
 mod membership;
 mod mending;
+mod recovery;
 mod scripts;
+mod slow;
 mod world;
 
 use self::world::*;
 use super::*;
 use crate::{
-    node::event::{Answer, Settings, Stage},
+    node::{
+        event::{Answer, Settings, Stage},
+        sleeping::SleepTotals,
+    },
     raft::wire,
 };
 

@@ -33,12 +33,19 @@ pub(super) struct World {
     pub(super) wiped: BTreeSet<NodeId>,
     /// What nodes that start may copy in a second.
     pub(super) copy_bytes_per_s: u64,
+    /// How many ticks each block of a node's journal takes.
+    pub(super) slow: BTreeMap<NodeId, u64>,
+    /// Blocks that take their time: until which tick.
+    pub(super) late: Vec<(u64, NodeId, u64)>,
+    pub(super) ticks: u64,
     /// How nodes that start scrub.
     pub(super) scrub: ScrubConfig,
     /// How far followed requests have come.
     pub(super) reached: Vec<(RequestId, Stage)>,
     /// What nodes did of late, one line each.
     pub(super) story: Vec<String>,
+    /// Messages that the network loses.
+    pub(super) drops: Option<fn(NodeId, &PeerMessage) -> bool>,
 }
 
 pub(super) fn config(node: NodeId, count: u64) -> NodeConfig {
@@ -51,6 +58,8 @@ pub(super) fn config(node: NodeId, count: u64) -> NodeConfig {
         seed: node.get(),
         store: StoreConfig { checkpoint_bytes: 1 << 20, ..StoreConfig::default() },
         copy_bytes_per_s: 50 << 20,
+        watermarks: Watermarks { reserve_bytes: 1 << 30, reserve_percent: 10 },
+        slow_disk_ms: 20,
         scrub: ScrubConfig { bytes_per_s: 0, interval_ms: 0 },
     }
 }
@@ -65,9 +74,14 @@ impl World {
     }
 
     pub(super) fn register(&mut self, id: NodeId, count: u64) {
+        self.register_at(id, count, LEVEL_MAX);
+    }
+
+    /// A node of a build that goes up to this feature level.
+    pub(super) fn register_at(&mut self, id: NodeId, count: u64, feature_level_max: u32) {
         let addresses = NodeAddresses { node: id, native: format!("n{id}"), ..NodeAddresses::default() };
         let incarnation = config(id, count).incarnation;
-        let node = metadata::Node::new(addresses, incarnation, String::new());
+        let node = metadata::Node { feature_level_max, ..metadata::Node::new(addresses, incarnation, String::new()) };
         let request = Request::RegisterNode { node: Box::new(node) };
         self.ask_controller(request).unwrap();
     }
@@ -84,9 +98,13 @@ impl World {
             next_request: 0,
             wiped: BTreeSet::new(),
             copy_bytes_per_s: 50 << 20,
+            slow: BTreeMap::new(),
+            late: Vec::new(),
+            ticks: 0,
             scrub: ScrubConfig { bytes_per_s: 0, interval_ms: 0 },
             reached: Vec::new(),
             story: Vec::new(),
+            drops: None,
         };
         for id in (1..=count).map(NodeId) {
             let disk = Arc::new(SimDisk::new(id.get()));
@@ -104,6 +122,9 @@ impl World {
     pub(super) fn step(&mut self) {
         self.now.mono_ms += 50;
         self.now.wall_ms += 50;
+        self.ticks += 1;
+        let done = self.late.extract_if(.., |(at, ..)| *at <= self.ticks);
+        self.events.extend(done.map(|(_, id, token)| (id, Event::Disk { token, result: Ok(()) })));
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         self.events.extend(ids.iter().map(|id| (*id, Event::Tick)));
         self.settle();
@@ -141,7 +162,9 @@ impl World {
                     let (frame, payload) = wire::encode(vec![message]);
                     let messages = wire::decode(frame, payload.concat().into()).unwrap();
                     if !self.cut.contains(&id) && !self.cut.contains(&to) {
-                        let heard = messages.into_iter().map(|message| (to, Event::Peer { from: id, message }));
+                        let drops = self.drops.unwrap_or(|_, _| false);
+                        let messages = messages.into_iter().filter(|message| !drops(to, message));
+                        let heard = messages.map(|message| (to, Event::Peer { from: id, message }));
                         self.events.extend(heard);
                     }
                 }
@@ -150,6 +173,10 @@ impl World {
                         self.story.push(format!("{id} syncs its journal"));
                     }
                     let result = ops.iter().try_for_each(|op| self.disks[&id].perform(op));
+                    if let (Lane::Journal, Ok(()), Some(ticks)) = (lane, &result, self.slow.get(&id)) {
+                        self.late.push((self.ticks + ticks, id, token));
+                        continue;
+                    }
                     self.events.push_back((id, Event::Disk { token, result }));
                 }
                 Effect::Read { token, file, pos, len, from_disk: _ } => {
@@ -291,7 +318,8 @@ impl World {
     pub(super) fn restart(&mut self, node: NodeId) {
         let disk = Arc::new(self.disks[&node].crash_image(&levada_storage_engine::sim_disk::CrashPlan::LOSE_ALL));
         self.disks.insert(node, Arc::clone(&disk));
-        let config = self.config(node);
+        // Another process.
+        let config = NodeConfig { seed: node.get() + (self.now.mono_ms << 8), ..self.config(node) };
         self.nodes.insert(node, Node::open(disk, config).unwrap());
     }
 

@@ -11,7 +11,7 @@ use levada_protocol::{
     error::{Error, ErrorCode, Result},
     ids::NodeId,
 };
-use metrics::{Gauge, Histogram, counter, gauge, histogram};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use tokio::sync::watch;
 
 use super::{Flush, Input, Queue, Reply, WorkerState, lock, timed_out};
@@ -21,6 +21,7 @@ use crate::{
     node::{
         Node,
         event::{Answer, Effect, Event, RequestId},
+        sleeping::Wake,
     },
     runtime::{
         budget::Charge,
@@ -81,6 +82,13 @@ pub(super) struct Rounds {
     queue_length: Gauge,
     tail_bytes: Gauge,
     backlog_bytes: Gauge,
+    groups_asleep: Gauge,
+    sleeps: Counter,
+    wakes: [(Wake, Counter); Wake::ALL.len()],
+    fullness: Gauge,
+    slow_disk: Gauge,
+    waiting_writes: Gauge,
+    handed_over: Counter,
     state: watch::Sender<WorkerState>,
 }
 
@@ -117,6 +125,13 @@ impl Rounds {
             queue_length: gauge!(names::WORKER_QUEUE.name),
             tail_bytes: gauge!(names::TAIL_BYTES.name),
             backlog_bytes: gauge!(names::BACKLOG_BYTES.name),
+            groups_asleep: gauge!(names::GROUPS_ASLEEP.name),
+            sleeps: counter!(names::GROUP_SLEEPS.name),
+            wakes: Wake::ALL.map(|why| (why, counter!(names::GROUP_WAKES.name, "reason" => why.name()))),
+            fullness: gauge!(names::DISK_FULLNESS.name),
+            slow_disk: gauge!(names::DISK_SLOW.name),
+            waiting_writes: gauge!(names::DISK_WAITING_WRITES.name),
+            handed_over: counter!(names::LEADERS_HANDED_OVER.name),
             state,
         }
     }
@@ -157,6 +172,7 @@ impl Rounds {
         }
         if ticks > 0 {
             self.expire(now.mono_ms);
+            self.show_sleep();
         }
         self.node.flush(&mut self.effects);
         if self.perform() == Next::End {
@@ -184,6 +200,22 @@ impl Rounds {
         self.queue_length.set(queued as f64);
         self.tail_bytes.set(self.node.store().tail_bytes() as f64);
         self.backlog_bytes.set(self.node.store().backlog_bytes() as f64);
+        let health = self.node.health();
+        self.fullness.set(f64::from(health.fullness as u8));
+        self.slow_disk.set(f64::from(u8::from(health.slow_disk)));
+        self.waiting_writes.set(self.node.store().waiting_for_space() as f64);
+        self.handed_over.absolute(self.node.handed_over());
+    }
+
+    /// Shows what sleeps, with each tick.
+    #[allow(clippy::cast_precision_loss, reason = "groups are far below 2^52")]
+    fn show_sleep(&self) {
+        self.groups_asleep.set(self.node.asleep() as f64);
+        let totals = self.node.sleep_totals();
+        self.sleeps.absolute(totals.slept);
+        for (why, counter) in &self.wakes {
+            counter.absolute(totals.woken.get(why).copied().unwrap_or(0));
+        }
     }
 
     fn take(&mut self, input: Input) -> Next {

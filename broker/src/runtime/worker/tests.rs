@@ -13,7 +13,7 @@ use levada_protocol::{
     source::NewTopic,
 };
 use levada_storage_engine::{
-    disk::{DiskError, DiskOp, FileName},
+    disk::{DiskError, DiskOp, DiskSpace, FileName},
     identity::DirIdentity,
     journal::JournalId,
     sim_disk::{Fault, SimDisk},
@@ -22,6 +22,7 @@ use levada_storage_engine::{
 use tokio::{runtime::Handle, time::sleep};
 
 use super::*;
+use crate::node::Watermarks;
 use crate::{
     cluster::addresses::AddressBook,
     net::dial::Caller,
@@ -67,6 +68,10 @@ impl Disk for Hanging {
     fn map(&self, file: &FileName, pos: u64, len: usize) -> std::result::Result<Bytes, DiskError> {
         self.disk.map(file, pos, len)
     }
+
+    fn space(&self) -> std::result::Result<Option<DiskSpace>, DiskError> {
+        self.disk.space()
+    }
 }
 
 struct Fixture {
@@ -85,6 +90,7 @@ async fn fixture() -> Fixture {
     let mut store = StoreConfig::default();
     store.journal.files_keep = 2;
     let founders = BTreeSet::from([node]);
+    let watermarks = Watermarks { reserve_bytes: 0, reserve_percent: 0 };
     let config = NodeConfig {
         cluster,
         node,
@@ -94,6 +100,8 @@ async fn fixture() -> Fixture {
         seed: 1,
         store,
         copy_bytes_per_s: 1,
+        watermarks,
+        slow_disk_ms: 0,
         scrub: ScrubConfig { bytes_per_s: 0, interval_ms: 0 },
     };
     let core = Node::open(Arc::clone(&disk), config).unwrap();

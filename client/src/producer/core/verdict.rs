@@ -55,6 +55,8 @@ mod tests {
         let of = |code| Verdict::of(&CallError::sent(Error::new(code, "")));
         assert_eq!(of(ErrorCode::Busy), Verdict::Busy);
         assert_eq!(of(ErrorCode::Disconnected), Verdict::Elsewhere);
+        // Another replica may lead in a moment.
+        assert_eq!(of(ErrorCode::DiskFull), Verdict::Elsewhere);
         assert_eq!(of(ErrorCode::NotLeader), Verdict::Elsewhere);
         assert_eq!(of(ErrorCode::StorageFailed), Verdict::Elsewhere);
         assert_eq!(of(ErrorCode::SchemaMismatch), Verdict::Final);

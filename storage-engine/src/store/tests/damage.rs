@@ -227,6 +227,8 @@ fn a_damaged_segment_takes_more_and_serves_the_rest() {
     world.append(GroupId(1), 4, &[3], true);
     world.settle();
     world.commit(GroupId(1), 5, true, None);
+    world.settle();
+    world.store.accept_damage(GroupId(1));
     world.begin_checkpoint(|_| true);
     world.settle();
     let log = world.store.log(GroupId(1)).unwrap();
@@ -305,4 +307,71 @@ fn a_damaged_segment_gets_the_file_of_another_replica() {
         }
     }
     assert!(suspected * 10 > damages * 9, "readers notice most of it: {suspected} of {damages}");
+}
+
+/// What is written behind damage after a restart is what other replicas write, or waits.
+#[test]
+fn a_segment_whose_index_is_lost_waits_for_a_sound_file() {
+    const GROUP: GroupId = GroupId(1);
+    let file = segment_file(GROUP, LogIndex(1));
+    let start = || {
+        let mut world = World::new(16);
+        world.create(GROUP);
+        world.append(GROUP, 0, &[3, 8, 13, 18], true);
+        world.settle();
+        world.commit(GROUP, 4, false, None);
+        world.begin_checkpoint(|_| true);
+        world.settle();
+        world
+    };
+    // Where another node has the file, so much of it as is asked for; or nobody has.
+    let go_on = |before: &World, disk: &SimDisk, sound: Option<&[u8]>| {
+        let disk = Arc::new(disk.fork());
+        let Recovered { store, .. } = open(&disk).unwrap();
+        let mut world = World::with(disk, store, before.groups.clone(), 2);
+        world.groups.get_mut(&GROUP).unwrap().taken_before = 1;
+        world.append(GROUP, 4, &[3], true);
+        world.settle();
+        world.commit(GROUP, 5, true, None);
+        world.settle();
+        if world.store.awaits_repair(GROUP) {
+            assert!(!world.store.log(GROUP).unwrap().segments()[0].sealed);
+            assert!(world.store.take_suspects().contains(&(GROUP, LogIndex(1))));
+            if let Some(sound) = sound {
+                let spec = world.store.segment(GROUP, LogIndex(1)).unwrap();
+                let len = usize::try_from(spec.bytes()).unwrap();
+                let bytes = bytes::Bytes::copy_from_slice(&sound[..len]);
+                let mut check = spec.check();
+                check.update(&bytes).unwrap();
+                check.finish().unwrap();
+                world.store.write_incoming(GROUP, LogIndex(1), bytes);
+                world.store.finish_incoming(GROUP, LogIndex(1));
+                world.settle();
+                world.store.replace_segment(GROUP, LogIndex(1));
+            } else {
+                world.store.accept_damage(GROUP);
+            }
+            world.settle();
+        }
+        assert!(world.store.log(GROUP).unwrap().segments()[0].sealed);
+        let damaged = has_damage(&world, GROUP);
+        (world.disk.read(&file, 0, 1 << 20).unwrap(), damaged)
+    };
+    let sound = start();
+    let expected = go_on(&sound, &sound.disk, None);
+    let file_of_others = Some(&expected.0[..]);
+    assert!(!expected.1);
+    let rotten = sound.disk.fork();
+    // In the header of a batch, and in its records: who writes on after a restart reads the headers alone.
+    for at in [64 + 64 + 30, 64 + 64 + 100, 64 + 64 + 200] {
+        let rotten = sound.disk.fork();
+        rotten.flip_bit(&file, at, 2);
+        assert_eq!(go_on(&sound, &rotten, file_of_others), expected, "at {at}");
+    }
+    rotten.flip_bit(&file, 64 + 64 + 30, 2);
+    let (own, damaged) = go_on(&sound, &rotten, None);
+    assert!(damaged && own != expected.0, "without a sound file it goes on alone");
+    let gone = sound.disk.fork();
+    gone.perform(&DiskOp::Remove { file: file.clone() }).unwrap();
+    assert_eq!(go_on(&sound, &gone, file_of_others), expected);
 }

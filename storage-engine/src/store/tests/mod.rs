@@ -2,8 +2,10 @@
 
 mod arrival;
 mod backlog;
+mod blank;
 mod crash;
 mod damage;
 mod failure;
+mod full;
 mod model;
 mod world;

@@ -238,7 +238,11 @@ impl GroupModel {
                 offset += u64::from(records);
                 crate::testing::batch(offset - u64::from(records), records, usize::try_from(bytes).unwrap())
             };
+            // As new leaders begin; of shapes that are drawn, not of those that a test names.
+            let drawn = shape >> 40;
+            let begins = drawn > 0 && if index <= 2 { drawn % 2 == 0 } else { drawn % 5 == 0 };
             made.push(match shape % 5 {
+                _ if begins => crate::testing::control(index, term, EntryKind::Empty, b""),
                 0 => crate::testing::control(index, term, EntryKind::Command, b"command"),
                 1 => crate::testing::batches(index, term, &[next(1, shape % 100)]),
                 2 => crate::testing::batches(index, term, &[next(1, 5), next(2, shape % 400), next(1, 0)]),

@@ -45,6 +45,7 @@ pub(super) const CONFIG: StoreConfig = StoreConfig {
     tail_keep_bytes: 3 << 10,
     unwritten_ticks_max: 3,
     journal_held_bytes_max: 64 << 10,
+    reserve_bytes: 16 << 10,
 };
 
 /// A group that is never committed: what a lost quorum looks like.
@@ -66,6 +67,8 @@ pub(super) struct World {
     pub(super) checkpointed: u64,
     /// Pieces of arriving files that were answered.
     pub(super) arrived: u64,
+    /// Groups of which a piece of an arriving file found no space.
+    pub(super) refused: Vec<GroupId>,
     /// The journal's lane does nothing.
     pub(super) journal_pauses: bool,
 }
@@ -96,6 +99,7 @@ impl World {
             checkpoints: 0,
             checkpointed: 0,
             arrived: 0,
+            refused: Vec::new(),
             journal_pauses: false,
         }
     }
@@ -209,6 +213,10 @@ impl World {
                 StoreEvent::Repaired { .. } => continue,
                 StoreEvent::Incoming { .. } => {
                     self.arrived += 1;
+                    continue;
+                }
+                StoreEvent::IncomingFull { group } => {
+                    self.refused.push(group);
                     continue;
                 }
             };

@@ -1,0 +1,241 @@
+//! Whether a partition may go on from one replica, and from which.
+//!
+//! As long as a majority of a group's voters is there, it elects a leader that has everything that was acknowledged, and nobody
+//! has to decide anything. When a majority is gone for good, what the rest has is all there is. Of these replicas the one with
+//! the highest last term, and of those with the same term the longest, has everything that any of them knows to be committed
+//! (Raft §5.4.1). What else was acknowledged, only those that are gone could say.
+
+use levada_protocol::{
+    error::{Error, ErrorCode, Result},
+    ids::{LogIndex, Offset, ReplicaId, Term},
+    messages::native,
+};
+
+use super::metadata::Replica;
+use crate::raft::membership::Conf;
+
+/// What a node has of a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReplicaState {
+    /// Nothing.
+    #[default]
+    Absent,
+    /// A sound replica.
+    Sound,
+    /// One that has lost some of what it had, and takes no part any more.
+    Lost,
+    /// One that is being copied.
+    Arriving,
+}
+
+/// What a node says of its replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaReport {
+    /// How it is.
+    pub state: ReplicaState,
+    /// Its number.
+    pub replica: ReplicaId,
+    /// Whether it leads.
+    pub leads: bool,
+    /// Who belongs to the group, as far as it knows.
+    pub conf: Conf,
+    /// Term and index of its last entry.
+    pub last: (Term, LogIndex),
+    /// The offset of its first record.
+    pub log_start: Offset,
+    /// Records below are committed, as far as it knows.
+    pub high_watermark: Offset,
+    /// The offset behind its last record.
+    pub end: Offset,
+}
+
+/// A replica, and what its node says of it; `None` if the node does not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The replica, by the metadata.
+    pub replica: Replica,
+    /// What its node says.
+    pub report: Option<ReplicaReport>,
+}
+
+/// How a partition goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// From this replica.
+    pub survivor: Replica,
+    /// Records from here on stay,
+    pub log_start: Offset,
+    /// and end here.
+    pub end: Offset,
+    /// The highest end that another replica says it had.
+    pub known_end: Offset,
+}
+
+/// Decides from which replica a partition goes on.
+///
+/// # Errors
+/// It needs no such thing: somebody leads, or will; or nothing is left of it.
+pub fn plan(found: &[Found]) -> Result<Plan> {
+    let reports = || found.iter().filter_map(|found| Some((found.replica, found.report.as_ref()?)));
+    if let Some((leader, _)) = reports().find(|(_, report)| report.leads) {
+        let why = format!("node {} leads the partition: there is nothing to recover", leader.node);
+        return Err(Error::new(ErrorCode::InvalidRequest, why));
+    }
+    let sound =
+        || reports().filter(|(replica, report)| report.state == ReplicaState::Sound && report.replica == replica.id);
+    let Some((survivor, best)) = sound().max_by_key(|(replica, report)| (report.last, std::cmp::Reverse(replica.id)))
+    else {
+        let why = "no node that answers has a sound replica of the partition. Start the nodes that had one; if none of them \
+                   comes back, nothing is left of it but its name: delete the topic, or go on without the partition";
+        return Err(Error::new(ErrorCode::InvalidRequest, why));
+    };
+    let is_sound = |replica: &ReplicaId| sound().any(|(found, _)| found.id == *replica);
+    let is_majority = |of: &std::collections::BTreeSet<ReplicaId>| {
+        of.is_empty() || 2 * of.iter().filter(|replica| is_sound(replica)).count() > of.len()
+    };
+    if is_majority(&best.conf.voters) && is_majority(&best.conf.outgoing) {
+        let nodes: Vec<String> = sound().map(|(replica, _)| replica.node.to_string()).collect();
+        let why = format!(
+            "nodes {} have a majority of the replicas and elect a leader by themselves; look again in a few seconds",
+            nodes.join(", ")
+        );
+        return Err(Error::new(ErrorCode::InvalidRequest, why));
+    }
+    let others = reports().filter(|(replica, _)| *replica != survivor);
+    let known_end = others.map(|(_, report)| report.end).max().unwrap_or_default().max(best.end);
+    Ok(Plan { survivor, log_start: best.log_start, end: best.end, known_end })
+}
+
+impl ReplicaReport {
+    /// For the wire.
+    #[must_use]
+    pub fn to_wire(&self) -> native::ReplicaReport {
+        native::ReplicaReport {
+            state: match self.state {
+                ReplicaState::Absent => 0,
+                ReplicaState::Sound => 1,
+                ReplicaState::Lost => 2,
+                ReplicaState::Arriving => 3,
+            },
+            replica_id: self.replica.get(),
+            leads: self.leads,
+            voters: self.conf.voters.iter().map(|replica| replica.get()).collect(),
+            outgoing: self.conf.outgoing.iter().map(|replica| replica.get()).collect(),
+            last_term: self.last.0.get(),
+            last_index: self.last.1.get(),
+            log_start_offset: self.log_start.get(),
+            high_watermark: self.high_watermark.get(),
+            end_offset: self.end.get(),
+        }
+    }
+
+    /// From the wire. What it does not know counts as nothing.
+    #[must_use]
+    pub fn from_wire(wire: native::ReplicaReport) -> Self {
+        let ids = |of: Vec<u64>| of.into_iter().map(ReplicaId).collect();
+        Self {
+            state: match wire.state {
+                1 => ReplicaState::Sound,
+                2 => ReplicaState::Lost,
+                3 => ReplicaState::Arriving,
+                _ => ReplicaState::Absent,
+            },
+            replica: ReplicaId(wire.replica_id),
+            leads: wire.leads,
+            conf: Conf { voters: ids(wire.voters), outgoing: ids(wire.outgoing), ..Conf::default() },
+            last: (Term(wire.last_term), LogIndex(wire.last_index)),
+            log_start: Offset(wire.log_start_offset),
+            high_watermark: Offset(wire.high_watermark),
+            end: Offset(wire.end_offset),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use levada_protocol::ids::NodeId;
+
+    use super::*;
+
+    fn found(id: u64, state: ReplicaState, last: (u64, u64), end: u64) -> Found {
+        let report = ReplicaReport {
+            state,
+            replica: ReplicaId(id),
+            conf: Conf::of([1, 2, 3].map(ReplicaId)),
+            last: (Term(last.0), LogIndex(last.1)),
+            end: Offset(end),
+            ..ReplicaReport::default()
+        };
+        Found { replica: Replica { id: ReplicaId(id), node: NodeId(10 + id) }, report: Some(report) }
+    }
+
+    fn silent(id: u64) -> Found {
+        Found { report: None, ..found(id, ReplicaState::Sound, (0, 0), 0) }
+    }
+
+    use ReplicaState::{Lost, Sound};
+
+    #[test]
+    fn who_is_left_goes_on_and_what_others_had_is_told() {
+        let plan = plan(&[silent(1), found(2, Sound, (3, 50), 40), found(3, Lost, (4, 70), 60)]).unwrap();
+        assert_eq!((plan.survivor.id, plan.end, plan.known_end), (ReplicaId(2), Offset(40), Offset(60)));
+        let plan = super::plan(&[silent(1), found(2, Sound, (3, 50), 40), silent(3)]).unwrap();
+        assert_eq!((plan.end, plan.known_end), (Offset(40), Offset(40)));
+    }
+
+    #[test]
+    fn the_newest_of_several_goes_on() {
+        let five = |mut found: Found| {
+            let report = found.report.as_mut().unwrap();
+            report.conf = Conf::of([1, 2, 3, 4, 5].map(ReplicaId));
+            found
+        };
+        let all =
+            [silent(1), five(found(2, Sound, (3, 90), 80)), silent(3), five(found(4, Sound, (4, 60), 50)), silent(5)];
+        assert_eq!(plan(&all).unwrap().survivor.id, ReplicaId(4));
+        let all =
+            [silent(1), five(found(2, Sound, (4, 61), 51)), silent(3), five(found(4, Sound, (4, 60), 50)), silent(5)];
+        let plan = plan(&all).unwrap();
+        assert_eq!((plan.survivor.id, plan.end), (ReplicaId(2), Offset(51)));
+    }
+
+    #[test]
+    fn nothing_is_done_where_a_majority_is_left() {
+        let error = plan(&[silent(1), found(2, Sound, (3, 50), 40), found(3, Sound, (3, 50), 40)]).unwrap_err();
+        assert_eq!(error.code, ErrorCode::InvalidRequest);
+        assert!(error.message.contains("nodes 12, 13"), "{error}");
+        let mut leader = found(2, Sound, (3, 50), 40);
+        leader.report.as_mut().unwrap().leads = true;
+        assert_eq!(plan(&[silent(1), leader, silent(3)]).unwrap_err().code, ErrorCode::InvalidRequest);
+    }
+
+    #[test]
+    fn a_change_of_replicas_needs_both_majorities() {
+        let joint = |mut found: Found| {
+            let report = found.report.as_mut().unwrap();
+            report.conf.outgoing = [1, 4, 5].map(ReplicaId).into();
+            found
+        };
+        let all =
+            [silent(1), joint(found(2, Sound, (3, 50), 40)), joint(found(3, Sound, (3, 50), 40)), silent(4), silent(5)];
+        assert_eq!(plan(&all).unwrap().survivor.id, ReplicaId(2));
+    }
+
+    #[test]
+    fn where_nothing_is_left_nothing_can_be_done() {
+        let error = plan(&[silent(1), found(2, Lost, (3, 50), 40), silent(3)]).unwrap_err();
+        assert!(error.message.contains("delete the topic"), "{error}");
+        // What another replica of that node has is not this one's.
+        let mut other = found(2, Sound, (3, 50), 40);
+        other.replica.id = ReplicaId(9);
+        assert!(plan(&[other]).is_err());
+    }
+
+    #[test]
+    fn reports_survive_the_wire() {
+        let mut report = found(7, Lost, (3, 50), 40).report.unwrap();
+        (report.log_start, report.high_watermark, report.leads) = (Offset(5), Offset(6), true);
+        report.conf.outgoing = [ReplicaId(4)].into();
+        assert_eq!(ReplicaReport::from_wire(report.to_wire()), report);
+    }
+}

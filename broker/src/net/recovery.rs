@@ -1,0 +1,124 @@
+//! Requests about partitions that have no majority of their replicas any more.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::future::join_all;
+use levada_protocol::{
+    context::{Action, RequestContext, Resource},
+    error::{Error, ErrorCode, Result},
+    frame::Api,
+    ids::{GroupId, PartitionId},
+    messages::native::{
+        DescribeReplicaRequest, DescribeReplicaResponse, RecoverPartitionRequest, RecoverPartitionResponse,
+        RecoverableReplica,
+    },
+};
+
+use super::{connection::Session, produce::unexpected, responder::Responder};
+use crate::{
+    broker::{Broker, DEFAULT_WAIT},
+    cluster::{
+        metadata::{Partition, Replica, unknown_topic},
+        recovery::{Found, ReplicaReport, plan},
+    },
+    node::event::{Answer, Request},
+    runtime::{budget::Charge, clock},
+};
+
+/// How long a node may take to say what it has. Longer than it takes to notice that one is down: who is not heard is given up.
+const REPORT_WAIT: Duration = Duration::from_secs(3);
+
+impl Broker {
+    async fn replica_here(&self, group: GroupId) -> Result<ReplicaReport> {
+        let deadline = clock::instant() + REPORT_WAIT;
+        match self.worker.ask(Request::DescribeReplica { group }, deadline, Charge::default()).await? {
+            Answer::Replica(report) => Ok(*report),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn find(&self, group: GroupId, replica: Replica) -> Found {
+        let deadline = clock::instant() + REPORT_WAIT;
+        let report = if replica.node == self.node() {
+            self.replica_here(group).await.ok()
+        } else {
+            let request = DescribeReplicaRequest { group: group.get() };
+            let answer = self.forwarder.call(replica.node, Api::DescribeReplica, request, Bytes::new(), deadline).await;
+            let answer: Option<DescribeReplicaResponse> = answer.ok();
+            answer.and_then(|answer| answer.report).map(ReplicaReport::from_wire)
+        };
+        Found { replica, report }
+    }
+
+    async fn recover(
+        &self,
+        ctx: &RequestContext,
+        request: RecoverPartitionRequest,
+    ) -> Result<RecoverPartitionResponse> {
+        self.authorize(ctx, Action::Alter, Resource::Cluster)?;
+        let deadline = clock::deadline(ctx, DEFAULT_WAIT);
+        // The controller's metadata is what is decided about: elsewhere this says who it is.
+        self.worker.ask(Request::MetadataBarrier, deadline, Charge::default()).await?;
+        let partition = self.partition_named(&request.topic, PartitionId(request.partition))?;
+        let group = partition.group;
+        let replicas = partition.everybody().into_iter().map(|(id, node)| Replica { id, node });
+        let found = join_all(replicas.map(|replica| self.find(group, replica))).await;
+        let plan = plan(&found)?;
+        if request.accept_data_loss {
+            let survivor = plan.survivor.id;
+            tracing::warn!(?plan, topic = request.topic, partition = request.partition, "partition.recover");
+            let targets_given = partition.targets_given;
+            let recover = Request::RecoverPartition { group, survivor, targets_given };
+            self.worker.ask(recover, deadline, Charge::default()).await?;
+        }
+        let replica = |found: &Found| RecoverableReplica {
+            replica_id: found.replica.id.get(),
+            node_id: found.replica.node.get(),
+            report: found.report.as_ref().map(ReplicaReport::to_wire),
+        };
+        Ok(RecoverPartitionResponse {
+            replicas: found.iter().map(replica).collect(),
+            survivor: plan.survivor.id.get(),
+            survivor_node: plan.survivor.node.get(),
+            log_start_offset: plan.log_start.get(),
+            end_offset: plan.end.get(),
+            known_end_offset: plan.known_end.get(),
+            recovered: request.accept_data_loss,
+        })
+    }
+
+    fn partition_named(&self, topic: &str, number: PartitionId) -> Result<Partition> {
+        let metadata = self.metadata();
+        let known = metadata.topic(topic).ok_or_else(|| unknown_topic(topic))?;
+        known.partition(number).cloned().ok_or_else(|| {
+            let why =
+                format!("topic {topic:?} has {} partitions, and none with number {number}", known.partitions.len());
+            Error::new(ErrorCode::UnknownPartition, why)
+        })
+    }
+}
+
+/// What this node has of a partition.
+pub(crate) async fn describe_replica(
+    broker: Arc<Broker>,
+    session: Arc<Session>,
+    request: DescribeReplicaRequest,
+    responder: Responder,
+) {
+    let describe = async {
+        broker.authorize(&session.context(), Action::Describe, Resource::Cluster)?;
+        broker.replica_here(GroupId(request.group)).await
+    };
+    responder.answer(describe.await.map(|report| DescribeReplicaResponse { report: Some(report.to_wire()) }));
+}
+
+/// A partition goes on with what one replica has.
+pub(crate) async fn recover_partition(
+    broker: Arc<Broker>,
+    session: Arc<Session>,
+    request: RecoverPartitionRequest,
+    responder: Responder,
+) {
+    responder.answer(broker.recover(&session.context(), request).await);
+}

@@ -1,0 +1,124 @@
+//! A partition without a majority goes on from one replica, when an operator has said so (`cluster/recovery.rs`).
+//!
+//! The metadata names the survivor. On its node the group's membership becomes the survivor alone, which stands in no log.
+//! Two leaders that know of different memberships would be the end of everything, so:
+//!
+//! - It is **durable first**: a checkpoint has the new membership before raft does. Whatever is applied again after a restart
+//!   is applied to it.
+//! - It is done **once**: when nobody in the group is left who is given up, it was done ([`Recovery::is_due`]).
+//! - Whoever **follows** begins from a state that has it: a snapshot of the group as it was is refused.
+//! - **Those that are given up** are not listened to: their numbers are not known to the metadata any more.
+//!
+//! [`Recovery::is_due`]: crate::cluster::metadata::Recovery::is_due
+
+use std::collections::BTreeSet;
+
+use levada_protocol::ids::{GroupId, ReplicaId};
+
+use levada_storage_engine::log::Log;
+
+use super::Node;
+use crate::{
+    cluster::recovery::{ReplicaReport, ReplicaState},
+    partition::machine::Partition,
+};
+
+/// Groups here that are about to go on alone.
+#[derive(Debug, Default)]
+pub(super) struct Alone {
+    /// No checkpoint has their new membership.
+    waiting: BTreeSet<GroupId>,
+    /// The one under way has it.
+    captured: BTreeSet<GroupId>,
+}
+
+impl Alone {
+    /// Whether the checkpoint that begins is to have the group with its new membership.
+    pub(super) fn capture(&mut self, group: GroupId) -> bool {
+        let is_waiting = self.waiting.remove(&group);
+        if is_waiting {
+            self.captured.insert(group);
+        }
+        is_waiting
+    }
+}
+
+impl Node {
+    /// Looks which groups are to go on alone, and begins.
+    pub(super) fn look_for_survivors(&mut self) {
+        for id in self.sleepers.awake() {
+            let is_due = self.partitions.get(&id).is_some_and(is_left_alone);
+            if is_due && !self.alone.captured.contains(&id) && self.alone.waiting.insert(id) {
+                self.store.recapture(id);
+            }
+        }
+        let partitions = &self.partitions;
+        self.alone.waiting.retain(|id| partitions.get(id).is_some_and(is_left_alone));
+        if !self.alone.waiting.is_empty() {
+            self.begin_checkpoint();
+        }
+    }
+
+    /// The checkpoint under way is durable.
+    pub(super) fn go_alone(&mut self) {
+        for id in std::mem::take(&mut self.alone.captured) {
+            let Some(partition) = self.partitions.get_mut(&id).filter(|partition| is_left_alone(partition)) else {
+                continue;
+            };
+            tracing::warn!(
+                group = id.get(),
+                replica = %partition.group.replica(),
+                conf = ?partition.group.conf(),
+                last = %partition.group.last_index(),
+                "partition.recovered: this replica goes on alone, the others are given up"
+            );
+            partition.group.go_alone();
+            if let Some(placed) = partition.placed() {
+                let replicas = placed.everybody();
+                partition.group.set_replicas(replicas);
+            }
+            self.dirty.insert(id);
+        }
+    }
+
+    /// What this node has of a partition.
+    pub(super) fn describe_replica(&self, group: GroupId) -> ReplicaReport {
+        let open = self.partitions.get(&group);
+        let (state, replica) = match (open, self.lost.get(&group), self.copies.replica(group)) {
+            (Some(open), ..) => (ReplicaState::Sound, open.group.replica()),
+            (None, Some(lost), _) => (ReplicaState::Lost, *lost),
+            (None, None, Some(arriving)) => (ReplicaState::Arriving, arriving),
+            (None, None, None) => return ReplicaReport::default(),
+        };
+        let log = self.store.log(group);
+        let last_index = log.map(Log::last_index).unwrap_or_default();
+        let last_term = log.and_then(|log| log.term(last_index).ok()).unwrap_or_default();
+        ReplicaReport {
+            state,
+            replica,
+            leads: open.is_some_and(|open| open.group.is_leader()),
+            conf: open.map(|open| open.group.conf().clone()).unwrap_or_default(),
+            last: (last_term, last_index),
+            log_start: log.map(Log::log_start).unwrap_or_default(),
+            high_watermark: open.map(|open| open.view.state.borrow().high_watermark).unwrap_or_default(),
+            end: log.map(Log::next_offset).unwrap_or_default(),
+        }
+    }
+
+    /// Whether a replica is gone for good, whatever it says: the metadata gave it its number and does not know it any more.
+    pub(super) fn is_gone(&self, group: GroupId, replica: ReplicaId) -> bool {
+        let Some(partition) = self.partitions.get(&group) else { return false };
+        let is_known = |placed: &crate::cluster::metadata::Partition| placed.everybody().contains_key(&replica);
+        self.controller.current().has_given(replica)
+            && !partition.group.conf().everybody().contains(&replica)
+            && !partition.placed().is_some_and(is_known)
+    }
+}
+
+/// Whether the group is to go on with this replica alone, and has nobody else who leads it.
+fn is_left_alone(partition: &Partition) -> bool {
+    let recovery = partition.placed().and_then(|placed| placed.recovery);
+    recovery.is_some_and(|recovery| {
+        recovery.survivor == partition.group.replica() && recovery.is_due(partition.group.conf())
+    }) && partition.group.leader().is_none()
+}

@@ -1,0 +1,148 @@
+//! A partition loses a majority of its replicas, and goes on from what is left when somebody says so.
+
+use super::*;
+use crate::cluster::{
+    metadata,
+    recovery::{Found, Plan, ReplicaReport, ReplicaState, plan},
+};
+
+/// A partition on five nodes, with a record that all of its three replicas have, and one that the survivor has not.
+struct Loss {
+    world: World,
+    place: TopicPartition,
+    survivor: NodeId,
+    gone: Vec<NodeId>,
+}
+
+fn loss() -> Loss {
+    let mut world = World::new(3);
+    for node in [4, 5] {
+        world.admit(NodeId(node), false);
+        world.join(NodeId(node));
+    }
+    world.until(|world| world.metadata_voters().len() == 5);
+    let place = world.create_topic(1, &[])[0];
+    let nodes: Vec<NodeId> = world.placed(place).unwrap().into_iter().map(NodeId).collect();
+    assert_eq!(world.produce(place, batch(&["kept"], 0)), appended(0, false));
+    world.until(|world| nodes.iter().all(|node| world.values(*node, place) == ["kept"]));
+    let leader = world.leader(place).unwrap();
+    let survivor = *nodes.iter().rfind(|node| **node != leader).unwrap();
+    world.cut.insert(survivor);
+    assert_eq!(world.produce(place, batch(&["gone"], 1)), appended(1, false));
+    let gone: Vec<NodeId> = nodes.into_iter().filter(|node| *node != survivor).collect();
+    gone.iter().for_each(|node| world.crash(*node));
+    world.cut.clear();
+    (0..40).for_each(|_| world.step());
+    assert_eq!(world.leader(place), None);
+    Loss { world, place, survivor, gone }
+}
+
+impl Loss {
+    fn partition(&self) -> metadata::Partition {
+        let controller = self.world.controller().expect("three of five are left");
+        let metadata = self.world.nodes[&controller].controller.metadata();
+        metadata.topic_by_id(self.place.topic).unwrap().partition(self.place.partition).unwrap().clone()
+    }
+
+    fn found(&mut self) -> Vec<Found> {
+        let partition = self.partition();
+        let replicas = partition.everybody().into_iter();
+        let find = |(id, node): (ReplicaId, NodeId)| {
+            let is_up = self.world.nodes.contains_key(&node);
+            let report = is_up.then(|| {
+                let answer = self.world.ask(node, Request::DescribeReplica { group: partition.group });
+                let Ok(Answer::Replica(report)) = answer else { panic!("{answer:?}") };
+                *report
+            });
+            Found { replica: metadata::Replica { id, node }, report }
+        };
+        replicas.map(find).collect()
+    }
+
+    fn recover(&mut self, plan: &Plan) -> Result<Answer, Error> {
+        let (group, survivor, targets_given) = (self.partition().group, plan.survivor.id, 0);
+        self.world.ask_controller(Request::RecoverPartition { group, survivor, targets_given })
+    }
+
+    /// The survivor leads, and has what it had.
+    fn goes_on(&mut self) {
+        let (place, survivor) = (self.place, self.survivor);
+        self.world.until(|world| world.leader(place) == Some(survivor));
+        assert_eq!(self.world.values(survivor, place), ["kept"]);
+        assert_eq!(self.world.produce(place, batch(&["new"], 1)), appended(1, false));
+    }
+
+    /// Those that were given up come back: as other replicas, with what the survivor has.
+    fn come_back(&mut self) {
+        let (place, gone) = (self.place, self.gone.clone());
+        gone.iter().for_each(|node| self.world.restart(*node));
+        self.world.until(|world| {
+            let placed = world.placed(place);
+            placed.is_some_and(|nodes| nodes.iter().all(|node| world.values(NodeId(*node), place) == ["kept", "new"]))
+        });
+        let partition = self.partition();
+        assert_eq!((partition.recovery, partition.lost.len()), (None, 0));
+        assert_eq!(self.world.produce(place, batch(&["newer"], 2)), appended(2, false));
+    }
+}
+
+#[test]
+fn a_partition_goes_on_from_what_is_left() {
+    let mut loss = loss();
+    let found = loss.found();
+    assert_eq!(found.iter().filter(|found| found.report.is_none()).count(), 2);
+    let plan = plan(&found).unwrap();
+    assert_eq!((plan.survivor.node, plan.end, plan.known_end), (loss.survivor, Offset(1), Offset(1)));
+    loss.recover(&plan).unwrap();
+    let again = loss.recover(&plan).unwrap_err();
+    assert!(again.message.contains("look again"), "{again}");
+    loss.goes_on();
+    loss.come_back();
+}
+
+/// However far it got: it is done once, and the survivor does not forget it.
+#[test]
+fn a_survivor_that_restarts_on_the_way_does_not_forget_that_it_is_one() {
+    for steps in [0, 3, 6, 10, 20] {
+        let mut loss = loss();
+        let plan = plan(&loss.found()).unwrap();
+        loss.recover(&plan).unwrap();
+        (0..steps).for_each(|_| loss.world.step());
+        loss.world.crash(loss.survivor);
+        loss.world.restart(loss.survivor);
+        loss.goes_on();
+        loss.world.crash(loss.survivor);
+        loss.world.restart(loss.survivor);
+        loss.come_back();
+    }
+}
+
+/// Those that are given up come back before the survivor leads: they may lead for a moment, and nothing comes apart.
+#[test]
+fn all_that_was_given_up_comes_back_too_early() {
+    let mut loss = loss();
+    let plan = plan(&loss.found()).unwrap();
+    loss.recover(&plan).unwrap();
+    let (place, gone) = (loss.place, loss.gone.clone());
+    gone.iter().for_each(|node| loss.world.restart(*node));
+    loss.world.until(|world| world.placed(place).is_some() && world.leader(place).is_some());
+    let nodes = loss.world.placed(place).unwrap();
+    let values = loss.world.values(loss.world.leader(place).unwrap(), place);
+    loss.world.until(|world| nodes.iter().all(|node| world.values(NodeId(*node), place) == values));
+    assert_eq!(values[0], "kept");
+}
+
+#[test]
+fn a_replica_that_is_being_copied_or_not_there_is_no_survivor() {
+    let mut loss = loss();
+    let group = loss.partition().group;
+    let other =
+        [1, 2, 3, 4, 5].map(NodeId).into_iter().find(|node| *node != loss.survivor && !loss.gone.contains(node));
+    let answer = loss.world.ask(other.unwrap(), Request::DescribeReplica { group }).unwrap();
+    assert_eq!(answer, Answer::Replica(Box::default()));
+    let mut found = loss.found();
+    found.retain(|found| found.report.is_none());
+    let report = ReplicaReport { state: ReplicaState::Arriving, ..ReplicaReport::default() };
+    found[0].report = Some(report);
+    assert_eq!(plan(&found).unwrap_err().code, ErrorCode::InvalidRequest);
+}

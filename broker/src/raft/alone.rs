@@ -1,0 +1,46 @@
+//! A replica goes on alone, without the consent of the others: the last resort, when a majority of them is gone for good.
+//!
+//! Raft has no such step. It breaks what raft promises (an entry that is committed stays), and nothing else may be broken by
+//! it: the membership that a replica goes on with alone stands in no log, so whoever follows must begin from a state that has
+//! it already, and this replica must never forget it. `node/alone.rs` sees to both, and calls this afterwards.
+
+use raft::eraftpb::ConfState;
+
+use super::{
+    group::Group,
+    membership::{Conf, Membership, Step, change},
+};
+
+impl Group {
+    /// What a checkpoint keeps of the membership with this replica alone.
+    #[must_use]
+    pub fn alone(&self) -> Membership {
+        Membership { replica: self.replica(), conf: Conf::of([self.replica()]) }
+    }
+
+    /// From now on only this replica belongs to the group. It asks for votes, its own, and leads.
+    ///
+    /// # Panics
+    /// If raft refuses what it cannot refuse.
+    pub fn go_alone(&mut self) {
+        let own = self.replica();
+        let term = self.raw.raft.term;
+        self.raw.raft.become_follower(term, 0);
+        if self.conf().is_joint() {
+            self.force(&Step::Leave);
+        }
+        let remove = self.conf().everybody().into_iter().filter(|replica| *replica != own).collect();
+        let add = if self.conf().voters.contains(&own) { [].into() } else { [own].into() };
+        self.force(&Step::Enter { add, demote: [].into(), remove });
+        self.force(&Step::Leave);
+        assert_eq!(*self.conf(), self.alone().conf, "nobody else belongs to it");
+        self.set_replicas(self.replicas().clone());
+        self.campaign();
+    }
+
+    fn force(&mut self, step: &Step) {
+        let change = change(step).expect("a change");
+        let conf: ConfState = self.raw.apply_conf_change(&change).expect("raft takes any change to one voter");
+        self.take_conf(&conf);
+    }
+}

@@ -1,0 +1,284 @@
+//! Disks lose what they were given: real processes find it and mend it from each other, and a reader that we did not write
+//! finds every acknowledged record exactly once, in order.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use levada_client::{Admin, NewTopic};
+use levada_tests::{
+    http,
+    ledger::{Ledger, Load},
+    nodes::Nodes,
+    tools,
+};
+use serde_json::Value;
+use tokio::time::sleep;
+
+const TOPIC: &str = "ledger";
+/// Scrubs all the time, and seals and checkpoints early.
+const ENVIRONMENT: [(&str, &str); 3] = [
+    ("LEVADA_JOURNAL_CHECKPOINT_BYTES", "2097152"),
+    ("LEVADA_SCRUB_INTERVAL_S", "1"),
+    ("LEVADA_SCRUB_BYTES_PER_S", "104857600"),
+];
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn start(dir: &Path, count: u64) -> Result<Nodes> {
+    let data_dirs: Vec<PathBuf> = (1..=count).map(|id| dir.join(format!("node-{id}"))).collect();
+    data_dirs.iter().try_for_each(fs::create_dir_all)?;
+    Nodes::start_with(tools::levada(), &data_dirs, dir, &ENVIRONMENT)
+}
+
+async fn topic(nodes: &Nodes, partitions: u32, replicas: u32) -> Result<()> {
+    let admin = Admin::connect(&nodes.bootstrap()).await?;
+    let config = [("segment.bytes".to_owned(), (1 << 20).to_string())].into();
+    admin.create_topic(NewTopic { name: TOPIC.into(), partitions, replicas, config, schema_json: None }).await?;
+    Ok(())
+}
+
+fn levada(nodes: &Nodes, arguments: &[&str]) -> Result<(bool, String, String)> {
+    let mut command = Command::new(tools::levada());
+    let output = command.args(arguments).args(["--bootstrap", &nodes.bootstrap()]).stdin(Stdio::null()).output()?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok((output.status.success(), text(&output.stdout), text(&output.stderr)))
+}
+
+/// The sealed segments of partitions on a node: those that others follow.
+fn sealed(nodes: &Nodes, id: u64) -> Result<Vec<PathBuf>> {
+    let segments = nodes.nodes[&id].data_dir.join("segments");
+    let mut of_groups: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for entry in fs::read_dir(segments)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Some((group, _)) = name.split_once('-').filter(|_| name.ends_with(".seg")) else { continue };
+        // Group 0 is the metadata.
+        if group.bytes().any(|digit| digit != b'0') {
+            of_groups.entry(group.to_owned()).or_default().push(path);
+        }
+    }
+    let mut sealed = Vec::new();
+    for mut of_group in of_groups.into_values() {
+        of_group.sort();
+        of_group.pop();
+        sealed.extend(of_group);
+    }
+    Ok(sealed)
+}
+
+async fn eventually<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let began = Instant::now();
+    loop {
+        if let Some(answer) = ask()? {
+            return Ok(answer);
+        }
+        ensure!(began.elapsed() < PATIENCE, "it does not happen: {what}");
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn flip(path: &Path, at: u64) -> Result<()> {
+    let file = File::options().read(true).write(true).open(path)?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at)?;
+    file.write_all_at(&[byte[0] ^ 4], at)?;
+    Ok(())
+}
+
+/// What a node says of its own disk.
+fn upkeep(nodes: &Nodes, id: u64, key: &str) -> Result<Option<u64>> {
+    let (ok, out, _) = levada(nodes, &["cluster", "status", "--output", "json"])?;
+    let status: Value = if ok { serde_json::from_str(&out)? } else { return Ok(None) };
+    let nodes = status["nodes"].as_array().into_iter().flatten();
+    Ok(nodes.into_iter().find(|node| node["id"] == id).and_then(|node| node[key].as_u64()))
+}
+
+async fn mended(nodes: &Nodes, id: u64, count: u64) -> Result<()> {
+    eventually(&format!("node {id} has mended {count} segments"), || {
+        let sound = upkeep(nodes, id, "damaged_segments")? == Some(0);
+        Ok((sound && upkeep(nodes, id, "mended_segments")? >= Some(count)).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn segments_are_mended_from_other_nodes_under_load() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut nodes = start(dir.path(), 3)?;
+    topic(&nodes, 2, 3).await?;
+    let ledger = Arc::new(Ledger::default());
+    let load = Load::start(&nodes.bootstrap(), TOPIC, 2, 4, &ledger).await?;
+    eventually("there are segments", || {
+        let counts = (1..=3).map(|id| sealed(&nodes, id).map(|sealed| sealed.len())).collect::<Result<Vec<_>>>()?;
+        Ok(counts.iter().all(|count| *count >= 8).then_some(()))
+    })
+    .await?;
+
+    // A bit flips; a sector is written to the wrong place. Nobody reads there.
+    let (one, two) = (sealed(&nodes, 1)?, sealed(&nodes, 2)?);
+    let was = fs::read(&one[0])?;
+    flip(&one[0], 333_333)?;
+    let sector = fs::read(&two[2])?.get(8_192..12_288).context("a segment is longer")?.to_vec();
+    File::options().write(true).open(&two[1])?.write_all_at(&sector, 40_960)?;
+    mended(&nodes, 1, 1).await?;
+    mended(&nodes, 2, 1).await?;
+    ensure!(fs::read(&one[0])? == was, "byte for byte what it was");
+    eventually("it is counted", || {
+        let metrics = http::get(&nodes.nodes[&1].http, "/metrics")?;
+        Ok(metrics.contains("levada_segments_mended_total 1").then_some(()))
+    })
+    .await?;
+
+    // A node is down; meanwhile files are cut, lost, and exchanged, and the end of one, its footer, is gone.
+    nodes.kill(3)?;
+    let three = sealed(&nodes, 3)?;
+    let [a, b, c, d, e, ..] = &three[..] else { anyhow::bail!("{three:?}") };
+    File::options().write(true).open(a)?.set_len(100_000)?;
+    fs::remove_file(b)?;
+    fs::rename(c, dir.path().join("c"))?;
+    fs::rename(d, c)?;
+    fs::rename(dir.path().join("c"), d)?;
+    flip(e, fs::metadata(e)?.len() - 9)?;
+    nodes.spawn(3)?;
+    nodes.wait_ready()?;
+    mended(&nodes, 3, 5).await?;
+    let (ok, out, _) = levada(&nodes, &["cluster", "status"])?;
+    ensure!(ok && out.contains("segments mended"), "{out}");
+
+    load.stop().await.context("no write fails for it")?;
+    // As the scrub says by now, all of them have the same again.
+    for path in &three[..5] {
+        let name = path.file_name().context("a name")?;
+        let theirs = fs::read(nodes.nodes[&2].data_dir.join("segments").join(name))?;
+        ensure!(fs::read(path)? == theirs, "{name:?} is another on node 2");
+    }
+    println!("{}", ledger.judge(tools::python(), &nodes.nodes[&3].flight, TOPIC, dir.path())?);
+    Ok(())
+}
+
+/// Nobody has it: what is sound is served, the rest is named, and everything says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_another_replica_damage_is_named_and_the_rest_served() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut nodes = start(dir.path(), 1)?;
+    topic(&nodes, 1, 1).await?;
+    let ledger = Arc::new(Ledger::default());
+    let load = Load::start(&nodes.bootstrap(), TOPIC, 1, 2, &ledger).await?;
+    eventually("there are segments", || Ok((sealed(&nodes, 1)?.len() >= 4).then_some(()))).await?;
+    load.stop().await?;
+    let (ok, out, err) = levada(&nodes, &["cluster", "status"])?;
+    ensure!(ok && out.contains("safe: "), "{out}{err}");
+    flip(&sealed(&nodes, 1)?[1], 500_000)?;
+    let words = "AT RISK: a disk has lost something; node 1: 1 damaged segments to be mended";
+    eventually("the status says so", || {
+        let (_, out, _) = levada(&nodes, &["cluster", "status"])?;
+        Ok(out.contains(words).then_some(()))
+    })
+    .await?;
+    // What was written lately is served from memory.
+    nodes.kill(1)?;
+    nodes.spawn(1)?;
+    nodes.wait_ready()?;
+    let (ok, out, err) = levada(&nodes, &["consume", TOPIC, "--from", "earliest", "--format", "jsonl"])?;
+    ensure!(!ok && err.contains("is damaged at byte") && err.contains("offsets"), "{ok} {} {err}", out.lines().count());
+    let (ok, out, err) =
+        levada(&nodes, &["consume", TOPIC, "--from", "offset:0", "--limit", "10", "--format", "jsonl"])?;
+    ensure!(ok && out.lines().count() == 10, "{out}{err}");
+    let mut producer = Command::new(tools::levada());
+    let producer = producer.args(["produce", TOPIC, "--bootstrap", &nodes.bootstrap()]);
+    let mut producer = producer.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+    std::io::Write::write_all(producer.stdin.as_mut().context("its input")?, b"more\n")?;
+    ensure!(producer.wait()?.success(), "it goes on taking records");
+    Ok(())
+}
+
+/// A block of the journal as `docs/format.md` draws it.
+struct Block {
+    file: PathBuf,
+    position: u64,
+    lsn: u64,
+    synced: u64,
+    length: u32,
+    groups: Vec<u64>,
+    frame_bytes: u32,
+}
+
+fn blocks(journal: &Path) -> Result<Vec<Block>> {
+    let mut blocks = Vec::new();
+    for entry in fs::read_dir(journal)? {
+        let file = entry?.path();
+        let bytes = fs::read(&file)?;
+        for (page, block) in bytes.chunks(4_096).enumerate() {
+            let u32_at = |at| block.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
+            let u64_at = |at| block.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
+            let (Some(length), Some(lsn), Some(synced), Some(frame_bytes)) =
+                (u32_at(12), u64_at(40), u64_at(48), u32_at(76))
+            else {
+                continue;
+            };
+            if block.get(4..8) != Some(b"LVJB") || length > 4_096 {
+                continue;
+            }
+            let groups = (96..length as usize).step_by(56).filter_map(u64_at).collect();
+            blocks.push(Block {
+                file: file.clone(),
+                position: page as u64 * 4_096,
+                lsn,
+                synced,
+                length,
+                groups,
+                frame_bytes,
+            });
+        }
+    }
+    Ok(blocks)
+}
+
+/// What a node had promised is gone: it takes no part in these partitions any more, until it has others' copies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_whose_journal_is_damaged_are_replaced_by_new_ones() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut nodes = start(dir.path(), 3)?;
+    topic(&nodes, 2, 3).await?;
+    let ledger = Arc::new(Ledger::default());
+    let load = Load::start(&nodes.bootstrap(), TOPIC, 2, 4, &ledger).await?;
+    eventually("there are segments", || Ok((sealed(&nodes, 3)?.len() >= 3).then_some(()))).await?;
+    nodes.kill(3)?;
+    let blocks = blocks(&nodes.nodes[&3].data_dir.join("journal"))?;
+    let synced = blocks.iter().map(|block| block.synced).max().context("there are blocks")?;
+    let proven =
+        blocks.iter().filter(|block| block.lsn < synced && block.frame_bytes > 200 && !block.groups.contains(&0));
+    let block = proven.max_by_key(|block| block.lsn).context("one has records, and was durable")?;
+    flip(&block.file, block.position + u64::from(block.length) + 100)?;
+
+    nodes.spawn(3)?;
+    eventually("the damage is found, and made good", || {
+        let log = fs::read_to_string(dir.path().join("node-3.log"))?;
+        Ok((log.contains("partition.damaged") && log.contains("copy.complete")).then_some(()))
+    })
+    .await?;
+    nodes.wait_ready()?;
+    eventually("all is well again", || {
+        let (_, out, _) = levada(&nodes, &["cluster", "status", "--output", "json"])?;
+        let status: Value = serde_json::from_str(&out)?;
+        let replicas = status["partitions"].as_array().into_iter().flatten().flat_map(|partition| {
+            let replicas = partition["replicas"].as_array().into_iter().flatten();
+            replicas.filter(|replica| replica["node"] == 3).filter_map(|replica| replica["id"].as_u64())
+        });
+        let is_new = replicas.max() > Some(6);
+        Ok((status["safe"] == true && is_new && upkeep(&nodes, 3, "lost_replicas")? == Some(0)).then_some(()))
+    })
+    .await?;
+    load.stop().await.context("no write fails for it")?;
+    // It has everything: it is enough for a majority with either of the others.
+    nodes.kill(1)?;
+    println!("{}", ledger.judge(tools::python(), &nodes.nodes[&3].flight, TOPIC, dir.path())?);
+    Ok(())
+}

@@ -253,6 +253,7 @@ impl Segment {
     pub(crate) fn lose_index(&self) {
         let mut state = self.state();
         (state.index, state.outlined) = (Some(Arc::new(SegmentIndex::lost())), None);
+        self.is_suspect.store(true, Ordering::Relaxed);
     }
 
     /// Whether something of it could not be read since this was asked last.

@@ -15,8 +15,8 @@ use levada_protocol::messages::{
     },
     native::{ErrorMessage, HandshakeRequest, HandshakeResponse, NodeAddresses, PeerIdentity},
     peer::{
-        AskSegment, AskSnapshot, CatchUp, EntryHead, Leadership, NodeHealth, Placement, RaftFrame, RaftMessage,
-        SegmentBytes, SnapshotBytes, catch_up::Kind as CatchUpKind,
+        AskSegment, AskSnapshot, Asleep, Beat, CatchUp, EntryHead, Leadership, NodeHealth, Placement, RaftFrame,
+        RaftMessage, SegmentBytes, SnapshotBytes, catch_up::Kind as CatchUpKind,
     },
 };
 use prost::Message;
@@ -72,8 +72,17 @@ fn golden_raft_frame() {
         priority: -16,
         context: Bytes::from_static(b"why"),
     };
-    let placement =
-        Placement { group: 19, voters: vec![20], lost_replica: 21, replace_replica: 22, targets_given: 23, roll: true };
+    let placement = Placement {
+        group: 19,
+        voters: vec![20],
+        lost_replica: 21,
+        replace_replica: 22,
+        targets_given: 23,
+        roll: true,
+        damaged_replica: 24,
+        unsound: true,
+        only_settled: true,
+    };
     let kinds = [
         CatchUpKind::AskSnapshot(AskSnapshot {}),
         CatchUpKind::Snapshot(SnapshotBytes { payload_bytes: Some(24) }),
@@ -85,6 +94,8 @@ fn golden_raft_frame() {
         leaderships: vec![Leadership { group: 17, term: 18 }],
         placements: vec![placement],
         catch_ups: kinds.map(|kind| CatchUp { group: 23, kind: Some(kind) }).into(),
+        beat: Some(Beat { run: 33 }),
+        asleep: vec![Asleep { group: 34, term: 35, last_index: 36 }],
         health: vec![NodeHealth { fullness: 31, slow_disk: true, sync_us: 32 }],
     };
     pinned(
@@ -98,11 +109,13 @@ fn golden_raft_frame() {
             b"\x70\x1f",
             b"\x7a\x03why",
             b"\x12\x04\x08\x11\x10\x12",
-            b"\x1a\x0d\x08\x13\x12\x01\x14\x18\x15\x20\x16\x28\x17\x30\x01",
+            b"\x1a\x13\x08\x13\x12\x01\x14\x18\x15\x20\x16\x28\x17\x30\x01\x38\x18\x40\x01\x48\x01",
             b"\x22\x04\x08\x17\x12\x00",
             b"\x22\x06\x08\x17\x1a\x02\x08\x18",
             b"\x22\x0a\x08\x17\x22\x06\x08\x19\x10\x1a\x18\x1b",
             b"\x22\x0a\x08\x17\x2a\x06\x08\x1c\x10\x1d\x18\x1e",
+            b"\x2a\x02\x08\x21",
+            b"\x32\x06\x08\x22\x10\x23\x18\x24",
             b"\x42\x06\x08\x1f\x10\x01\x18\x20",
         ],
     );

@@ -380,8 +380,8 @@ impl Node {
 
     /// As leader: a replica's segment is damaged, and is to end so that it can be mended.
     pub(super) fn on_roll_wanted(&mut self, group: GroupId) {
-        let leads = |partition: &Partition| partition.leading.is_some() && partition.log_stats().active_bytes > 0;
-        if !self.partitions.get(&group).is_some_and(leads) {
+        let may = |partition: &Partition| partition.leading.is_some() && has_unsealed(partition);
+        if !self.partitions.get(&group).is_some_and(may) {
             return;
         }
         self.wake(group, Wake::Upkeep);
@@ -391,6 +391,15 @@ impl Node {
             self.dirty.insert(group);
         }
     }
+}
+
+/// Whether there are entries behind the last sealed segment. If they are few and empty, a replica may have written them to a
+/// segment (for a checkpoint) and another not, its leader among these.
+fn has_unsealed(partition: &Partition) -> bool {
+    let segments = partition.view.log.segments();
+    let sealed = segments.iter().rev().find(|segment| segment.sealed);
+    let from = sealed.map_or_else(|| partition.group.log().first_index(), |sealed| sealed.next_index);
+    from <= partition.applied()
 }
 
 /// The other nodes that have what the group has.

@@ -110,7 +110,7 @@ impl Node {
             let replica = partition.group.replica();
             if partition.leading.is_some() {
                 self.on_damaged(group, replica, is_unsound);
-            } else if let Some(to) = partition.group.leader() {
+            } else if let Some(to) = partition.group.leader().filter(|to| *to != self.config.node) {
                 out.push(Effect::Send { to, message: PeerMessage::Damaged { group, replica, is_unsound } });
             }
         }

@@ -123,6 +123,32 @@ fn the_segment_that_is_written_is_mended_too() {
     }
 }
 
+/// Entries that new leaders begin with are worth no segment. One that had something to write behind them, which never came to
+/// be, has begun one nevertheless, and alone.
+#[test]
+fn a_segment_that_its_leader_has_not_begun_is_mended_too() {
+    let (mut world, place) = cluster();
+    let leader = world.leader(place).unwrap();
+    let group = group(&world, leader, place);
+    world.nodes.get_mut(&leader).unwrap().on_roll_wanted(group);
+    checkpoint(&mut world);
+    let node = NodeId(leader.get() % 3 + 1);
+    world.ask(leader, Request::TransferLeader { group, to: node }).unwrap();
+    world.until(|world| world.leader(place) == Some(node));
+    world.cut.insert(node);
+    world.send(node, Request::Produce { partition: place, batch: batch(&[&value(35)], 35) });
+    world.settle();
+    world.nodes.get_mut(&node).unwrap().begin_checkpoint();
+    world.until(|world| world.leader(place).is_some());
+    world.cut.clear();
+    let other = NodeId(node.get() % 3 + 1);
+    world.until(|world| segments(world, node).len() == segments(world, other).len() + 1);
+    let (file, _) = segments(&world, node).pop().unwrap();
+    world.disks[&node].flip_bit(&file, 70, 5);
+    world.until(|world| world.nodes[&node].mends.mended() == 1);
+    world.until(|world| (1..=3).all(|node| world.values(NodeId(node), place) == expected(35)));
+}
+
 #[test]
 fn without_a_sound_copy_it_stays_damaged_and_the_rest_is_served() {
     let (mut world, place) = cluster();

@@ -73,8 +73,17 @@ fn golden_raft_frame() {
         priority: -16,
         context: Bytes::from_static(b"why"),
     };
-    let placement =
-        Placement { group: 19, voters: vec![20], lost_replica: 21, replace_replica: 22, targets_given: 23, roll: true };
+    let placement = Placement {
+        group: 19,
+        voters: vec![20],
+        lost_replica: 21,
+        replace_replica: 22,
+        targets_given: 23,
+        roll: true,
+        damaged_replica: 24,
+        unsound: true,
+        only_settled: true,
+    };
     let kinds = [
         CatchUpKind::AskSnapshot(AskSnapshot {}),
         CatchUpKind::Snapshot(SnapshotBytes { payload_bytes: Some(24) }),
@@ -101,7 +110,7 @@ fn golden_raft_frame() {
             b"\x70\x1f",
             b"\x7a\x03why",
             b"\x12\x04\x08\x11\x10\x12",
-            b"\x1a\x0d\x08\x13\x12\x01\x14\x18\x15\x20\x16\x28\x17\x30\x01",
+            b"\x1a\x13\x08\x13\x12\x01\x14\x18\x15\x20\x16\x28\x17\x30\x01\x38\x18\x40\x01\x48\x01",
             b"\x22\x04\x08\x17\x12\x00",
             b"\x22\x06\x08\x17\x1a\x02\x08\x18",
             b"\x22\x0a\x08\x17\x22\x06\x08\x19\x10\x1a\x18\x1b",

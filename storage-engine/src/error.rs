@@ -60,6 +60,10 @@ pub enum DamageCause {
         /// What its bytes give.
         computed: u32,
     },
+    /// The file of a segment is sound in itself, and of the same entries, but it is not the one that this replica has: its
+    /// index frames differ, or those of a segment before it do, and with them the chain of CRCs.
+    #[error("the segment's file is sound in itself, but another one than this replica's")]
+    Diverged,
     /// A record batch is not sound.
     #[error("a batch is damaged: {0}")]
     Batch(#[from] BatchError),

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use levada_protocol::{
     error::{Error, ErrorCode},
-    ids::{GroupId, NodeId},
+    ids::{GroupId, NodeId, ReplicaId},
 };
 
 use super::{Node, event::Effect, sleeping::Wake};
@@ -136,14 +136,14 @@ impl Node {
         let unfit = self.unfit();
         let mut handed = 0;
         let successors = self.partitions.iter().filter_map(|(id, partition)| {
-            let to = successor(&partition.group, &unfit)?;
+            let to = successor(&partition.group, &unfit, |replica| self.reports.is_unsound(*id, replica))?;
             Some((*id, to))
         });
         for (id, to) in successors.collect::<Vec<_>>() {
             self.hand_to(id, to, false, Wake::Upkeep);
             handed += 1;
         }
-        if let Some(to) = successor(&self.controller.group, &unfit) {
+        if let Some(to) = successor(&self.controller.group, &unfit, |_| false) {
             self.controller.group.transfer_leader(to, false);
             self.dirty.insert(GroupId::METADATA);
             handed += 1;
@@ -155,8 +155,9 @@ impl Node {
     }
 }
 
-/// As leader that should not be: who should be instead. It votes, answers, and has nearly everything.
-fn successor(group: &Group, unfit: &BTreeSet<NodeId>) -> Option<NodeId> {
+/// As leader that should not be: who should be instead. It votes, answers, and has nearly everything; one that is unsound, only
+/// if there is no other.
+fn successor(group: &Group, unfit: &BTreeSet<NodeId>, is_unsound: impl Fn(ReplicaId) -> bool) -> Option<NodeId> {
     if !group.can_propose() {
         return None;
     }
@@ -168,7 +169,7 @@ fn successor(group: &Group, unfit: &BTreeSet<NodeId>) -> Option<NodeId> {
             && group.conf().voters.contains(&replica)
             && last.saturating_sub(matched.get()) <= BEHIND_MAX
             && !unfit.contains(&node);
-        is_able.then_some((matched, node))
+        is_able.then_some((!is_unsound(replica), matched, node))
     });
-    fit.max_by_key(|(matched, node)| (*matched, std::cmp::Reverse(*node))).map(|(_, node)| node)
+    fit.max_by_key(|(sound, matched, node)| (*sound, *matched, std::cmp::Reverse(*node))).map(|(_, _, node)| node)
 }

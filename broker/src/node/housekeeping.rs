@@ -65,6 +65,7 @@ impl Node {
             self.show_nodes();
             self.leave_damage();
             self.look_for_survivors();
+            self.see_to_unsound(out);
         }
         self.retain();
         if self.stopping.is_some() {
@@ -189,7 +190,8 @@ impl Node {
             let group = &partition.group;
             // Under load no replica ever has everything at the very moment.
             let on_it = group.replicas().iter().filter(|(_, node)| **node == to);
-            let has_caught_up = || on_it.into_iter().any(|(replica, _)| group.has_caught_up(*replica));
+            let may_lead = |replica| group.has_caught_up(replica) && !self.reports.is_unsound(id, replica);
+            let has_caught_up = || on_it.into_iter().any(|(replica, _)| may_lead(*replica));
             (!group.leads_by_request() && group.can_propose() && has_caught_up()).then_some((id, to))
         };
         let moves: Vec<(GroupId, NodeId)> = self.partitions.iter().filter_map(better).collect();

@@ -8,13 +8,14 @@
 //! A segment that is still written first has to end: its leader is asked to roll it. One that this node cannot go on writing
 //! after a restart, because its index is lost, is mended as far as it goes; what is to be written to it waits, but not for
 //! long. A segment that no node has soundly
-//! stays damaged, and is tried again every few seconds; what of it can be read is served.
+//! stays damaged, and is tried again every few seconds; what of it can be read is served. If the others have it soundly, but as
+//! another file than this replica's, the replica is unsound (`unsound.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use levada_protocol::ids::{GroupId, LogIndex, NodeId};
-use levada_storage_engine::store::Store;
+use levada_storage_engine::{error::DamageCause, store::Store};
 
 use super::{
     Node,
@@ -43,6 +44,8 @@ const WRITER_WAITS_TICKS: u64 = 15_000 / TICK_MS;
 /// After so many rounds in which every node answered that it has none, nobody has a sound file. (A node may be about to write
 /// it.)
 const HOPELESS_ROUNDS: u32 = 5;
+/// After so many of them in which a node had another file than this replica's, the replica is unsound.
+const DIVERGED_ROUNDS: u32 = 3;
 /// How long a segment may take to end, after its leader was asked to roll it.
 const ROLL_TICKS: u64 = 1_000 / TICK_MS;
 
@@ -68,8 +71,12 @@ struct Mend {
     in_vain: usize,
     /// So many times in a row all of them have answered, in vain.
     hopeless_rounds: u32,
+    /// In so many of them, the last ones, a node had a sound file that is not this replica's.
+    diverged_rounds: u32,
     /// How many did not answer in this round.
     silent: usize,
+    /// How many had such a file in this round.
+    diverged: usize,
     tries: u32,
     noted: u64,
     /// Entries wait for it.
@@ -105,8 +112,13 @@ impl Mend {
         self.since = None;
         let rests = self.in_vain >= self.nodes.len();
         if rests {
-            self.hopeless_rounds = if self.silent == 0 { self.hopeless_rounds + 1 } else { 0 };
-            self.silent = 0;
+            let have_answered = self.silent == 0;
+            self.hopeless_rounds = if have_answered { self.hopeless_rounds + 1 } else { 0 };
+            // What was found out stays so when a node is silent now.
+            if have_answered {
+                self.diverged_rounds = if self.diverged > 0 { self.diverged_rounds + 1 } else { 0 };
+            }
+            (self.silent, self.diverged) = (0, 0);
         }
         let not_before = if rests { now + if self.is_awaited { ROLL_TICKS } else { REST_TICKS } } else { 0 };
         self.stage = Stage::Waiting { not_before };
@@ -129,8 +141,10 @@ impl Mends {
                 asked: 0,
                 in_vain: 0,
                 hopeless_rounds: 0,
+                diverged_rounds: 0,
                 is_awaited: false,
                 silent: 0,
+                diverged: 0,
                 tries: 0,
                 noted: self.ticks,
                 since: None,
@@ -159,6 +173,15 @@ impl Mends {
     /// Whether a segment of the group is being mended.
     pub(super) fn has(&self, group: GroupId) -> bool {
         self.of(group).next().is_some()
+    }
+
+    /// Groups with damaged segments, and whether one of these is sound elsewhere, but not as this replica's file.
+    pub(super) fn groups(&self) -> BTreeMap<GroupId, bool> {
+        let mut groups = BTreeMap::new();
+        for ((group, _), mend) in &self.mends {
+            *groups.entry(*group).or_default() |= mend.diverged_rounds >= DIVERGED_ROUNDS;
+        }
+        groups
     }
 
     fn of(&self, group: GroupId) -> impl Iterator<Item = (&Key, &Mend)> {
@@ -279,7 +302,9 @@ impl Mends {
                 }
             }
             Some((_, Err(error))) => {
-                tracing::warn!(group = group.get(), %from, %first_index, %error, "mend.refused: that node's is damaged, too");
+                let diverged = matches!(error, DamageCause::Diverged);
+                mend.diverged += usize::from(diverged);
+                tracing::warn!(group = group.get(), %from, %first_index, %error, diverged, "mend.refused: what that node has is of no use here");
                 store.discard_incoming_file(group, first_index);
                 mend.ask_another(self.ticks);
             }
@@ -355,8 +380,8 @@ impl Node {
 
     /// As leader: a replica's segment is damaged, and is to end so that it can be mended.
     pub(super) fn on_roll_wanted(&mut self, group: GroupId) {
-        let leads = |partition: &Partition| partition.leading.is_some() && partition.log_stats().active_bytes > 0;
-        if !self.partitions.get(&group).is_some_and(leads) {
+        let may = |partition: &Partition| partition.leading.is_some() && has_unsealed(partition);
+        if !self.partitions.get(&group).is_some_and(may) {
             return;
         }
         self.wake(group, Wake::Upkeep);
@@ -366,6 +391,15 @@ impl Node {
             self.dirty.insert(group);
         }
     }
+}
+
+/// Whether there are entries behind the last sealed segment. If they are few and empty, a replica may have written them to a
+/// segment (for a checkpoint) and another not, its leader among these.
+fn has_unsealed(partition: &Partition) -> bool {
+    let segments = partition.view.log.segments();
+    let sealed = segments.iter().rev().find(|segment| segment.sealed);
+    let from = sealed.map_or_else(|| partition.group.log().first_index(), |sealed| sealed.next_index);
+    from <= partition.applied()
 }
 
 /// The other nodes that have what the group has.

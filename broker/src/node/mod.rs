@@ -30,6 +30,7 @@ mod scrubbing;
 pub mod sleeping;
 mod slow;
 mod space;
+mod unsound;
 mod wishes;
 
 use std::{
@@ -65,6 +66,7 @@ use self::{
     sleeping::Sleepers,
     slow::SlowDisk,
     space::Space,
+    unsound::Reports,
 };
 use crate::{
     cluster::{
@@ -135,6 +137,8 @@ pub struct Node {
     /// Replicas that have lost what they had: their leaders are to have them replaced.
     lost: BTreeMap<GroupId, ReplicaId>,
     alone: Alone,
+    /// As leader of groups: which replicas have damaged segments.
+    reports: Reports,
     /// As controller: everybody has the place in group 0 that is meant for it.
     metadata_settled: bool,
     /// Groups that may have something ready.
@@ -204,6 +208,7 @@ impl Node {
             scrub,
             lost: BTreeMap::new(),
             alone: Alone::default(),
+            reports: Reports::default(),
             metadata_settled: false,
             dirty: BTreeSet::from([GroupId::METADATA]),
             admission: Admission::default(),
@@ -282,8 +287,12 @@ impl Node {
             let sleeps = if self.sleepers.is_asleep(partition.group.id()) { "sleeps" } else { "awake" };
             format!("{} {sleeps}, settled {}, placed {placed:?}", group(&partition.group), partition.settled)
         });
-        let others =
-            [format!("copies {:?}", self.copies), format!("mends {:?}", self.mends), format!("lost {:?}", self.lost)];
+        let others = [
+            format!("copies {:?}", self.copies),
+            format!("mends {:?}", self.mends),
+            format!("lost {:?}", self.lost),
+            format!("damage reported {:?}", self.reports),
+        ];
         std::iter::once(group(&self.controller.group)).chain(partitions).chain(others).collect()
     }
 
@@ -464,7 +473,8 @@ impl Node {
             }
             PeerMessage::Placed { group, voters, targets_given } => self.on_placed(group, &voters, targets_given),
             PeerMessage::Lost { group, replica } => self.on_lost(group, replica, out),
-            PeerMessage::Replace { group, replica } => self.on_replace(group, replica),
+            PeerMessage::Replace { group, replica, settled_at } => self.on_replace(group, replica, settled_at),
+            PeerMessage::Damaged { group, replica, is_unsound } => self.on_damaged(group, replica, is_unsound),
             PeerMessage::Roll { group } => self.on_roll_wanted(group),
             PeerMessage::Health(health) => self.fitness.hear(from, health, self.now.mono_ms),
             PeerMessage::CatchUp { group, what } => self.on_catch_up(from, group, what, out),

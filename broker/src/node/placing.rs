@@ -97,7 +97,7 @@ impl Node {
             for &replica in &now {
                 let since = *partition.stranded.entry(replica).or_insert(self.ticks);
                 if self.ticks >= since + STRANDED_TICKS {
-                    says.push(PeerMessage::Replace { group, replica });
+                    says.push(PeerMessage::Replace { group, replica, settled_at: None });
                 }
             }
             partition.stranded.retain(|replica, _| now.contains(replica));
@@ -118,15 +118,15 @@ impl Node {
     pub(super) fn on_lost(&mut self, group: GroupId, replica: ReplicaId, out: &mut Vec<Effect>) {
         let Some(partition) = self.partitions.get(&group) else { return };
         if partition.leading.is_some() && !partition.group.is_self(replica) {
-            self.tell_controller(PeerMessage::Replace { group, replica }, out);
+            self.tell_controller(PeerMessage::Replace { group, replica, settled_at: None }, out);
         }
     }
 
-    fn tell_controller(&mut self, message: PeerMessage, out: &mut Vec<Effect>) {
+    pub(super) fn tell_controller(&mut self, message: PeerMessage, out: &mut Vec<Effect>) {
         if self.controller.is_leading() {
             match message {
                 PeerMessage::Placed { group, voters, targets_given } => self.on_placed(group, &voters, targets_given),
-                PeerMessage::Replace { group, replica } => self.on_replace(group, replica),
+                PeerMessage::Replace { group, replica, settled_at } => self.on_replace(group, replica, settled_at),
                 _ => {}
             }
         } else if let Some(to) = self.controller.group.leader() {
@@ -146,10 +146,12 @@ impl Node {
         }
     }
 
-    /// As controller: a replica is to be replaced.
-    pub(super) fn on_replace(&mut self, group: GroupId, replica: ReplicaId) {
+    /// As controller: a replica is to be replaced. If that is `settled_at` a target, only as long as the group is there and is to
+    /// have no other.
+    pub(super) fn on_replace(&mut self, group: GroupId, replica: ReplicaId, settled_at: Option<u64>) {
         let Some(placed) = self.partition_placed(group) else { return };
-        if placed.everybody().contains_key(&replica) {
+        let is_settled = |at: u64| placed.target.is_empty() && placed.targets_given == at;
+        if placed.everybody().contains_key(&replica) && settled_at.is_none_or(is_settled) {
             tracing::warn!(group = group.get(), %replica, "replica.lost: another one takes its place");
             let replace = wire::ReplaceReplica { group: group.get(), replica_id: replica.get() };
             self.do_duty(Duty::Group(group), &command(wire::command::Kind::ReplaceReplica(replace)));

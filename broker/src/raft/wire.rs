@@ -60,6 +60,17 @@ pub enum PeerMessage {
         group: GroupId,
         /// The replica.
         replica: ReplicaId,
+        /// Only as long as the group has what it is to have, and that is this target, by the metadata's count.
+        settled_at: Option<u64>,
+    },
+    /// To a group's leader: a replica has damaged segments.
+    Damaged {
+        /// The group.
+        group: GroupId,
+        /// The replica.
+        replica: ReplicaId,
+        /// Nobody can mend them: the sound files that others have of them are not this replica's.
+        is_unsound: bool,
     },
     /// To a group's leader: a replica's segment that is written is damaged, and is to end so that it can be mended.
     Roll {
@@ -134,7 +145,8 @@ impl PeerMessage {
             }
             Self::Leadership { .. } => 16,
             Self::Placed { voters, .. } => 24 + 8 * voters.len(),
-            Self::Lost { .. } | Self::Replace { .. } | Self::Roll { .. } | Self::Health(_) => 24,
+            Self::Lost { .. } | Self::Damaged { .. } | Self::Roll { .. } | Self::Health(_) => 24,
+            Self::Replace { .. } => 32,
             Self::CatchUp { what, .. } => match what {
                 CatchUp::Snapshot(Some(bytes)) | CatchUp::Segment { bytes: Some(bytes), .. } => 48 + bytes.len(),
                 _ => 48,
@@ -169,9 +181,17 @@ pub fn encode(messages: Vec<PeerMessage>) -> (peer::RaftFrame, Vec<Bytes>) {
                 lost_replica: replica.get(),
                 ..peer::Placement::default()
             }),
-            PeerMessage::Replace { group, replica } => frame.placements.push(peer::Placement {
+            PeerMessage::Replace { group, replica, settled_at } => frame.placements.push(peer::Placement {
                 group: group.get(),
                 replace_replica: replica.get(),
+                only_settled: settled_at.is_some(),
+                targets_given: settled_at.unwrap_or_default(),
+                ..peer::Placement::default()
+            }),
+            PeerMessage::Damaged { group, replica, is_unsound } => frame.placements.push(peer::Placement {
+                group: group.get(),
+                damaged_replica: replica.get(),
+                unsound: is_unsound,
                 ..peer::Placement::default()
             }),
             PeerMessage::Roll { group } => {
@@ -296,15 +316,22 @@ pub fn decode(frame: peer::RaftFrame, mut payload: Bytes) -> Result<Vec<PeerMess
     );
     messages.extend(frame.placements.into_iter().map(|placement| {
         let group = GroupId(placement.group);
-        match (placement.lost_replica, placement.replace_replica) {
-            (0, 0) if placement.roll => PeerMessage::Roll { group },
-            (0, 0) => PeerMessage::Placed {
+        match (placement.lost_replica, placement.replace_replica, placement.damaged_replica) {
+            (0, 0, 0) if placement.roll => PeerMessage::Roll { group },
+            (0, 0, 0) => PeerMessage::Placed {
                 group,
                 voters: placement.voters.into_iter().map(ReplicaId).collect(),
                 targets_given: placement.targets_given,
             },
-            (0, replace) => PeerMessage::Replace { group, replica: ReplicaId(replace) },
-            (lost, _) => PeerMessage::Lost { group, replica: ReplicaId(lost) },
+            (0, 0, damaged) => {
+                PeerMessage::Damaged { group, replica: ReplicaId(damaged), is_unsound: placement.unsound }
+            }
+            (0, replace, _) => PeerMessage::Replace {
+                group,
+                replica: ReplicaId(replace),
+                settled_at: placement.only_settled.then_some(placement.targets_given),
+            },
+            (lost, _, _) => PeerMessage::Lost { group, replica: ReplicaId(lost) },
         }
     }));
     messages.extend(frame.beat.map(|beat| PeerMessage::Beat { run: beat.run }));
@@ -451,7 +478,12 @@ mod tests {
         messages.push(PeerMessage::Leadership { group, term: Term(9) });
         messages.push(PeerMessage::Placed { group, voters: vec![ReplicaId(1), ReplicaId(5)], targets_given: 2 });
         messages.push(PeerMessage::Lost { group, replica: ReplicaId(5) });
-        messages.push(PeerMessage::Replace { group, replica: ReplicaId(6) });
+        for settled_at in [None, Some(0), Some(3)] {
+            messages.push(PeerMessage::Replace { group, replica: ReplicaId(6), settled_at });
+        }
+        for is_unsound in [false, true] {
+            messages.push(PeerMessage::Damaged { group, replica: ReplicaId(7), is_unsound });
+        }
         let mixed: Vec<PeerMessage> = messages.iter().rev().cloned().collect();
         let (frame, payload) = encode(mixed);
         let mut decoded = decode(frame, whole(payload)).unwrap();

@@ -63,19 +63,21 @@ impl World {
         self.partitions.iter().find_map(|&partition| self.unsettled_partition(partition))
     }
 
-    fn scrub_passes(&self) -> BTreeMap<NodeId, u64> {
-        let running = self.processes.iter().filter_map(|(node, process)| Some((*node, process.running.as_ref()?)));
-        running.map(|(node, running)| (node, running.node.view().upkeep().scrub_passes)).collect()
+    /// How many passes each process has ended so far; one that starts later begins anew.
+    fn scrub_passes(&self) -> BTreeMap<(NodeId, u32), u64> {
+        let running =
+            self.processes.iter().filter_map(|(node, process)| Some((*node, process.run, process.running.as_ref()?)));
+        running.map(|(node, run, running)| ((node, run), running.node.view().upkeep().scrub_passes)).collect()
     }
 
     /// Where segments decay: who has not read all of its own since then, or found one that is not mended yet.
-    fn unscrubbed(&self, before: &BTreeMap<NodeId, u64>) -> Option<String> {
+    fn unscrubbed(&self, before: &BTreeMap<(NodeId, u32), u64>) -> Option<String> {
         if self.options.mix.rot == 0 {
             return None;
         }
-        let running = self.processes.iter().filter_map(|(node, process)| Some((*node, process.running.as_ref()?)));
-        running.map(|(node, running)| (node, running.node.view().upkeep())).find_map(|(node, upkeep)| {
-            let passes = before.get(&node).copied().unwrap_or(0);
+        self.processes.iter().find_map(|(node, process)| {
+            let upkeep = process.running.as_ref()?.node.view().upkeep();
+            let passes = before.get(&(*node, process.run)).copied().unwrap_or(0);
             let waits = upkeep.scrub_passes < passes + 2 || upkeep.damaged_segments > 0;
             waits.then(|| format!("node {node} is not scrubbed and mended: {upkeep:?}"))
         })

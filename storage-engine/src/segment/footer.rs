@@ -73,6 +73,43 @@ pub(crate) fn decode(bytes: &[u8], header: &SegmentHeader, end: &Mark) -> Result
     decode_points(directory)
 }
 
+/// The end of a sealed segment of which nothing is known but its file: from the last bytes of that, its length, its header, and
+/// the checksum of all of it.
+pub(crate) fn decode_end(
+    tail: &[u8],
+    file_bytes: u64,
+    header: &SegmentHeader,
+    checksum: u32,
+) -> Result<Mark, DamageCause> {
+    let short = || DamageCause::Short(TRAILER);
+    let trailer = tail.last_chunk::<TRAILER_BYTES>().ok_or_else(short)?;
+    let (found, points, _) = Trailer::decode(trailer)?;
+    let start = tail.len().checked_sub(points * POINT_BYTES + TRAILER_BYTES).ok_or_else(short)?;
+    let footer = tail.get(start..).ok_or_else(short)?;
+    if found.frames_end.checked_add(footer.len() as u64) != Some(file_bytes) {
+        return Err(DamageCause::Field { field: "the end of the segment's frames", value: found.frames_end });
+    }
+    let end = Mark {
+        position: found.frames_end,
+        index: found.index,
+        offset: found.offset,
+        previous_crc: found.last_crc,
+        checksum: found.checksum,
+        index_frame: 0,
+        max_timestamp_ms: found.max_timestamp_ms,
+    };
+    decode(footer, header, &end)?;
+    // With these bytes behind them, the frames have the file's checksum only if they have the trailer's.
+    let mut all = crc32fast::Hasher::new_with_initial(end.checksum);
+    all.update(footer);
+    let stored = all.finalize();
+    if stored == checksum {
+        Ok(end)
+    } else {
+        Err(DamageCause::Checksum { what: "a segment as a whole", stored, computed: checksum })
+    }
+}
+
 /// What the trailer says that is known without the directory.
 #[derive(Debug, PartialEq, Eq)]
 struct Trailer {

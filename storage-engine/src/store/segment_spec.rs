@@ -3,6 +3,9 @@
 //! Segments are equal on all replicas. So what one node knows of a segment without looking at its file (where it begins,
 //! where it ends, the checksum of all before) is enough to check any node's file of it: one that arrives for a new replica,
 //! one that is to take the place of a damaged one, and one's own, whether it is still what was written.
+//!
+//! Where a replica has written on behind a lost index (`repair.rs`), its segments are its own from there on. Another node's file
+//! is refused then like a damaged one, but with a cause of its own: [`DamageCause::Diverged`].
 
 use levada_protocol::ids::{GroupId, LogIndex};
 
@@ -19,6 +22,8 @@ use crate::{
 const SIZE: &str = "the length of the segment's file";
 /// No footer is larger: a directory has a point for each index frame, which stands for about a megabyte.
 const FOOTER_BYTES_MAX: usize = 16 << 20;
+/// What is kept of the end of a file to find its own footer in it: enough for the largest segments.
+const TAIL_BYTES_MAX: usize = 1 << 20;
 
 /// What the file of a segment must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +70,8 @@ impl SegmentSpec {
             header: Vec::with_capacity(HEADER_BYTES),
             checksum: crc32fast::Hasher::new_with_initial(self.header.crc()),
             footer: Vec::new(),
+            itself: None,
+            tail: Vec::new(),
         }
     }
 }
@@ -77,6 +84,9 @@ pub struct SegmentCheck {
     header: Vec<u8>,
     checksum: crc32fast::Hasher,
     footer: Vec<u8>,
+    /// Of a segment that is sealed: the checksum of the whole file, going by its own header, and its last bytes.
+    itself: Option<crc32fast::Hasher>,
+    tail: Vec<u8>,
 }
 
 impl SegmentCheck {
@@ -101,6 +111,7 @@ impl SegmentCheck {
         self.position += bytes.len() as u64;
         let head = bytes.len().min(HEADER_BYTES.saturating_sub(self.header.len()));
         self.header.extend(bytes.split_off(..head).unwrap_or_default());
+        self.look_at_itself(bytes);
         let before = self.position - bytes.len() as u64;
         let frames = bytes.len().min(to_usize(frames_end.saturating_sub(before)));
         self.checksum.update(bytes.split_off(..frames).unwrap_or_default());
@@ -113,8 +124,35 @@ impl SegmentCheck {
     /// At the end of the file: whether it is this segment.
     ///
     /// # Errors
-    /// It is not.
+    /// It is not. [`DamageCause::Diverged`] if it is a sound file of the same entries nevertheless.
     pub fn finish(&self) -> Result<(), DamageCause> {
+        self.is_this_one().map_err(|cause| if self.is_another() { DamageCause::Diverged } else { cause })
+    }
+
+    /// Takes note of what stands behind the header, for [`SegmentCheck::is_another`].
+    fn look_at_itself(&mut self, bytes: &[u8]) {
+        let Some(crc) = self.header.last_chunk().filter(|_| self.segment.sealed && self.header.len() == HEADER_BYTES)
+        else {
+            return;
+        };
+        let initial = u32::from_le_bytes(*crc);
+        self.itself.get_or_insert_with(|| crc32fast::Hasher::new_with_initial(initial)).update(bytes);
+        self.tail.extend(bytes);
+        if self.tail.len() > 2 * TAIL_BYTES_MAX {
+            self.tail.drain(..self.tail.len() - TAIL_BYTES_MAX);
+        }
+    }
+
+    /// Whether the file is that of a segment of the same entries, which differs in the chain of CRCs or in its index only.
+    fn is_another(&self) -> bool {
+        let SegmentSpec { header, end, .. } = &self.segment;
+        let (Some(itself), Ok(found)) = (&self.itself, SegmentHeader::decode(&self.header)) else { return false };
+        let is_same = found == SegmentHeader { previous_crc: found.previous_crc, ..*header };
+        let found_end = footer::decode_end(&self.tail, self.position, &found, itself.clone().finalize());
+        is_same && found_end.is_ok_and(|found| found.index == end.index && found.offset == end.offset)
+    }
+
+    fn is_this_one(&self) -> Result<(), DamageCause> {
         let SegmentSpec { end, sealed, .. } = &self.segment;
         if self.position < end.position {
             return Err(DamageCause::Short("a segment as a whole"));

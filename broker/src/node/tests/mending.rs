@@ -1,6 +1,7 @@
 //! Damage to segments: found, and mended from other nodes, while everything goes on.
 
 use super::*;
+use crate::raft::wire::CatchUp;
 
 const VALUE_BYTES: usize = 100_000;
 
@@ -136,6 +137,32 @@ fn the_segment_that_is_written_is_mended_too() {
     }
 }
 
+/// Entries that new leaders begin with are worth no segment. One that had something to write behind them, which never came to
+/// be, has begun one nevertheless, and alone.
+#[test]
+fn a_segment_that_its_leader_has_not_begun_is_mended_too() {
+    let (mut world, place) = cluster();
+    let leader = world.leader(place).unwrap();
+    let group = group(&world, leader, place);
+    world.nodes.get_mut(&leader).unwrap().on_roll_wanted(group);
+    checkpoint(&mut world);
+    let node = NodeId(leader.get() % 3 + 1);
+    world.ask(leader, Request::TransferLeader { group, to: node }).unwrap();
+    world.until(|world| world.leader(place) == Some(node));
+    world.cut.insert(node);
+    world.send(node, Request::Produce { partition: place, batch: batch(&[&value(35)], 35) });
+    world.settle();
+    world.nodes.get_mut(&node).unwrap().begin_checkpoint();
+    world.until(|world| world.leader(place).is_some());
+    world.cut.clear();
+    let other = NodeId(node.get() % 3 + 1);
+    world.until(|world| segments(world, node).len() == segments(world, other).len() + 1);
+    let (file, _) = segments(&world, node).pop().unwrap();
+    world.disks[&node].flip_bit(&file, 70, 5);
+    world.until(|world| world.nodes[&node].mends.mended() == 1);
+    world.until(|world| (1..=3).all(|node| world.values(NodeId(node), place) == expected(35)));
+}
+
 #[test]
 fn without_a_sound_copy_it_stays_damaged_and_the_rest_is_served() {
     let (mut world, place) = cluster();
@@ -153,4 +180,106 @@ fn without_a_sound_copy_it_stays_damaged_and_the_rest_is_served() {
     assert!(log.read(Offset(1), 1, Offset(36)).is_err());
     assert_eq!(log.read(Offset(0), 1, Offset(36)).unwrap().next_offset, Offset(1));
     assert!(log.read(Offset(30), 1, Offset(36)).is_ok());
+}
+
+/// The preferred leader has written on in a segment whose index was lost, as nobody gave it a sound file. Its files are its own
+/// from there on; that one is damaged.
+fn diverged() -> (World, TopicPartition, NodeId) {
+    let (mut world, place) = cluster();
+    world.until(|world| world.placed(place).is_some());
+    let node = NodeId(world.placed(place).unwrap()[0]);
+    world.crash(node);
+    let (file, _) = segments(&world, node).pop().unwrap();
+    world.disks[&node].flip_bit(&file, 64 + 64 + 30, 2);
+    world.drops = Some(|_, message| matches!(message, PeerMessage::CatchUp { what: CatchUp::Segment { .. }, .. }));
+    world.restart(node);
+    for sequence in 35..65 {
+        world.produce(place, batch(&[&value(sequence)], sequence)).unwrap();
+        world.step();
+    }
+    let group = group(&world, node, place);
+    world.until(|world| world.nodes[&node].store.awaits_repair(group));
+    world.until(|world| !world.nodes[&node].store.awaits_repair(group));
+    checkpoint(&mut world);
+    world.until(|world| world.leader(place) == Some(node));
+    let (own, others) = (segments(&world, node), segments(&world, NodeId(node.get() % 3 + 1)));
+    let differ = own.iter().zip(&others).filter(|(own, other)| own != other).count();
+    assert!(own.len() == others.len() && differ >= 3, "{differ} of {} differ", own.len());
+    (world, place, node)
+}
+
+fn group(world: &World, node: NodeId, place: TopicPartition) -> GroupId {
+    world.nodes[&node].places[&place]
+}
+
+fn replicas(world: &World, place: TopicPartition) -> Vec<ReplicaId> {
+    let node = world.controller().unwrap_or(*world.nodes.keys().next().unwrap());
+    let placed = world.nodes[&node].controller.metadata();
+    let placed = placed.topic_by_id(place.topic).unwrap().partition(place.partition).cloned().unwrap();
+    placed.replicas.iter().map(|replica| replica.id).collect()
+}
+
+#[test]
+fn a_replica_whose_damage_nobody_can_mend_is_replaced() {
+    let (mut world, place, node) = diverged();
+    let (group, before) = (group(&world, node, place), replicas(&world, place));
+    // As long as a replica does not answer, the others cannot do without this one.
+    let silent = NodeId(node.get() % 3 + 1);
+    world.drops = None;
+    world.until(|world| world.nodes[&node].mends.groups().get(&group) == Some(&true));
+    world.crash(silent);
+    let led = |world: &World| world.leader(place).is_some_and(|leader| leader != node);
+    world.until(led);
+    for _ in 0..200 {
+        world.step();
+        assert!(led(&world), "leadership does not come back");
+    }
+    assert_eq!((replicas(&world, place), world.placed(place).is_some()), (before.clone(), true));
+    assert_eq!(world.produce(place, batch(&[&value(65)], 65)), appended(65, false), "it votes");
+    world.restart(silent);
+    world.until(|world| world.placed(place).is_some() && replicas(world, place) != before);
+    let now = replicas(&world, place);
+    assert_eq!((now.len(), &now[1..]), (3, &before[1..]), "nobody else is replaced");
+    world.until(|world| world.leader(place) == Some(node));
+    world.until(|world| (1..=3).all(|node| world.values(NodeId(node), place) == expected(66)));
+    checkpoint(&mut world);
+    let own = segments(&world, node);
+    assert!((1..=3).all(|node| segments(&world, NodeId(node)) == own));
+    assert_eq!(damaged(&world, node), 0);
+}
+
+/// The group may sleep when that turns out.
+#[test]
+fn who_follows_in_a_group_that_sleeps_is_replaced_too() {
+    let (mut world, place, node) = diverged();
+    let (group, before) = (group(&world, node, place), replicas(&world, place));
+    let to = NodeId(node.get() % 3 + 1);
+    world.ask(node, Request::TransferLeader { group, to }).unwrap();
+    world.until(|world| world.leader(place) == Some(to) && world.nodes[&to].sleepers.is_asleep(group));
+    world.drops = None;
+    world.until(|world| world.placed(place).is_some() && replicas(world, place) != before);
+    world.until(|world| (1..=3).all(|node| world.values(NodeId(node), place) == expected(65)));
+    world.until(|world| (1..=3).all(|node| world.nodes[&NodeId(node)].sleepers.is_asleep(group)));
+}
+
+#[test]
+fn nobody_is_replaced_when_everybody_is_damaged() {
+    let (mut world, place, node) = diverged();
+    let (group, before) = (group(&world, node, place), replicas(&world, place));
+    let others = || (1..=3).map(NodeId).filter(|other| *other != node);
+    // Each has what the others lack.
+    let sound_here = segments(&world, node)[4].0.clone();
+    others().for_each(|other| world.disks[&other].flip_bit(&sound_here, 200_000, 1));
+    world.until(|world| others().all(|other| damaged(world, other) == 1));
+    world.drops = None;
+    for _ in 0..3 {
+        world.until(|world| (1..=3).all(|node| world.nodes[&NodeId(node)].mends.groups().get(&group) == Some(&true)));
+    }
+    let leader = world.leader(place);
+    for _ in 0..400 {
+        world.step();
+        assert_eq!(world.leader(place), leader, "it does not wander about");
+    }
+    assert_eq!((replicas(&world, place), world.placed(place).is_some()), (before, true));
+    assert_eq!(world.produce(place, batch(&[&value(65)], 65)), appended(65, false));
 }

@@ -5,16 +5,17 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use levada_protocol::ids::{GroupId, LogIndex, Lsn, Offset};
 
 use super::world::{STUCK, World, open};
 use crate::{
     disk::{Disk, DiskOp, FileName},
-    error::{OpenError, ReadError},
+    error::{DamageCause, OpenError, ReadError},
     identity::DirIdentity,
     journal::{Doubt, Replay, ReplayError, ReplayStart},
     sim_disk::{CrashPlan, SimDisk, rng::Rng},
-    store::{Recovered, segment_file},
+    store::{Recovered, SegmentSpec, segment_file},
 };
 
 /// A store at rest, with everything proven: several groups, sealed and open segments, some entries in the journal only.
@@ -48,6 +49,29 @@ fn files(disk: &SimDisk) -> Vec<(FileName, u64)> {
         disk.list(dir).unwrap().into_iter().map(move |name| FileName::new(format!("{prefix}{name}")))
     });
     names.map(|file| (file.clone(), disk.len(&file).unwrap().unwrap())).collect()
+}
+
+/// What is said of a file that comes in pieces.
+fn look(spec: &SegmentSpec, file: &[u8], piece: usize) -> Result<(), DamageCause> {
+    let mut check = spec.check();
+    file.chunks(piece).try_for_each(|bytes| check.update(bytes))?;
+    check.finish()
+}
+
+/// A file that is another one, and not sound in itself either, is damaged and nothing else.
+fn assert_is_damaged(spec: &SegmentSpec, file: &[u8]) {
+    let is_damaged = |file: &[u8]| look(spec, file, 1 << 20).is_err_and(|cause| cause != DamageCause::Diverged);
+    for at in 0..file.len() {
+        let mut flipped = file.to_vec();
+        flipped[at] ^= 4;
+        assert!(is_damaged(&flipped), "byte {at}");
+        assert!(is_damaged(&file[..at]), "cut to {at} bytes");
+    }
+    assert!(is_damaged(&[file, &[0]].concat()));
+    let mut elsewhere = spec.clone();
+    elsewhere.header.first_index = elsewhere.header.first_index.next();
+    let found = look(&elsewhere, file, 1 << 20);
+    assert!(found.is_err_and(|cause| cause != DamageCause::Diverged), "of other entries");
 }
 
 /// What came of damage.
@@ -324,8 +348,8 @@ fn a_segment_whose_index_is_lost_waits_for_a_sound_file() {
         world.settle();
         world
     };
-    // Where another node has the file, so much of it as is asked for; or nobody has.
-    let go_on = |before: &World, disk: &SimDisk, sound: Option<&[u8]>| {
+    // With what another node has of the segment, or with what is there.
+    let go_on = |before: &World, disk: &SimDisk, theirs: Option<&Bytes>| {
         let disk = Arc::new(disk.fork());
         let Recovered { store, .. } = open(&disk).unwrap();
         let mut world = World::with(disk, store, before.groups.clone(), 2);
@@ -337,10 +361,9 @@ fn a_segment_whose_index_is_lost_waits_for_a_sound_file() {
         if world.store.awaits_repair(GROUP) {
             assert!(!world.store.log(GROUP).unwrap().segments()[0].sealed);
             assert!(world.store.take_suspects().contains(&(GROUP, LogIndex(1))));
-            if let Some(sound) = sound {
+            if let Some(theirs) = theirs {
                 let spec = world.store.segment(GROUP, LogIndex(1)).unwrap();
-                let len = usize::try_from(spec.bytes()).unwrap();
-                let bytes = bytes::Bytes::copy_from_slice(&sound[..len]);
+                let bytes = theirs.slice(..usize::try_from(spec.bytes()).unwrap());
                 let mut check = spec.check();
                 check.update(&bytes).unwrap();
                 check.finish().unwrap();
@@ -355,23 +378,33 @@ fn a_segment_whose_index_is_lost_waits_for_a_sound_file() {
         }
         assert!(world.store.log(GROUP).unwrap().segments()[0].sealed);
         let damaged = has_damage(&world, GROUP);
-        (world.disk.read(&file, 0, 1 << 20).unwrap(), damaged)
+        let spec = world.store.segment(GROUP, LogIndex(1)).unwrap();
+        (world.disk.read(&file, 0, 1 << 20).unwrap(), damaged, spec)
     };
     let sound = start();
     let expected = go_on(&sound, &sound.disk, None);
-    let file_of_others = Some(&expected.0[..]);
     assert!(!expected.1);
     let rotten = sound.disk.fork();
     // In the header of a batch, and in its records: who writes on after a restart reads the headers alone.
     for at in [64 + 64 + 30, 64 + 64 + 100, 64 + 64 + 200] {
         let rotten = sound.disk.fork();
         rotten.flip_bit(&file, at, 2);
-        assert_eq!(go_on(&sound, &rotten, file_of_others), expected, "at {at}");
+        assert_eq!(go_on(&sound, &rotten, Some(&expected.0)), expected, "at {at}");
     }
     rotten.flip_bit(&file, 64 + 64 + 30, 2);
-    let (own, damaged) = go_on(&sound, &rotten, None);
+    let (own, damaged, own_spec) = go_on(&sound, &rotten, None);
     assert!(damaged && own != expected.0, "without a sound file it goes on alone");
+    let (others, _, spec) = &expected;
+    assert_eq!(look(spec, others, 1000), Ok(()));
+    assert_eq!(look(&own_spec, others, 1000), Err(DamageCause::Diverged));
+    // The next segment continues another chain then.
+    let mut behind = spec.clone();
+    behind.header.previous_crc ^= 1;
+    for piece in [1, 63, 64, 65, 1 << 20] {
+        assert_eq!(look(&behind, others, piece), Err(DamageCause::Diverged), "in pieces of {piece}");
+    }
+    assert_is_damaged(&behind, others);
     let gone = sound.disk.fork();
     gone.perform(&DiskOp::Remove { file: file.clone() }).unwrap();
-    assert_eq!(go_on(&sound, &gone, file_of_others), expected);
+    assert_eq!(go_on(&sound, &gone, Some(&expected.0)), expected);
 }

@@ -279,6 +279,13 @@ async fn replicas_whose_journal_is_damaged_are_replaced_by_new_ones() -> Result<
     load.stop().await.context("no write fails for it")?;
     // It has everything: it is enough for a majority with either of the others.
     nodes.kill(1)?;
+    eventually("the others lead", || {
+        let (_, out, _) = levada(&nodes, &["cluster", "status", "--output", "json"])?;
+        let status: Value = serde_json::from_str(&out)?;
+        let mut partitions = status["partitions"].as_array().context("no partitions")?.iter();
+        Ok(partitions.all(|partition| partition["leader"].as_u64().is_some_and(|leader| leader != 1)).then_some(()))
+    })
+    .await?;
     println!("{}", ledger.judge(tools::python(), &nodes.nodes[&3].flight, TOPIC, dir.path())?);
     Ok(())
 }

@@ -19,6 +19,9 @@ use serde_json::Value;
 
 const TOPIC: &str = "ledger";
 
+/// The level of this build: `LEVEL_MAX` in `broker/src/cluster/feature.rs`.
+const NEW_LEVEL: u64 = 3;
+
 /// The build that knows the first level only.
 fn older() -> Result<PathBuf> {
     let binary = tools::levada().with_file_name("levada-level-1");
@@ -90,17 +93,17 @@ async fn nodes_are_upgraded_one_by_one() -> Result<()> {
     ensure!(!refused.status.success() && words.contains("FEATURE_LEVEL") && words.contains('3'), "{words}");
 
     restart(&mut nodes, 3, &newer, &ledger).await?;
-    until_level(&nodes, 2).await?;
+    until_level(&nodes, NEW_LEVEL).await?;
     let added = levada(&nodes, &["cluster", "add", "4", "--no-wait"])?;
     ensure!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
     // It is durable, and the way back is closed.
     restart(&mut nodes, 2, &newer, &ledger).await?;
-    ensure!(level(&nodes)? == 2, "the level only rises");
+    ensure!(level(&nodes)? == NEW_LEVEL, "the level only rises");
     nodes.stop(2)?;
     nodes.use_binary(&older);
     nodes.spawn(2)?;
     let log = nodes.wait_ended(2)?;
-    ensure!(log.contains("feature level 2") && log.contains("knows up to 1"), "{log}");
+    ensure!(log.contains(&format!("feature level {NEW_LEVEL}")) && log.contains("knows up to 1"), "{log}");
     nodes.use_binary(&newer);
     nodes.spawn(2)?;
     nodes.wait_ready()?;

@@ -4,6 +4,7 @@
 //! It changes nothing but for a scratch file in the data directory, which it removes. Each check is a function that gives
 //! findings; what a check decides by is kept apart from how it looks, so that it can be tested.
 
+mod clock;
 mod cluster;
 pub(crate) mod configuration;
 mod directory;
@@ -85,6 +86,7 @@ pub(crate) async fn run(global: &Global, args: DoctorArgs) -> Result<()> {
         findings.extend(doors::check(configuration).await);
     }
     findings.extend(limits::check(configuration.as_ref()));
+    findings.push(clock::check());
     findings.extend(cluster::check(global).await);
     tell(global, &findings)?;
     match findings.iter().filter(|finding| finding.state == State::Wrong).count() {

@@ -14,6 +14,7 @@ pub const LEVEL_MEMBERSHIP: u32 = 2;
 pub const LEVEL_HIBERNATION: u32 = 3;
 /// Partitions without a majority go on from one replica.
 pub const LEVEL_RECOVERY: u32 = 3;
+const _: () = assert!(LEVEL_RECOVERY <= LEVEL_HIBERNATION);
 /// The highest that this build knows. (The feature `level-1` makes a build that stands for an older one, for tests of
 /// the upgrade.)
 pub const LEVEL_MAX: u32 = if cfg!(feature = "level-1") { LEVEL_FIRST } else { LEVEL_HIBERNATION };

@@ -2,7 +2,8 @@
 //!
 //! Entries stay in memory until a quorum has them and a segment holds them. When the disk or the quorum does not keep up,
 //! new batches wait here, not in a second try of the client: who is turned away again and again may starve while others
-//! get in. So it is on a disk that has little room left (`space.rs`), until it has none: then all are refused. What waits is bounded by the bytes that connections may have under way, and each request by its own deadline.
+//! get in. So it is on a disk that has little room left (`space.rs`), until it has none: then all are refused. What waits
+//! is bounded by the bytes that connections may have under way, and each request by its own deadline.
 
 use std::collections::VecDeque;
 

@@ -6,6 +6,8 @@
 //! - It is **durable first**: a checkpoint has the new membership before raft does. Whatever is applied again after a restart
 //!   is applied to it.
 //! - It is done **once**: when nobody in the group is left who is given up, it was done ([`Recovery::is_due`]).
+//! - A survivor that **leads** once more with those that are given up, before their nodes have heard of it, brings nobody
+//!   new into the group: those would begin from what it was.
 //! - Whoever **follows** begins from a state that has it: a snapshot of the group as it was is refused.
 //! - **Those that are given up** are not listened to: their numbers are not known to the metadata any more.
 //!
@@ -13,13 +15,19 @@
 
 use std::collections::BTreeSet;
 
-use levada_protocol::ids::{GroupId, ReplicaId};
+use levada_protocol::{
+    error::{Error, ErrorCode, Result},
+    ids::{GroupId, ReplicaId},
+};
 
 use levada_storage_engine::log::Log;
 
 use super::Node;
 use crate::{
-    cluster::recovery::{ReplicaReport, ReplicaState},
+    cluster::{
+        metadata,
+        recovery::{ReplicaReport, ReplicaState},
+    },
     partition::machine::Partition,
 };
 
@@ -34,12 +42,9 @@ pub(super) struct Alone {
 
 impl Alone {
     /// Whether the checkpoint that begins is to have the group with its new membership.
-    pub(super) fn capture(&mut self, group: GroupId) -> bool {
-        let is_waiting = self.waiting.remove(&group);
-        if is_waiting {
-            self.captured.insert(group);
-        }
-        is_waiting
+    pub(super) fn capture(&mut self, partition: &Partition) -> bool {
+        let group = partition.group.id();
+        self.waiting.remove(&group) && is_left_alone(partition) && self.captured.insert(group)
     }
 }
 
@@ -48,12 +53,14 @@ impl Node {
     pub(super) fn look_for_survivors(&mut self) {
         for id in self.sleepers.awake() {
             let is_due = self.partitions.get(&id).is_some_and(is_left_alone);
-            if is_due && !self.alone.captured.contains(&id) && self.alone.waiting.insert(id) {
-                self.store.recapture(id);
+            if is_due && !self.alone.captured.contains(&id) {
+                self.alone.waiting.insert(id);
             }
         }
         let partitions = &self.partitions;
         self.alone.waiting.retain(|id| partitions.get(id).is_some_and(is_left_alone));
+        // Each time: a checkpoint that is under way may have captured it as it was.
+        self.alone.waiting.iter().for_each(|id| self.store.recapture(*id));
         if !self.alone.waiting.is_empty() {
             self.begin_checkpoint();
         }
@@ -63,6 +70,8 @@ impl Node {
     pub(super) fn go_alone(&mut self) {
         for id in std::mem::take(&mut self.alone.captured) {
             let Some(partition) = self.partitions.get_mut(&id).filter(|partition| is_left_alone(partition)) else {
+                // Somebody leads it again: the next checkpoint is to say what is so.
+                self.store.recapture(id);
                 continue;
             };
             tracing::warn!(
@@ -82,18 +91,25 @@ impl Node {
     }
 
     /// What this node has of a partition.
-    pub(super) fn describe_replica(&self, group: GroupId) -> ReplicaReport {
+    ///
+    /// # Errors
+    /// `NotReady`: it has started, and does not know yet to which partition what it has belongs.
+    pub(super) fn describe_replica(&self, group: GroupId) -> Result<ReplicaReport> {
+        if self.dormant.contains_key(&group) {
+            let why = format!("node {} has something of raft group {group}, and is starting", self.config.node);
+            return Err(Error::new(ErrorCode::NotReady, why));
+        }
         let open = self.partitions.get(&group);
         let (state, replica) = match (open, self.lost.get(&group), self.copies.replica(group)) {
             (Some(open), ..) => (ReplicaState::Sound, open.group.replica()),
             (None, Some(lost), _) => (ReplicaState::Lost, *lost),
             (None, None, Some(arriving)) => (ReplicaState::Arriving, arriving),
-            (None, None, None) => return ReplicaReport::default(),
+            (None, None, None) => return Ok(ReplicaReport::default()),
         };
         let log = self.store.log(group);
         let last_index = log.map(Log::last_index).unwrap_or_default();
         let last_term = log.and_then(|log| log.term(last_index).ok()).unwrap_or_default();
-        ReplicaReport {
+        Ok(ReplicaReport {
             state,
             replica,
             leads: open.is_some_and(|open| open.group.is_leader()),
@@ -102,15 +118,15 @@ impl Node {
             log_start: log.map(Log::log_start).unwrap_or_default(),
             high_watermark: open.map(|open| open.view.state.borrow().high_watermark).unwrap_or_default(),
             end: log.map(Log::next_offset).unwrap_or_default(),
-        }
+        })
     }
 
     /// Whether a replica is gone for good, whatever it says: the metadata gave it its number and does not know it any more.
     pub(super) fn is_gone(&self, group: GroupId, replica: ReplicaId) -> bool {
         let Some(partition) = self.partitions.get(&group) else { return false };
-        let is_known = |placed: &crate::cluster::metadata::Partition| placed.everybody().contains_key(&replica);
-        self.controller.current().has_given(replica)
-            && !partition.group.conf().everybody().contains(&replica)
+        let is_known = |placed: &metadata::Partition| placed.everybody().contains_key(&replica);
+        !partition.group.has_member(replica)
+            && self.controller.current().has_given(replica)
             && !partition.placed().is_some_and(is_known)
     }
 }
@@ -120,5 +136,5 @@ fn is_left_alone(partition: &Partition) -> bool {
     let recovery = partition.placed().and_then(|placed| placed.recovery);
     recovery.is_some_and(|recovery| {
         recovery.survivor == partition.group.replica() && recovery.is_due(partition.group.conf())
-    }) && partition.group.leader().is_none()
+    }) && partition.group.is_leaderless()
 }

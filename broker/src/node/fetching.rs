@@ -27,6 +27,8 @@ const BUDGET_TICKS: i64 = 20;
 pub(super) struct Budget {
     bytes: i64,
     bytes_per_tick: i64,
+    /// The disk is full.
+    is_closed: bool,
 }
 
 impl Budget {
@@ -42,14 +44,19 @@ impl Budget {
         self.bytes_per_tick = bytes_per_tick.max(1);
     }
 
-    /// 50 ms have passed. Unless it `has_room`, nothing is asked for: the disk is full.
+    /// 50 ms have passed. Unless it `has_room`, only what is needed is asked for: the disk is full.
     pub(super) fn tick(&mut self, has_room: bool) {
-        let saved = (self.bytes + self.bytes_per_tick).min(self.bytes_per_tick * BUDGET_TICKS);
-        self.bytes = if has_room { saved } else { self.bytes.min(0) };
+        self.bytes = (self.bytes + self.bytes_per_tick).min(self.bytes_per_tick * BUDGET_TICKS);
+        self.is_closed = !has_room;
     }
 
     /// Whether something may be asked for. It may be in debt by a piece: so a budget below that lets things go on, too.
     pub(super) fn take(&mut self, bytes: u32) -> bool {
+        !self.is_closed && self.take_needed(bytes)
+    }
+
+    /// The same for what a full disk waits for: nothing is freed before it is there.
+    pub(super) fn take_needed(&mut self, bytes: u32) -> bool {
         let may = self.bytes > 0;
         self.bytes -= if may { i64::from(bytes) } else { 0 };
         may
@@ -131,5 +138,20 @@ impl Fetch {
         }
         self.check.finish()?;
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_fetches_what_it_waits_for_alone() {
+        let mut budget = Budget::new(1_000_000);
+        budget.tick(false);
+        assert!(!budget.take(10) && budget.take_needed(10));
+        assert!(budget.take_needed(1_000_000) && !budget.take_needed(10), "not more than there is");
+        (0..30).for_each(|_| budget.tick(true));
+        assert!(budget.take(10));
     }
 }

@@ -7,8 +7,8 @@
 //!
 //! A segment that is still written first has to end: its leader is asked to roll it. One that this node cannot go on writing
 //! after a restart, because its index is lost, is mended as far as it goes; what is to be written to it waits, but not for
-//! long. A segment that no node has soundly
-//! stays damaged, and is tried again every few seconds; what of it can be read is served. If the others have it soundly, but as
+//! long. A segment that no node has soundly stays damaged, and is tried again every few seconds; what of it can be read is
+//! served. If the others have it soundly, but as
 //! another file than this replica's, the replica is unsound (`unsound.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -78,9 +78,8 @@ struct Mend {
     /// How many had such a file in this round.
     diverged: usize,
     tries: u32,
-    noted: u64,
-    /// Entries wait for it.
-    is_awaited: bool,
+    /// Entries wait for it since this tick.
+    awaited_since: Option<u64>,
     /// A question is under way since this tick.
     since: Option<u64>,
     /// Writes that the disk has not answered.
@@ -120,7 +119,8 @@ impl Mend {
             }
             (self.silent, self.diverged) = (0, 0);
         }
-        let not_before = if rests { now + if self.is_awaited { ROLL_TICKS } else { REST_TICKS } } else { 0 };
+        let not_before =
+            if rests { now + if self.awaited_since.is_some() { ROLL_TICKS } else { REST_TICKS } } else { 0 };
         self.stage = Stage::Waiting { not_before };
         self.in_vain = if rests { 0 } else { self.in_vain };
     }
@@ -142,11 +142,10 @@ impl Mends {
                 in_vain: 0,
                 hopeless_rounds: 0,
                 diverged_rounds: 0,
-                is_awaited: false,
+                awaited_since: None,
                 silent: 0,
                 diverged: 0,
                 tries: 0,
-                noted: self.ticks,
                 since: None,
                 writing: 0,
                 stage,
@@ -213,6 +212,24 @@ impl Mends {
         let keys: Vec<Key> = self.mends.keys().copied().collect();
         for key in keys {
             let Some(mend) = self.mends.get_mut(&key) else { continue };
+            let is_awaited =
+                store.segment(key.0, key.1).is_some_and(|spec| !spec.is_sealed()) && store.awaits_repair(key.0);
+            if is_awaited && mend.awaited_since.is_none() {
+                // What nobody had before, somebody may have now.
+                mend.hopeless_rounds = 0;
+                mend.awaited_since = Some(now);
+            }
+            mend.awaited_since = mend.awaited_since.filter(|_| is_awaited);
+            let is_hopeless = mend.hopeless_rounds >= HOPELESS_ROUNDS || is_awaited && nodes(key.0).is_empty();
+            let is_late = mend.awaited_since.is_some_and(|since| now >= since + WRITER_WAITS_TICKS);
+            if is_awaited && (is_hopeless || is_late) && !matches!(mend.stage, Stage::Complete | Stage::Replacing) {
+                tracing::error!(group = key.0.get(), first_index = %key.1, "segment.damaged: no node has it soundly; it is written on as it is");
+                store.accept_damage(key.0);
+                store.discard_incoming(key.0);
+                mend.awaited_since = None;
+                mend.since = None;
+                mend.stage = Stage::Waiting { not_before: now + ROLL_TICKS };
+            }
             let is_due = matches!(mend.stage, Stage::Waiting { not_before } if now >= not_before);
             if is_due
                 && going.len() < MENDS_AT_ONCE
@@ -220,13 +237,7 @@ impl Mends {
                 && let Some(spec) = store.segment(key.0, key.1)
             {
                 mend.nodes = nodes(key.0);
-                mend.is_awaited = !spec.is_sealed() && store.awaits_repair(key.0);
-                let is_late = now >= mend.noted + WRITER_WAITS_TICKS;
-                let is_hopeless = mend.hopeless_rounds >= HOPELESS_ROUNDS || mend.nodes.is_empty();
-                if mend.is_awaited && (is_hopeless || is_late) {
-                    tracing::error!(group = key.0.get(), first_index = %key.1, "segment.damaged: no node has it soundly; it is written on as it is");
-                    store.accept_damage(key.0);
-                } else if !spec.is_sealed() && !mend.is_awaited {
+                if !spec.is_sealed() && mend.awaited_since.is_none() {
                     unsealed.insert(key.0);
                     mend.stage = Stage::Waiting { not_before: now + ROLL_TICKS };
                 } else if mend.nodes.is_empty() {
@@ -255,7 +266,11 @@ impl Mends {
         match &mend.stage {
             Stage::Fetching(fetch) if mend.since.is_none() => {
                 let (Piece::Ask { position, bytes_max }, Some(to)) = (fetch.next(), mend.asks()) else { return };
-                if mend.writing < PIECES_WRITING_MAX && budget.take(bytes_max) {
+                let is_needed = mend.awaited_since.is_some();
+                let may = |budget: &mut Budget| {
+                    if is_needed { budget.take_needed(bytes_max) } else { budget.take(bytes_max) }
+                };
+                if mend.writing < PIECES_WRITING_MAX && may(budget) {
                     mend.since = Some(self.ticks);
                     let what = CatchUp::AskSegment { first_index: key.1, position, bytes_max };
                     out.push(Effect::Send { to, message: PeerMessage::CatchUp { group: key.0, what } });

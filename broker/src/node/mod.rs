@@ -383,7 +383,7 @@ impl Node {
         let alone = &mut self.alone;
         groups.extend(self.partitions.values().filter(moved).map(|partition| {
             let raft = &partition.group;
-            let membership = if alone.capture(raft.id()) { raft.alone() } else { raft.membership() };
+            let membership = if alone.capture(partition) { raft.alone() } else { raft.membership() };
             GroupCheckpoint {
                 group: raft.id(),
                 applied: partition.applied(),
@@ -492,7 +492,7 @@ impl Node {
             Request::Produce { partition, batch } => self.admission.queue(id, partition, batch),
             Request::Bounds { partition } => self.bounds(id, partition, out),
             Request::DescribeReplica { group } => {
-                let result = Ok(Answer::Replica(Box::new(self.describe_replica(group))));
+                let result = self.describe_replica(group).map(|report| Answer::Replica(Box::new(report)));
                 out.push(Effect::Reply { id, result });
             }
             Request::TransferLeader { group, to } => self.transfer_leader(id, group, to, out),

@@ -58,6 +58,10 @@ impl Node {
                 continue;
             }
             let Some(placed) = partition.placed() else { continue };
+            // It is about to go on without them; what is done with them stands in no log of those that come after.
+            if placed.recovery.is_some_and(|recovery| recovery.is_due(partition.group.conf())) {
+                continue;
+            }
             let voters: BTreeSet<ReplicaId> = placed.wanted().iter().map(|replica| replica.id).collect();
             let (moves, targets_given) = (!placed.target.is_empty(), placed.targets_given);
             let target = Target { voters, learners: BTreeSet::new() };
@@ -273,9 +277,7 @@ impl Node {
                     .is_some_and(|(partition, snapshot)| snapshot.first_index() < partition.group.log().first_index());
                 if is_old {
                     // It names segments that are gone. It is asked again.
-                    if !self.store.is_checkpointing() {
-                        self.begin_checkpoint();
-                    }
+                    self.begin_checkpoint();
                     return;
                 }
                 let what = CatchUp::Snapshot(snapshot.map(|snapshot| snapshot.encode()));

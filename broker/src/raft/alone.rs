@@ -4,14 +4,35 @@
 //! it: the membership that a replica goes on with alone stands in no log, so whoever follows must begin from a state that has
 //! it already, and this replica must never forget it. `node/alone.rs` sees to both, and calls this afterwards.
 
+use levada_protocol::ids::ReplicaId;
 use raft::eraftpb::ConfState;
 
 use super::{
+    ELECTION_TICKS,
     group::Group,
     membership::{Conf, Membership, Step, change},
 };
 
+/// The survivor goes on in a term that is so much higher: those that are gone may have had later ones, and nobody is to
+/// believe an old leader rather than the new one, nor to see one term twice.
+const TERMS_SKIPPED: u64 = 1_000;
+
 impl Group {
+    /// Whether nobody leads it, as far as is known. A replica without a vote never asks for votes, and so does not find out
+    /// by itself: it has not heard of its leader for long.
+    #[must_use]
+    pub fn is_leaderless(&self) -> bool {
+        let raft = &self.raw.raft;
+        let votes = self.conf().voters.contains(&self.replica());
+        self.leader().is_none() || !votes && !self.is_leader() && raft.election_elapsed > 2 * ELECTION_TICKS
+    }
+
+    /// Whether a replica belongs to it, as raft has it.
+    #[must_use]
+    pub fn has_member(&self, replica: ReplicaId) -> bool {
+        self.raw.raft.prs().get(replica.get()).is_some()
+    }
+
     /// What a checkpoint keeps of the membership with this replica alone.
     #[must_use]
     pub fn alone(&self) -> Membership {
@@ -24,7 +45,7 @@ impl Group {
     /// If raft refuses what it cannot refuse.
     pub fn go_alone(&mut self) {
         let own = self.replica();
-        let term = self.raw.raft.term;
+        let term = self.raw.raft.term + TERMS_SKIPPED;
         self.raw.raft.become_follower(term, 0);
         if self.conf().is_joint() {
             self.force(&Step::Leave);

@@ -96,10 +96,10 @@ impl JournalWriter {
     /// Makes durable what replay found at the journal's end, blocking. Until then it may be gone with the next power cut.
     ///
     /// # Errors
-    /// When the disk refuses, or has no space for a file: the directory cannot be opened.
+    /// When the disk refuses, or has no space: the directory cannot be opened.
     pub fn settle(&mut self, disk: &dyn Disk) -> Result<Option<Completed>, Poisoned> {
         let mut completed = None;
-        while self.staged.is_some() {
+        while self.staged.is_some() || self.in_flight.is_some() {
             if let Some(JournalIo { token, ops }) = self.poll() {
                 completed = self.complete(token, ops.iter().try_for_each(|op| disk.perform(op)))?;
             } else if let Some(JournalIo { token, ops }) = self.poll_upkeep() {

@@ -138,6 +138,8 @@ pub(crate) struct LogWriter {
     /// Nothing behind this entry is written before a checkpoint has captured the log; and the log start as of the entry.
     hold: Option<(LogIndex, Offset)>,
     damaged_end: DamagedEnd,
+    /// A write was refused, as there was no memory or descriptor to look at the segment with.
+    in_want: bool,
 }
 
 /// After a restart: whether the segment that is to be written on can be.
@@ -188,6 +190,7 @@ impl LogWriter {
             rolls: VecDeque::new(),
             hold: None,
             damaged_end: DamagedEnd::None,
+            in_want: false,
         }
     }
 
@@ -408,6 +411,11 @@ impl LogWriter {
         matches!(self.damaged_end, DamagedEnd::Awaits)
     }
 
+    /// Whether the last write was refused for want of memory or descriptors: it is to be tried again.
+    pub(crate) const fn take_want(&mut self) -> bool {
+        std::mem::replace(&mut self.in_want, false)
+    }
+
     /// Goes on with a damaged segment: nobody has a sound file of it.
     pub(crate) const fn accept_damage(&mut self) {
         self.damaged_end = DamagedEnd::Accepted;
@@ -418,8 +426,10 @@ impl LogWriter {
         if self.active.is_none() && self.damaged_end == DamagedEnd::None {
             let last = self.log.state().segments.back().filter(|last| !last.is_sealed()).cloned();
             if let Some(last) = last {
-                // There may be something to look with later.
-                let Some(index) = last.outline(&*self.log.shared.disk) else { return true };
+                let Some(index) = last.outline(&*self.log.shared.disk) else {
+                    self.in_want = true;
+                    return true;
+                };
                 if index.is_lost() {
                     self.log.note_damage(&last);
                     self.damaged_end = DamagedEnd::Awaits;
@@ -435,6 +445,7 @@ impl LogWriter {
         let disk = Arc::clone(&self.log.shared.disk);
         let Err(cause) = self.writer(end).verify(&*disk, bytes, seals) else { return true };
         if cause.is_want() {
+            self.in_want = true;
             return false;
         }
         if let Some(writer) = self.active.take() {

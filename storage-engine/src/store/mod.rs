@@ -195,6 +195,8 @@ pub struct Store {
     groups: BTreeMap<GroupId, Group>,
     /// Groups that may have something to write to a segment.
     ready: BTreeSet<GroupId>,
+    /// Groups that had, with no memory or descriptor to look at the segment with: they are ready again with the next tick.
+    wanting: BTreeSet<GroupId>,
     /// What is with the disk; of what may be done again, also how.
     jobs: BTreeMap<u64, (Job, Vec<DiskOp>)>,
     last_token: u64,
@@ -396,6 +398,7 @@ impl Store {
         self.journal.tick();
         self.backlog.tick();
         self.space.tick();
+        self.ready.append(&mut self.wanting);
     }
 
     /// Has the journal write an empty block if there is nothing else: how long does it take?
@@ -518,7 +521,12 @@ impl Store {
     /// Whether there is something to write to the group's segment now.
     fn write_segment(&mut self, id: GroupId, urgent: bool, effects: &mut Vec<StoreEffect>) -> bool {
         let Some(group) = self.groups.get_mut(&id) else { return false };
-        let Some(ops) = self.backlog.follow(group, |group| group.log.next_write(urgent)) else { return false };
+        let Some(ops) = self.backlog.follow(group, |group| group.log.next_write(urgent)) else {
+            if group.log.take_want() {
+                self.wanting.insert(id);
+            }
+            return false;
+        };
         group.waits_since = None;
         effects.push(self.effect(Lane::Segments, Job::Segment(id), ops));
         true

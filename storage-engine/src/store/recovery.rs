@@ -109,6 +109,7 @@ impl Store {
             journal,
             groups,
             ready: BTreeSet::new(),
+            wanting: BTreeSet::new(),
             jobs: BTreeMap::new(),
             last_token: 0,
             tail_bytes,

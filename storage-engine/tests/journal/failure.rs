@@ -140,6 +140,11 @@ fn a_tail_that_finds_no_space_to_be_written_again_keeps_the_directory_closed() {
     };
     assert_eq!(settle(&disk).unwrap_err().cause.kind, ErrorKind::StorageFull);
     disk.set_capacity(None);
+    // There is a file, and its file system copies what is overwritten.
+    let no_space = FaultEffect::Fail(ErrorKind::StorageFull);
+    disk.inject(Fault { effect: no_space, ..Fault::fail("write").on("journal/") });
+    assert_eq!(settle(&disk).unwrap_err().cause.kind, ErrorKind::StorageFull);
+    disk.heal();
     assert_eq!(settle(&disk).unwrap(), Lsn(1));
 }
 

@@ -30,8 +30,8 @@ impl Recovery {
         replica < self.below && replica != self.survivor
     }
 
-    /// Whether a group with this membership still needs replicas that are given up. If one of those that came later votes, it
-    /// does not: then it has gone on without them already.
+    /// Whether a group with this membership still needs replicas that are given up. If one of those that came later
+    /// belongs to it, it does not: then it has gone on without them already.
     #[must_use]
     pub fn is_due(&self, conf: &Conf) -> bool {
         let all = conf.everybody();

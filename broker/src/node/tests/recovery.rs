@@ -14,13 +14,18 @@ struct Loss {
     gone: Vec<NodeId>,
 }
 
-fn loss() -> Loss {
+fn five() -> World {
     let mut world = World::new(3);
     for node in [4, 5] {
         world.admit(NodeId(node), false);
         world.join(NodeId(node));
     }
     world.until(|world| world.metadata_voters().len() == 5);
+    world
+}
+
+fn loss() -> Loss {
+    let mut world = five();
     let place = world.create_topic(1, &[])[0];
     let nodes: Vec<NodeId> = world.placed(place).unwrap().into_iter().map(NodeId).collect();
     assert_eq!(world.produce(place, batch(&["kept"], 0)), appended(0, false));
@@ -103,7 +108,7 @@ fn a_partition_goes_on_from_what_is_left() {
 /// However far it got: it is done once, and the survivor does not forget it.
 #[test]
 fn a_survivor_that_restarts_on_the_way_does_not_forget_that_it_is_one() {
-    for steps in [0, 3, 6, 10, 20] {
+    for steps in [0, 4, 12] {
         let mut loss = loss();
         let plan = plan(&loss.found()).unwrap();
         loss.recover(&plan).unwrap();
@@ -145,4 +150,38 @@ fn a_replica_that_is_being_copied_or_not_there_is_no_survivor() {
     let report = ReplicaReport { state: ReplicaState::Arriving, ..ReplicaReport::default() };
     found[0].report = Some(report);
     assert_eq!(plan(&found).unwrap_err().code, ErrorCode::InvalidRequest);
+}
+
+/// It never asks for votes, and goes on believing in the leader that it heard of last.
+#[test]
+fn a_survivor_without_a_vote_goes_on_too() {
+    let mut world = five();
+    let place = world.create_topic(1, &[])[0];
+    let nodes: Vec<NodeId> = world.placed(place).unwrap().into_iter().map(NodeId).collect();
+    assert_eq!(world.produce(place, batch(&["kept"], 0)), appended(0, false));
+    world.ask_controller(Request::SetReplicas { name: "orders".into(), replicas: 4 }).unwrap();
+    let learner = |world: &World| {
+        let learns = |node: &Node| {
+            node.partitions
+                .values()
+                .any(|partition| partition.group.conf().learners.contains(&partition.group.replica()))
+        };
+        world.nodes.iter().find(|(_, node)| learns(node)).map(|(id, _)| *id)
+    };
+    world.until(|world| learner(world).is_some_and(|node| world.values(node, place) == ["kept"]));
+    let survivor = learner(&world).unwrap();
+    let leader = world.leader(place).unwrap();
+    let other = *nodes.iter().find(|node| **node != leader).unwrap();
+    let mut loss = Loss { world, place, survivor, gone: vec![leader, other] };
+    loss.gone.iter().for_each(|node| loss.world.crash(*node));
+    loss.world.until(|world| world.controller().is_some());
+    let partition = loss.partition();
+    let replica = partition.on(survivor).unwrap();
+    let (group, targets_given) = (partition.group, partition.targets_given);
+    loss.world.ask_controller(Request::RecoverPartition { group, survivor: replica.id, targets_given }).unwrap();
+    loss.goes_on();
+    assert!(
+        loss.world.nodes[&survivor].partitions[&group].group.term().get() > 1_000,
+        "nobody believes an older leader"
+    );
 }

@@ -227,6 +227,36 @@ fn what_cannot_be_looked_at_at_a_start_is_not_damaged() {
     assert_eq!(open(&disk).unwrap().doubt, Doubt::None);
 }
 
+/// What is to be written behind a segment that could not be looked at is written when it can be, though nothing else happens.
+#[test]
+fn a_write_that_could_not_be_is_done_later() {
+    let mut world = World::new(15);
+    world.create(GroupId(1));
+    world.append(GroupId(1), 0, &[3, 8], true);
+    world.settle();
+    world.commit(GroupId(1), 2, false, None);
+    world.begin_checkpoint(|_| true);
+    world.settle();
+    let Recovered { store, .. } = open(&world.disk).unwrap();
+    let mut world = World::with(Arc::clone(&world.disk), store, world.groups.clone(), 2);
+    world.groups.get_mut(&GroupId(1)).unwrap().taken_before = 1;
+    world.append(GroupId(1), 2, &[3], true);
+    world.settle();
+    world.commit(GroupId(1), 3, false, None);
+    world.disk.set_want(true);
+    world.begin_checkpoint(|_| true);
+    world.settle();
+    for _ in 0..3 {
+        world.store.tick();
+        world.settle();
+    }
+    assert!(world.store.is_checkpointing());
+    world.disk.set_want(false);
+    world.store.tick();
+    world.settle();
+    assert!(!world.store.is_checkpointing());
+}
+
 #[test]
 fn a_damaged_segment_takes_more_and_serves_the_rest() {
     let mut world = World::new(15);

@@ -108,7 +108,7 @@ pub const RECORDS_COMMITTED: Metric = Metric::gauge("levada_records_committed", 
     .means("records committed in partitions led here, since they were made (the sum of their high watermarks)");
 pub const CONTROLLER: Metric = Metric::gauge("levada_controller", "1 or 0")
     .means("1 when this node is the controller")
-    .when_high("the sum over all nodes is 1: 0 for long means that no majority of the founders is up");
+    .when_high("the sum over all nodes is 1: 0 for long means that no majority of those that vote on metadata is up");
 pub const READY: Metric = Metric::gauge("levada_ready", "1 or 0")
     .means("1 when this node serves, as `/health/ready` says")
     .when_high("(when it is 0) `/health/ready` says what the node waits for");

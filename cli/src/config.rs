@@ -97,7 +97,8 @@ async fn reload(global: &Global, admin: &Admin, only: Option<u64>) -> Result<()>
             // Each node has a file of its own: one that is wrong is no reason to leave out the others.
             Err(error) => {
                 if !global.is_json() {
-                    print::line(&format!("node {node}: refused"))?;
+                    let what = if error.code == ErrorCode::InvalidConfig { "refused" } else { "not reached" };
+                    print::line(&format!("node {node}: {what}"))?;
                 }
                 answers.push(json!({"node": node, "error": {"code": error.code.name(), "message": error.message}}));
                 failed = failed.or(Some(error));

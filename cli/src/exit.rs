@@ -113,12 +113,12 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
 fn next_step(error: &Error) -> Option<&'static str> {
     match error.code {
         ErrorCode::Disconnected => Some(
-            "is a server running there? `levada dev --data-dir DIR` starts a cluster; \
-             --bootstrap or LEVADA_BOOTSTRAP names another one",
+            "is a node running there? --bootstrap or LEVADA_BOOTSTRAP names others, `levada cluster status` shows \
+             which are up; `levada dev --data-dir DIR` starts a cluster to try",
         ),
         ErrorCode::UnknownTopic => Some("`levada topic list` shows the topics, `levada topic create` makes one"),
         ErrorCode::NotReady | ErrorCode::NotLeader | ErrorCode::NotController | ErrorCode::Timeout => {
-            Some("`levada cluster status` shows which nodes are up; --timeout waits longer")
+            Some("`levada cluster status` and `/health/ready` of the nodes say what is missing; --timeout waits longer")
         }
         ErrorCode::TopicExists => Some("`levada topic describe NAME` shows what is there; --if-not-exists accepts it"),
         ErrorCode::OffsetOutOfRange => Some("`levada topic describe NAME` shows the offsets there are"),

@@ -41,7 +41,7 @@ impl ServerConfig {
 
     fn checked(figment: &Figment) -> Result<Self, ConfigError> {
         let merged: Value = figment.extract().map_err(|error| from_figment(&error))?;
-        check_known(figment, &merged, "")?;
+        check_known(&merged, "")?;
         let config: Self = figment.extract().map_err(|error| from_figment(&error))?;
         config.check()?;
         Ok(config)
@@ -165,19 +165,18 @@ impl ServerConfig {
 }
 
 /// Refuses keys that nobody reads.
-fn check_known(figment: &Figment, value: &Value, name: &str) -> Result<(), ConfigError> {
+fn check_known(value: &Value, name: &str) -> Result<(), ConfigError> {
     let inner = match value {
         _ if keys::find(name).is_some() => return Ok(()),
         Value::Dict(_, inner) => inner,
         _ => {
-            let source = figment.find_metadata(name).map(|metadata| metadata.name.to_string()).unwrap_or_default();
             let hint = keys::nearest(name).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-            return Err(ConfigError::new(name, format!("there is no such key (in {source}){hint}")));
+            return Err(ConfigError::new(name, format!("there is no such key{hint}")));
         }
     };
     inner.iter().try_for_each(|(key, value)| {
         let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
-        check_known(figment, value, &name)
+        check_known(value, &name)
     })
 }
 

@@ -45,7 +45,7 @@ impl Broker {
             let answer = self.forwarder.call(node, Api::ClusterStatus, request, Bytes::new(), deadline).await;
             (node, answer.ok())
         });
-        Ok(merge(own, join_all(asked).await))
+        Ok(merge(self.node(), own, join_all(asked).await))
     }
 
     fn own_status(&self) -> ClusterStatusResponse {
@@ -115,7 +115,10 @@ impl Broker {
             topic: topic.name.clone(),
             partition: partition.partition.get(),
             group: partition.group.get(),
-            leader: known.and_then(|known| known.node).map(NodeId::get),
+            leader: known
+                .and_then(|known| known.node)
+                .filter(|node| *node != self.node() || state.leading)
+                .map(NodeId::get),
             leader_epoch: known.map_or(0, |known| known.term.get()),
             log_start_offset: state.log_start.get(),
             high_watermark: state.high_watermark.get(),
@@ -161,13 +164,24 @@ fn count(metadata: &Metadata, leader: impl Fn(GroupId) -> Option<NodeId>) -> BTr
     counts
 }
 
-/// Puts together what this node and others say. Of a partition the newest leader's own words count; a node that
-/// answered is alive, one that did not is not.
-fn merge(own: ClusterStatusResponse, others: Vec<(NodeId, Option<ClusterStatusResponse>)>) -> ClusterStatusResponse {
+/// Puts together what this node and others say. Who leads, only the leader itself says: what others believe may be old, of a
+/// node that is gone. Of a partition that nobody leads, who knows most of it is believed. A node that answered is alive, one
+/// that did not is not.
+fn merge(
+    own_node: NodeId,
+    own: ClusterStatusResponse,
+    others: Vec<(NodeId, Option<ClusterStatusResponse>)>,
+) -> ClusterStatusResponse {
     let mut merged = own;
+    let own_claims = merged.controller == Some(own_node.get());
+    let claims = |(node, answer): &(NodeId, Option<ClusterStatusResponse>)| {
+        answer.as_ref().and_then(|answer| answer.controller).filter(|controller| *controller == node.get())
+    };
+    merged.controller = others.iter().find_map(claims).or(merged.controller.filter(|_| own_claims));
     let mut by_group: BTreeMap<u64, usize> = BTreeMap::new();
-    for (at, partition) in merged.partitions.iter().enumerate() {
+    for (at, partition) in merged.partitions.iter_mut().enumerate() {
         by_group.insert(partition.group, at);
+        partition.leader = partition.leader.filter(|leader| *leader == own_node.get());
     }
     for (node, answer) in others {
         for status in &mut merged.nodes {
@@ -181,11 +195,11 @@ fn merge(own: ClusterStatusResponse, others: Vec<(NodeId, Option<ClusterStatusRe
                 }
             }
         }
-        for theirs in answer.into_iter().flat_map(|answer| answer.partitions) {
+        for mut theirs in answer.into_iter().flat_map(|answer| answer.partitions) {
+            theirs.leader = theirs.leader.filter(|leader| *leader == node.get());
             let known = by_group.get(&theirs.group).and_then(|at| merged.partitions.get_mut(*at));
             if let Some(known) = known
-                && theirs.leader == Some(node.get())
-                && theirs.leader_epoch >= known.leader_epoch
+                && knowledge(&theirs) > knowledge(known)
             {
                 *known = theirs;
             }
@@ -200,6 +214,12 @@ fn merge(own: ClusterStatusResponse, others: Vec<(NodeId, Option<ClusterStatusRe
         status.leads = leads.get(&node).copied().unwrap_or(0);
     }
     merged
+}
+
+/// How much a node knows of a partition: the newest leader most, and else who has most of it.
+fn knowledge(partition: &PartitionStatus) -> (bool, u64, u64) {
+    let leads = partition.leader.is_some();
+    (leads, if leads { partition.leader_epoch } else { 0 }, partition.high_watermark)
 }
 
 /// The state of the cluster, on the native door.
@@ -237,16 +257,27 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_leader_is_believed_and_silence_is_death() {
-        let own = says(&[(1, Some(1), 5, 10), (2, Some(1), 5, 10), (3, None, 7, 0)]);
-        // Node 2 leads group 2 in a newer term, has an old opinion on group 1, and knows the leader of 3 without being it.
-        let other = says(&[(1, Some(2), 4, 99), (2, Some(2), 6, 20), (3, Some(3), 7, 5), (9, Some(2), 1, 1)]);
-        let merged = merge(own, vec![(NodeId(2), Some(other)), (NodeId(3), None)]);
+    fn leaders_speak_for_themselves_and_silence_is_death() {
+        let own = says(&[(1, Some(1), 5, 10), (2, Some(1), 5, 10), (3, Some(3), 7, 0), (4, Some(2), 8, 0)]);
+        // Node 2 leads group 2 in a newer term, has an old opinion on group 1, and believes in the leader of 3, which is gone,
+        // but has a replica. It has stepped down in 4.
+        let other =
+            says(&[(1, Some(2), 4, 99), (2, Some(2), 6, 20), (3, Some(3), 7, 5), (4, None, 8, 7), (9, Some(2), 1, 1)]);
+        let merged = merge(NodeId(1), own, vec![(NodeId(2), Some(other)), (NodeId(3), None)]);
         let seen: Vec<_> = merged.partitions.iter().map(|p| (p.group, p.leader, p.high_watermark)).collect();
-        assert_eq!(seen, [(1, Some(1), 10), (2, Some(2), 20), (3, None, 0)]);
+        assert_eq!(seen, [(1, Some(1), 10), (2, Some(2), 20), (3, None, 5), (4, None, 7)]);
         assert_eq!(
             merged.nodes.iter().map(|n| (n.alive, n.leads)).collect::<Vec<_>>(),
             [(true, 1), (true, 1), (false, 0)]
         );
+    }
+
+    #[test]
+    fn so_does_the_controller() {
+        let with = |controller| ClusterStatusResponse { controller, ..says(&[]) };
+        let merged = |own, other| merge(NodeId(1), with(own), vec![(NodeId(2), Some(with(other))), (NodeId(3), None)]);
+        assert_eq!(merged(Some(1), Some(1)).controller, Some(1));
+        assert_eq!(merged(Some(3), Some(2)).controller, Some(2));
+        assert_eq!(merged(Some(3), Some(3)).controller, None, "it is gone");
     }
 }

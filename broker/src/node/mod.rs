@@ -520,7 +520,7 @@ pub enum NodeOpenError {
     /// The journal lost what the metadata group had promised.
     #[error(
         "the journal is damaged where it holds the metadata group: this replica must not vote any more; \
-         keep the data directory for whoever looks into it, and let an empty one take its place (`levada cluster replace`)"
+         keep the data directory for whoever looks into it, and let an empty one take its place (`levada cluster replace N`)"
     )]
     MetadataDamaged,
     /// The build is older than what the cluster has written.
@@ -545,7 +545,7 @@ pub enum NodeOpenError {
     /// A checkpoint's state of a group does not parse.
     #[error(
         "the checkpoint's state of group {group} does not parse ({why}); keep the data directory for whoever \
-         looks into it, and let an empty one take its place (`levada cluster replace`)"
+         looks into it, and let an empty one take its place (`levada cluster replace N`)"
     )]
     State {
         /// The group.
@@ -556,7 +556,7 @@ pub enum NodeOpenError {
     /// Raft cannot start from what was recovered.
     #[error(
         "raft group {group} cannot start from what was recovered ({why}); keep the data directory for whoever \
-         looks into it, and let an empty one take its place (`levada cluster replace`)"
+         looks into it, and let an empty one take its place (`levada cluster replace N`)"
     )]
     Raft {
         /// The group.

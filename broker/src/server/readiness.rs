@@ -75,7 +75,7 @@ impl Readiness {
                     WorkerState::Running | WorkerState::ReadyToStop => {}
                 }
                 if broker.leader(GroupId::METADATA).is_none() {
-                    reasons.push("no controller is known: fewer than a majority of the founders are up, or an election is under way".to_owned());
+                    reasons.push("no controller is known: fewer than a majority of the nodes that vote on metadata are up, or an election is under way".to_owned());
                 }
                 if !broker.is_registered() {
                     reasons.push("not registered with the controller yet".to_owned());

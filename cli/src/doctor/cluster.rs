@@ -61,7 +61,11 @@ fn nodes(status: &ClusterStatusResponse) -> Finding {
         return Finding::ok("nodes", saw);
     }
     let saw = format!("{saw}; down: {}", down.join(", "));
-    Finding::wrong("nodes", saw, "start them: their log's last lines say why they ended")
+    Finding::wrong(
+        "nodes",
+        saw,
+        "start them: their log's last lines say why they ended; end one first that is there and does not answer",
+    )
 }
 
 fn partitions(status: &ClusterStatusResponse) -> Finding {

@@ -104,7 +104,7 @@ fn space(directory: &Path, journal_bytes: u64) -> Finding {
 
 fn judge_space(free: u64, total: u64, journal_bytes: u64) -> Finding {
     let saw = format!("{} of {} are free", units::size(free), units::size(total));
-    let todo = "free or add space: a node without it stops (`docs/operations.md`, LevadaDiskFull)";
+    let todo = "free or add space: a node without it takes no records (`docs/operations.md`, LevadaDiskFull)";
     match free {
         // As the alerts have it.
         _ if free < journal_bytes || free < total / 20 => Finding::wrong("disk.space", saw, todo),

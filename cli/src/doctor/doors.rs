@@ -44,7 +44,7 @@ pub(super) async fn check(configuration: &Configuration) -> Vec<Finding> {
             Err(error) => Finding::warning(
                 "seed-nodes",
                 format!("{seed}: {error:#}"),
-                "start that node, or open the way to it (firewall, routing); a majority of those that found the cluster must be up",
+                "start that node, or open the way to it (firewall, routing); a new cluster wants all its seed nodes once, later a majority of those that vote",
             ),
         });
     }
@@ -61,7 +61,9 @@ fn judge(key: &'static str, address: &str, bound: Result<(), io::ErrorKind>, is_
     let saw = |what: &str| format!("{address} {what}");
     match bound {
         Ok(()) => Finding::ok(key, saw("is free")),
-        Err(io::ErrorKind::AddrInUse) if is_running => Finding::ok(key, saw("is in use; a node runs here")),
+        Err(io::ErrorKind::AddrInUse) if is_running => {
+            Finding::ok(key, saw("is in use; a node runs here (this one, if it was started)"))
+        }
         Err(io::ErrorKind::AddrInUse) => {
             let todo = format!("`ss -ltnp` shows who has it: stop that, or set {key} to another port");
             Finding::wrong(key, saw("is in use, and not by a node"), todo)

@@ -78,7 +78,7 @@ async fn reload(global: &Global, admin: &Admin, only: Option<u64>) -> Result<()>
     let nodes = match only {
         Some(node) => vec![node],
         None => {
-            let status = admin.cluster_status(false).await?;
+            let status = admin.cluster_status(true).await?;
             let up = status.nodes.iter().filter(|node| node.alive);
             up.filter_map(|node| Some(node.addresses.as_ref()?.node_id)).collect()
         }

@@ -1,7 +1,7 @@
 //! One request to whoever can answer it: found, asked, followed to where it is redirected, and asked again after a
 //! pause until `operation_timeout` is over.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use levada_protocol::{
@@ -67,10 +67,12 @@ impl Cluster {
         let (mut failures, mut hops) = (0, 0);
         let mut may_have_happened = false;
         let mut hint = None;
+        let mut in_vain = BTreeSet::new();
         loop {
-            let tried = match self.address_of(target, hint.take()) {
+            let tried = match self.address_of(target, hint.take(), &in_vain) {
                 Some(address) => {
                     let tried = self.attempt(target, &address, api, message, patience).await;
+                    in_vain.insert(address);
                     tried.inspect_err(|failed| may_have_happened |= failed.may_have_happened())
                 }
                 None => Err(CallError::unsent(Error::new(ErrorCode::NotReady, format!("{target:?} is not known")))),
@@ -134,12 +136,22 @@ impl Cluster {
         node.map(|node| node.native)
     }
 
-    fn address_of(&self, target: Target<'_>, hint: Option<NodeAddresses>) -> Option<String> {
+    /// Whom to ask. Of nodes of which any will do, first those that have not been asked in vain.
+    fn address_of(
+        &self,
+        target: Target<'_>,
+        hint: Option<NodeAddresses>,
+        in_vain: &BTreeSet<String>,
+    ) -> Option<String> {
         let hinted = hint.map(|hint| hint.native).filter(|address| !address.is_empty());
         match (hinted.or_else(|| self.known_address(target)), target) {
             (Some(address), _) => Some(address),
             // Whoever is asked knows the controller better than we do.
-            (None, Target::Any | Target::Controller) => self.candidates().into_iter().next(),
+            (None, Target::Any | Target::Controller) => {
+                let candidates = self.candidates();
+                let other = candidates.iter().find(|address| !in_vain.contains(*address));
+                other.or(candidates.first()).cloned()
+            }
             (None, Target::Leader(..)) => None,
         }
     }
@@ -189,5 +201,24 @@ const fn is_worth_another_try(code: ErrorCode) -> bool {
         ErrorClass::Retry | ErrorClass::Redirect => true,
         ErrorClass::Stop => matches!(code, ErrorCode::StorageFailed),
         ErrorClass::Fence | ErrorClass::FixRequest => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ClientConfig;
+
+    #[test]
+    fn who_was_asked_in_vain_is_not_asked_again_before_all_others() {
+        let cluster = Cluster::unknown(ClientConfig::new("a:1,b:1,c:1").unwrap());
+        let mut in_vain = BTreeSet::new();
+        for _ in 0..3 {
+            // However many others have had their turn meanwhile.
+            cluster.candidates();
+            let address = cluster.address_of(Target::Any, None, &in_vain).unwrap();
+            assert!(in_vain.insert(address), "each once: {in_vain:?}");
+        }
+        assert!(cluster.address_of(Target::Controller, None, &in_vain).is_some(), "and then anybody");
     }
 }

@@ -61,19 +61,19 @@ pub(crate) struct Metadata {
 }
 
 impl Cluster {
+    /// One of which nothing is known but what is configured.
+    pub(crate) fn unknown(config: ClientConfig) -> Self {
+        let id = Arc::new(OnceLock::new());
+        let pool = Pool::new(config.clone(), Arc::clone(&id));
+        Self { pool, id, view: Mutex::default(), turn: AtomicUsize::new(0), config }
+    }
+
     /// Finds the cluster. Tries for `connect_timeout`.
     ///
     /// # Errors
     /// No bootstrap node answers sensibly.
     pub(crate) async fn connect(config: ClientConfig) -> Result<Arc<Self>> {
-        let id = Arc::new(OnceLock::new());
-        let cluster = Arc::new(Self {
-            pool: Pool::new(config.clone(), Arc::clone(&id)),
-            id,
-            view: Mutex::default(),
-            turn: AtomicUsize::new(0),
-            config,
-        });
+        let cluster = Arc::new(Self::unknown(config));
         let give_up = Instant::now() + cluster.config.connect_timeout;
         let mut rng = Rng::from_entropy();
         loop {

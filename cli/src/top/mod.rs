@@ -45,8 +45,10 @@ pub(crate) struct TopArgs {
 
 /// A view takes a moment: asked more often, nodes would do little else.
 const INTERVAL_MIN: Duration = Duration::from_millis(200);
-/// Whoever looks wants to see now that nobody answers.
-const STATUS_WITHIN: Duration = Duration::from_secs(3);
+/// Whoever looks wants to see now that nobody answers,
+const STATUS_WITHIN: Duration = Duration::from_secs(6);
+/// and what the others say while one node hangs: then the next is asked. (Nodes wait a second for each other.)
+const NODE_WITHIN: Duration = Duration::from_secs(2);
 /// Where the size of a terminal does not matter.
 const WIDTH_ONCE: usize = 100;
 
@@ -57,6 +59,8 @@ pub(crate) async fn run(global: &Global, args: TopArgs) -> Result<()> {
     let interval = args.interval.max(INTERVAL_MIN);
     let mut config = global.client_config()?;
     config.operation_timeout = config.operation_timeout.min(STATUS_WITHIN);
+    config.connect_timeout = config.connect_timeout.min(NODE_WITHIN);
+    config.request_timeout = config.request_timeout.min(NODE_WITHIN);
     let connected = Admin::with_config(config).await;
     let admin = connected.with_context(|| format!("cannot reach a cluster at {}", global.bootstrap))?;
     if args.once {

@@ -23,7 +23,7 @@ use crate::{
     cluster::{
         balance,
         feature::{LEVEL_MAX, LEVEL_MEMBERSHIP},
-        metadata::{self, MEMBERS_FIRST, Metadata, command, move_command},
+        metadata::{self, Metadata, command, move_command},
     },
     raft::{
         TICK_MS,
@@ -202,15 +202,15 @@ impl Node {
         }
     }
 
-    /// As controller: a member needs entries of group 0 from before this node joined, which it does not have. A founder that
-    /// votes has all of them.
+    /// As controller: a member needs entries of group 0 from before this node joined, which it does not have. Whoever joined
+    /// earlier has more of them, founders have all: numbers of members rise.
     fn leave_metadata(&mut self) {
         let group = &mut self.controller.group;
         let Some(&stranded) = stranded(group).first() else { return };
-        let founders = group.conf().voters.iter().copied().filter(|voter| voter.get() < MEMBERS_FIRST);
-        let able = founders.filter(|founder| !group.is_self(*founder) && group.has_caught_up(*founder));
-        let able = able.filter_map(|founder| group.replicas().get(&founder).copied()).next();
-        tracing::warn!(replica = %stranded, to = able.map(NodeId::get), "metadata.member.stranded: it needs what was before this node; a founder is to lead, or its node to be replaced");
+        let earlier = group.conf().voters.range(..group.replica()).copied();
+        let able = earlier.filter(|voter| group.has_caught_up(*voter));
+        let able = able.filter_map(|voter| group.replicas().get(&voter).copied()).next();
+        tracing::warn!(replica = %stranded, to = able.map(NodeId::get), "metadata.member.stranded: it needs what was before this node; who joined earlier is to lead, or its node to be replaced");
         if let Some(to) = able {
             group.transfer_leader(to, true);
             self.dirty.insert(GroupId::METADATA);

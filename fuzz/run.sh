@@ -19,7 +19,7 @@ if [ -z "${NO_BUILD:-}" ]; then
     # What is tested has the versions of the dependencies that are shipped.
     cp Cargo.lock fuzz/libfuzzer/Cargo.lock
     cargo +nightly fuzz build --fuzz-dir fuzz/libfuzzer --target-dir "$directory" --no-cfg-fuzzing \
-        --strip-dead-code --sanitizer "${SANITIZER:-none}"
+        --strip-dead-code=true --sanitizer "${SANITIZER:-none}"
 fi
 cargo run --quiet --package levada-fuzz --example seeds -- "$work/seeds"
 targets=$(cargo run --quiet --package levada-fuzz --example seeds -- --targets)

@@ -86,8 +86,8 @@ pub fn membership(bytes: &[u8]) {
 pub fn partition(bytes: &[u8]) {
     let _ = wire::PartitionCommand::decode(bytes);
     let Ok(state) = wire::PartitionState::decode(bytes) else { return };
-    let producers = Producers::from_wire(state.producers);
-    assert_eq!(Producers::from_wire(producers.to_wire()), producers);
+    let wire = Producers::from_wire(state.producers).to_wire();
+    assert_eq!(Producers::from_wire(wire.clone()).to_wire(), wire);
 }
 
 /// The configuration file.

@@ -13,6 +13,8 @@ pub mod cluster;
 pub mod config;
 mod follow;
 mod forward;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod http;
 pub mod logging;
 pub mod metrics;

@@ -11,6 +11,8 @@
 pub mod codec;
 mod convert;
 pub mod flight;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod ipc;
 pub mod metrics;
 pub mod schema;

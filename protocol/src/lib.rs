@@ -14,6 +14,8 @@ pub mod codec;
 pub mod context;
 pub mod error;
 pub mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod ids;
 pub mod limits;
 pub mod messages;

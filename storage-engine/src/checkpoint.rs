@@ -103,7 +103,7 @@ impl Checkpoint {
         atomic_file::replace(&FileName::new(FILE), self.encode())
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         // As long as no group needs the second format, builds that know the first can read it, too.
         let format = if self.groups.iter().all(|group| group.born == Lsn(0)) { FORMAT_FIRST } else { FORMAT };
         let mut out = Vec::new();
@@ -124,7 +124,7 @@ impl Checkpoint {
         out
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, DamageCause> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DamageCause> {
         let short = || DamageCause::Short(WHAT);
         let mut prefix = Decoder::new(bytes);
         if prefix.array() != Some(MAGIC) {
@@ -266,6 +266,8 @@ fn decode_log(fields: &mut Decoder<'_>) -> Option<LogRecord> {
     let terms = fields.count(TERM_BYTES)?;
     log.terms = (0..terms).map(|_| Some((LogIndex(fields.u64()?), Term(fields.u64()?)))).collect::<Option<_>>()?;
     let segments = fields.count(SEGMENT_BYTES)?;
+    // Each has a number of its own, and so will the next.
+    u32::try_from(segments).ok()?.checked_add(1)?.checked_add(log.start.generation)?;
     for _ in 0..segments {
         // Segments follow each other, so the end of one says where the next starts.
         let start = log.end();

@@ -87,7 +87,7 @@ impl DirIdentity {
         Ok(())
     }
 
-    fn encode(&self, journal: JournalId) -> Vec<u8> {
+    pub(crate) fn encode(&self, journal: JournalId) -> Vec<u8> {
         let mut out = Vec::with_capacity(BYTES);
         out.put_slice(&MAGIC);
         out.put_u8(FORMAT);
@@ -99,7 +99,7 @@ impl DirIdentity {
         out
     }
 
-    fn decode(bytes: &[u8]) -> Result<(Self, JournalId), DamageCause> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<(Self, JournalId), DamageCause> {
         let short = || DamageCause::Short("the identity");
         let (front, crc) = bytes.get(..BYTES).and_then(<[u8]>::split_last_chunk).ok_or_else(short)?;
         let (stored, computed) = (u32::from_le_bytes(*crc), crc32fast::hash(front));

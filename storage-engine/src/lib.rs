@@ -12,6 +12,8 @@ pub mod disk;
 pub mod driver;
 pub mod entry;
 pub mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod identity;
 pub mod journal;
 pub mod log;

@@ -44,7 +44,13 @@ pub(crate) fn shown(command: &Command) -> String {
 
 /// What cargo knows of this workspace, without its dependencies.
 pub(crate) fn metadata() -> Result<serde_json::Value> {
-    let text = output(&mut cargo(&["metadata", "--no-deps", "--format-version", "1", "--offline"]))?;
+    metadata_of("Cargo.toml")
+}
+
+/// The same of the workspace with this manifest.
+pub(crate) fn metadata_of(manifest: &str) -> Result<serde_json::Value> {
+    let mut metadata = cargo(&["metadata", "--no-deps", "--format-version", "1", "--offline"]);
+    let text = output(metadata.arg("--manifest-path").arg(root().join(manifest)))?;
     serde_json::from_str(&text).context("cargo metadata does not print JSON")
 }
 

@@ -106,7 +106,7 @@ impl Record {
         Ok(Self { node: NodeId(wire.node_id), incarnation, decision })
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let message = self.to_wire().encode_to_vec();
         let mut out = Vec::with_capacity(HEAD_BYTES + message.len());
         out.put_slice(&MAGIC);
@@ -117,7 +117,7 @@ impl Record {
         out
     }
 
-    fn decode(mut bytes: &[u8]) -> Result<Self, DamageCause> {
+    pub(crate) fn decode(mut bytes: &[u8]) -> Result<Self, DamageCause> {
         let what = "the founding record";
         let short = DamageCause::Short(what);
         if bytes.len() < HEAD_BYTES {

@@ -82,7 +82,13 @@ impl Source {
     /// The first thing that is wrong: the key, and where it was set.
     pub fn load(&self) -> Result<Loaded, ConfigError> {
         let text = self.file.as_deref().map(read).transpose()?;
-        let origins = self.origins(text.as_deref());
+        self.load_text(text.as_deref())
+    }
+
+    /// The same with the text of the file.
+    pub(crate) fn load_text(&self, text: Option<&str>) -> Result<Loaded, ConfigError> {
+        let document = text.and_then(|text| ImDocument::parse(text).ok());
+        let origins = self.origins(document.as_ref());
         let place = |error: ConfigError| match (&error.place, KEYS.iter().find(|key| key.name == error.key)) {
             (None, Some(key)) => match origins.get(key.name) {
                 Some(origin) => ConfigError { place: Some(origin.of(key)), ..error },
@@ -90,7 +96,7 @@ impl Source {
             },
             _ => error,
         };
-        let file = match (&self.file, &text) {
+        let file = match (&self.file, text) {
             (Some(path), Some(text)) => Given { name: FILE, dict: parse(path, text)? },
             _ => Given { name: FILE, dict: Dict::new() },
         };
@@ -98,9 +104,9 @@ impl Source {
         let flags = Given::variables("flags", &self.flags)?;
         let config = ServerConfig::of(&[&file, &environment, &flags]).map_err(|error| {
             // A key that is not known stands where nothing of ours can say, but in the file.
-            match (place(error), &self.file, &text) {
-                (error @ ConfigError { place: None, .. }, Some(path), Some(text)) => {
-                    let line = line_of(text, &error.key);
+            match (place(error), &self.file, &document) {
+                (error @ ConfigError { place: None, .. }, Some(path), Some(document)) => {
+                    let line = line_of(document, &error.key);
                     ConfigError { place: line.map(|line| in_file(path, Some(line))), ..error }
                 }
                 (error, ..) => error,
@@ -110,12 +116,12 @@ impl Source {
     }
 
     /// Where keys are set: the last of file, environment and flags counts.
-    fn origins(&self, text: Option<&str>) -> BTreeMap<&'static str, Origin> {
+    fn origins(&self, document: Option<&ImDocument<&str>>) -> BTreeMap<&'static str, Origin> {
         let mut origins = BTreeMap::new();
         for key in KEYS {
             let variable = key.variable();
             let set = |all: &[(String, String)]| all.iter().any(|(name, _)| *name == variable);
-            let line = text.and_then(|text| line_of(text, key.name));
+            let line = document.and_then(|document| line_of(document, key.name));
             let origin = match (&self.file, line) {
                 _ if set(&self.flags) => Origin::Flag,
                 _ if set(&self.environment) => Origin::Environment,
@@ -152,14 +158,13 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Dict, ConfigError> {
 }
 
 /// The line, from 1, of the key with a dotted name.
-fn line_of(text: &str, name: &str) -> Option<usize> {
-    let document = ImDocument::parse(text).ok()?;
+fn line_of(document: &ImDocument<&str>, name: &str) -> Option<usize> {
     let mut table: &dyn toml_edit::TableLike = document.as_table();
     let mut parts = name.split('.').peekable();
     while let Some(part) = parts.next() {
         let (key, item) = table.get_key_value(part)?;
         if parts.peek().is_none() {
-            return Some(line_at(text, key.span().or_else(|| item.span())?.start));
+            return Some(line_at(document.raw(), key.span().or_else(|| item.span())?.start));
         }
         table = Item::as_table_like(item)?;
     }

@@ -174,34 +174,35 @@ impl Producers {
             .collect()
     }
 
-    /// From a checkpoint.
+    /// From a checkpoint. Of what cannot be (a producer twice, more than are remembered) the latest counts.
     #[must_use]
     pub fn from_wire(producers: Vec<wire::Producer>) -> Self {
         let mut state = Self::default();
-        for producer in producers {
+        let too_many = producers.len().saturating_sub(PRODUCERS_PER_PARTITION_MAX);
+        for producer in producers.into_iter().skip(too_many) {
             let age = state.next_age;
             state.next_age += 1;
             let id = ProducerId(producer.producer_id);
+            let batches = producer.batches.into_iter().map(|batch| Written {
+                base_sequence: batch.base_sequence,
+                last_sequence: batch.last_sequence,
+                base_offset: Offset(batch.base_offset),
+                index: LogIndex(0),
+            });
+            let mut batches: VecDeque<Written> = batches.collect();
+            batches.drain(..batches.len().saturating_sub(PRODUCER_BATCHES_REMEMBERED));
+            let producer = Producer {
+                epoch: ProducerEpoch(i16::try_from(producer.producer_epoch).unwrap_or(i16::MAX)),
+                last_timestamp_ms: producer.last_timestamp_ms,
+                age,
+                batches,
+            };
             state.by_age.insert(age, id);
-            state.producers.insert(
-                id,
-                Producer {
-                    epoch: ProducerEpoch(i16::try_from(producer.producer_epoch).unwrap_or(i16::MAX)),
-                    last_timestamp_ms: producer.last_timestamp_ms,
-                    age,
-                    batches: producer
-                        .batches
-                        .into_iter()
-                        .map(|batch| Written {
-                            base_sequence: batch.base_sequence,
-                            last_sequence: batch.last_sequence,
-                            base_offset: Offset(batch.base_offset),
-                            index: LogIndex(0),
-                        })
-                        .collect(),
-                },
-            );
+            if let Some(before) = state.producers.insert(id, producer) {
+                state.by_age.remove(&before.age);
+            }
         }
+        debug_assert_eq!(state.by_age.len(), state.producers.len());
         state
     }
 }
@@ -279,6 +280,35 @@ mod tests {
         let near_end = batch(2, 0, i32::MAX - 1, 4);
         producers.record(&near_end, Offset(100), LogIndex(1));
         assert_eq!(producers.check(&batch(2, 0, 2, 1)), Ok(Verdict::Append));
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_is_read_as_one_that_can() {
+        let batch = |base_sequence| wire::ProducerBatch {
+            base_sequence,
+            last_sequence: base_sequence,
+            base_offset: base_sequence.unsigned_abs().into(),
+        };
+        let producer = |producer_id, batches| wire::Producer { producer_id, batches, ..wire::Producer::default() };
+        let twice = vec![producer(1, vec![batch(0)]), producer(2, vec![]), producer(1, (0..9).map(batch).collect())];
+        let mut producers = Producers::from_wire(twice);
+        assert_eq!(producers.to_wire(), [producer(2, vec![]), producer(1, (4..9).map(batch).collect())]);
+        let mut at = 100;
+        append(&mut producers, &mut at, &self::batch(1, 0, 9, 1)).unwrap();
+        assert_eq!(
+            producers.to_wire(),
+            [
+                producer(2, vec![]),
+                producer(
+                    1,
+                    vec![batch(5), batch(6), batch(7), batch(8), wire::ProducerBatch { base_offset: 100, ..batch(9) }]
+                )
+            ]
+        );
+        let too_many = 0..=i64::try_from(PRODUCERS_PER_PARTITION_MAX).unwrap();
+        let producers = Producers::from_wire(too_many.map(|id| producer(id, vec![batch(0)])).collect());
+        assert_eq!(producers.len(), PRODUCERS_PER_PARTITION_MAX);
+        assert_eq!(producers.to_wire().first().map(|first| first.producer_id), Some(1));
     }
 
     #[test]

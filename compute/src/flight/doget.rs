@@ -116,7 +116,7 @@ async fn open(shared: &Shared, ctx: RequestContext, body: Body) -> Result<(Ticke
 }
 
 /// The ticket in the one message of the request.
-fn ticket_of(mut message: Bytes) -> Result<Bytes> {
+pub(super) fn ticket_of(mut message: Bytes) -> Result<Bytes> {
     let invalid = |why: &str| Error::new(ErrorCode::InvalidTicket, format!("the request is not one message: {why}"));
     let Some(&[compressed, length @ ..]) = message.first_chunk::<PREFIX_BYTES>() else {
         return Err(invalid("it is too short"));

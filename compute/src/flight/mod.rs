@@ -15,6 +15,8 @@ mod append;
 mod body;
 mod doget;
 mod follow;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod incoming;
 mod info;
 mod ingest;

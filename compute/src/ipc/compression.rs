@@ -1,10 +1,11 @@
 //! Buffers that are compressed one by one: eight bytes of length, then a frame of LZ4 or Zstandard.
 #![deny(clippy::indexing_slicing)]
 
-use std::io::Read;
+use std::io::{self, Read};
 
 use arrow_ipc::CompressionType;
 use bytes::Bytes;
+use levada_protocol::batch::decompressed_bytes_max;
 
 /// How a batch's buffers are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,20 +50,27 @@ pub(crate) fn decompress(codec: Codec, buffer: &Bytes, budget: &mut usize) -> Re
         return Ok(Bytes::new());
     }
     let unpacked = match codec {
-        Codec::Zstd => zstd::bulk::decompress(packed, length).map_err(|error| format!("zstd: {error}"))?,
-        Codec::Lz4 => {
-            let mut unpacked = Vec::with_capacity(length);
-            let within = u64::try_from(length).unwrap_or(u64::MAX).saturating_add(1);
-            let frames = lz4_flex::frame::FrameDecoder::new(packed);
-            frames.take(within).read_to_end(&mut unpacked).map_err(|error| format!("lz4: {error}"))?;
-            unpacked
+        Codec::Zstd if length <= decompressed_bytes_max(packed.len()) => zstd::bulk::decompress(packed, length),
+        Codec::Zstd => {
+            zstd::stream::read::Decoder::with_buffer(packed).and_then(|frames| unfold(frames, packed, length))
         }
+        Codec::Lz4 => unfold(lz4_flex::frame::FrameDecoder::new(packed), packed, length),
     };
+    let unpacked = unpacked.map_err(|error| format!("{codec:?}: {error}"))?;
     if unpacked.len() == length {
         Ok(unpacked.into())
     } else {
         Err(format!("a buffer unfolds to {} bytes and not the {length} it announces", unpacked.len()))
     }
+}
+
+/// At most one byte more than the length that is announced. Where that is more than such bytes unfold to as a rule, memory
+/// comes with the bytes and not with the announcement.
+fn unfold(frames: impl Read, packed: &[u8], length: usize) -> io::Result<Vec<u8>> {
+    let mut unpacked = Vec::with_capacity(length.min(decompressed_bytes_max(packed.len())));
+    let within = u64::try_from(length).unwrap_or(u64::MAX).saturating_add(1);
+    frames.take(within).read_to_end(&mut unpacked)?;
+    Ok(unpacked)
 }
 
 #[cfg(test)]
@@ -107,6 +115,25 @@ mod tests {
                 assert!(result.is_err(), "{codec:?} {length}: {:?}", result.map(|bytes| bytes.len()));
             }
             assert!(decompress(codec, &Bytes::from_static(b"abc"), &mut 10).is_err());
+        }
+    }
+
+    #[test]
+    fn memory_comes_with_the_bytes() {
+        // As much as a batch may unfold to, of next to nothing: it is there, and it is not.
+        let length = 32 << 20;
+        let announced = i64::try_from(length).unwrap();
+        let data = vec![0; length];
+        let zstd = zstd::bulk::compress(&data, 1).unwrap();
+        assert!(length > decompressed_bytes_max(zstd.len()));
+        assert_eq!(decompress(Codec::Zstd, &framed(announced, &zstd), &mut length.clone()).unwrap(), data);
+        for (codec, packed) in
+            [(Codec::Lz4, lz4(b"little")), (Codec::Zstd, zstd::bulk::compress(b"little", 1).unwrap())]
+        {
+            let error = decompress(codec, &framed(announced, &packed), &mut length.clone()).unwrap_err();
+            assert!(error.contains("unfolds to 6 bytes"), "{error}");
+            let unfolded = unfold(io::Cursor::new(b"little"), &packed, length).unwrap();
+            assert!(unfolded.capacity() < length, "{}", unfolded.capacity());
         }
     }
 }

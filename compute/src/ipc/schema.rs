@@ -93,7 +93,9 @@ fn data_type(wire: arrow_ipc::Field<'_>, budget: &mut usize) -> Result<Option<Da
         }),
         Type::Timestamp => wire
             .type_as_timestamp()
-            .and_then(|time| Some(DataType::Timestamp(unit(time.unit())?, time.timezone().map(Into::into)))),
+            // An empty zone is none: arrow-ipc writes neither.
+            .map(|time| (time.unit(), time.timezone().filter(|zone| !zone.is_empty())))
+            .and_then(|(wire, zone)| Some(DataType::Timestamp(unit(wire)?, zone.map(Into::into)))),
         Type::Decimal => wire.type_as_decimal().filter(|decimal| decimal.bitWidth() == 128).and_then(|decimal| {
             let precision = u8::try_from(decimal.precision()).ok().filter(|precision| (1..=38).contains(precision))?;
             let scale = i8::try_from(decimal.scale()).ok().filter(|scale| scale.unsigned_abs() <= precision)?;

@@ -70,6 +70,8 @@
 mod block;
 mod files;
 mod format;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod plan;
 mod replay;
 mod survey;

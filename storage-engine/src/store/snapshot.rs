@@ -138,7 +138,7 @@ impl Snapshot {
         if ends.clone().any(|(start, end)| end.index < start.index || end.offset < start.offset) {
             return Err(DamageCause::Field { field: "a segment in a snapshot", value: record.applied.get() });
         }
-        if record.log.end().index != record.applied.next() {
+        if record.log.end().index.get().checked_sub(1) != Some(record.applied.get()) {
             return Err(DamageCause::Field { field: "a snapshot's last entry", value: record.applied.get() });
         }
         Ok(Self { record })
@@ -190,5 +190,34 @@ impl Store {
         };
         let checkpoint = Checkpoint { groups: vec![record], ..Checkpoint::empty(identity.incarnation) };
         identity.format_with(disk, journal, &checkpoint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With these of its numbers (where the log starts, the generation before, what is applied), as its bytes.
+    fn bytes(start: u64, generation: u32, applied: u64) -> Bytes {
+        let start = Seam { index: LogIndex(start), generation, ..Seam::START };
+        let record = GroupRecord {
+            group: GroupId(9),
+            topic_partition: crate::testing::TOPIC_PARTITION,
+            hard_state: HardState::default(),
+            applied: LogIndex(applied),
+            born: levada_protocol::ids::Lsn(0),
+            log: LogRecord { start, ..LogRecord::EMPTY },
+            conf_state: Bytes::new(),
+            app_state: Bytes::new(),
+        };
+        Snapshot::new(record).encode()
+    }
+
+    #[test]
+    fn numbers_that_nothing_can_follow_are_refused() {
+        Snapshot::decode(&bytes(11, 3, 10)).unwrap();
+        for (start, generation, applied) in [(11, u32::MAX, 10), (u64::MAX, 3, u64::MAX), (1, 3, u64::MAX)] {
+            assert!(Snapshot::decode(&bytes(start, generation, applied)).is_err());
+        }
     }
 }

@@ -56,6 +56,7 @@ pub(crate) fn run() -> Result<bool> {
     let mut findings = Vec::new();
     let mut long = Vec::new();
     let files = files(root)?;
+    let mut workspaces = Vec::new();
     for path in &files {
         // Binary files have nothing to be tidied.
         let Ok(text) = String::from_utf8(fs::read(root.join(path)).with_context(|| path.clone())?) else { continue };
@@ -66,8 +67,11 @@ pub(crate) fn run() -> Result<bool> {
         if path.ends_with("Cargo.toml") && text.contains("[package]") && !text.contains("[lints]\nworkspace = true") {
             findings.push(Finding::new(path, 0, "has no `[lints] workspace = true`: add it"));
         }
+        if path.ends_with("Cargo.toml") && text.lines().any(|line| line == "[workspace]") {
+            workspaces.push(process::metadata_of(path)?);
+        }
     }
-    modules::check(root, &files, &process::metadata()?, &mut findings)?;
+    modules::check(root, &files, &workspaces, &mut findings)?;
     findings.extend(judge(&long, LONG));
 
     for Finding { path, line, what } in &findings {

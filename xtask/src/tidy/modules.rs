@@ -13,14 +13,16 @@ use super::{Finding, rust};
 pub(super) fn check(
     root: &Path,
     files: &[String],
-    metadata: &serde_json::Value,
+    workspaces: &[serde_json::Value],
     findings: &mut Vec<Finding>,
 ) -> Result<()> {
     let mut reached = BTreeSet::new();
-    let packages = metadata["packages"].as_array().context("cargo metadata lists no packages")?;
-    for target in packages.iter().filter_map(|package| package["targets"].as_array()).flatten() {
-        let path = target["src_path"].as_str().context("cargo metadata names a target without a path")?;
-        reach(Path::new(path), true, &mut reached)?;
+    for metadata in workspaces {
+        let packages = metadata["packages"].as_array().context("cargo metadata lists no packages")?;
+        for target in packages.iter().filter_map(|package| package["targets"].as_array()).flatten() {
+            let path = target["src_path"].as_str().context("cargo metadata names a target without a path")?;
+            reach(Path::new(path), true, &mut reached)?;
+        }
     }
     for path in files.iter().filter(|path| path.ends_with(".rs")) {
         if !reached.contains(&root.join(path)) {
@@ -120,7 +122,7 @@ mod tests {
         let files = ["src/lib.rs", "src/a/mod.rs", "src/a/b.rs", "src/a/dead.rs"].map(str::to_owned);
         let metadata = serde_json::json!({"packages": [{"targets": [{"src_path": source.join("lib.rs")}]}]});
         let mut findings = Vec::new();
-        check(&directory, &files, &metadata, &mut findings).unwrap();
+        check(&directory, &files, &[metadata], &mut findings).unwrap();
         fs::remove_dir_all(&directory).unwrap();
         let paths: Vec<&str> = findings.iter().map(|finding| finding.path.as_str()).collect();
         assert_eq!(paths, ["src/a/dead.rs"]);

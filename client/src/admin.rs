@@ -306,7 +306,8 @@ impl Admin {
     /// it does, and what only the others had is gone.
     ///
     /// # Errors
-    /// `UnknownTopic`, `UnknownPartition`; `InvalidRequest`: it has a leader, or will have one, or no replica is left; `FeatureLevel`: some node runs an older build.
+    /// `UnknownTopic`, `UnknownPartition`; `InvalidRequest`: it has a leader, or will have one, or no replica is left;
+    /// `NotReady`: a node that may have a replica is starting; `FeatureLevel`: some node runs an older build.
     pub async fn recover_partition(
         &self,
         topic: &str,

@@ -38,17 +38,21 @@ impl Broker {
         }
     }
 
-    async fn find(&self, group: GroupId, replica: Replica) -> Found {
+    /// What a node says of its replica. One that is starting is not gone: what it has is known soon.
+    async fn find(&self, group: GroupId, replica: Replica) -> Result<Found> {
         let deadline = clock::instant() + REPORT_WAIT;
-        let report = if replica.node == self.node() {
-            self.replica_here(group).await.ok()
+        let said = if replica.node == self.node() {
+            self.replica_here(group).await
         } else {
             let request = DescribeReplicaRequest { group: group.get() };
             let answer = self.forwarder.call(replica.node, Api::DescribeReplica, request, Bytes::new(), deadline).await;
-            let answer: Option<DescribeReplicaResponse> = answer.ok();
-            answer.and_then(|answer| answer.report).map(ReplicaReport::from_wire)
+            let answer = answer.map(|answer: DescribeReplicaResponse| answer.report.unwrap_or_default());
+            answer.map(ReplicaReport::from_wire).map_err(Error::from)
         };
-        Found { replica, report }
+        match said {
+            Err(error) if error.code == ErrorCode::NotReady => Err(error),
+            said => Ok(Found { replica, report: said.ok() }),
+        }
     }
 
     async fn recover(
@@ -64,6 +68,7 @@ impl Broker {
         let group = partition.group;
         let replicas = partition.everybody().into_iter().map(|(id, node)| Replica { id, node });
         let found = join_all(replicas.map(|replica| self.find(group, replica))).await;
+        let found: Vec<Found> = found.into_iter().collect::<Result<_>>()?;
         let plan = plan(&found)?;
         if request.accept_data_loss {
             let survivor = plan.survivor.id;

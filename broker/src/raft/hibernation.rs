@@ -8,8 +8,8 @@
 //! **Falling asleep.** A leader may when there is nothing that time could bring on ([`Group::may_sleep`]): every replica
 //! votes, and each whose node is there has answered lately, has every entry and knows that all of them are committed (these
 //! are a majority); everything is applied and durable here; no read, no change of membership and no hand-over is under way.
-//! What a node that is not there needs, it gets when it is back: then its groups are woken. The leader tells its followers with a [`Notice`]:
-//! the group, the term and the last index. A follower that stands exactly there ([`Group::follows`]) sleeps too; any other
+//! What a node that is not there needs, it gets when it is back: then its groups are woken. The leader tells its followers
+//! with a [`Notice`]: the group, the term and the last index. A follower that stands exactly there ([`Group::follows`]) sleeps too; any other
 //! goes on ticking.
 //!
 //! **Waking up.** Any message of raft for the group wakes a replica, and so does whatever is asked of it here. A leader that

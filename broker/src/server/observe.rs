@@ -32,7 +32,8 @@ fn set(broker: &Broker, lags: &mut Lags) {
     let mut lag_max = Duration::ZERO;
     let metadata = broker.metadata();
     let down: BTreeSet<NodeId> = metadata.nodes().keys().copied().filter(|node| !broker.is_alive(*node)).collect();
-    // A replica that is lost counts until another is there in its place. One whose node is down falls behind only once something is written: it counts from the first moment.
+    // A replica that is lost counts until another is there in its place. One whose node is down falls behind only once
+    // something is written: it counts from the first moment.
     let lame: BTreeSet<TopicPartition> = metadata
         .topics()
         .flat_map(|topic| topic.partitions.iter().map(|partition| (topic.id, partition)))

@@ -8,9 +8,9 @@
 //! **The segment that is written.** What is written behind a damaged place is sound, as the writer has the index in memory. But
 //! after a restart it must read the index, and if that is lost, what it would write (index frames, footer, the chain of
 //! CRCs into the next segment) would not be what others have. So the segment waits until the damaged file is replaced, up to
-//! where the checkpoint says that it is written ([`Store::awaits_repair`]). Entries wait in memory meanwhile. Where nobody has a
-//! sound file, [`Store::accept_damage`] goes on without: from then on this replica's segments are its own, and files of others are
-//! refused as [`crate::error::DamageCause::Diverged`].
+//! where it is written ([`Store::awaits_repair`]). Entries wait in memory meanwhile. Where nobody has a sound file,
+//! [`Store::accept_damage`] goes on without: from then on this replica's segments are its own, and files of others are refused
+//! as [`crate::error::DamageCause::Diverged`].
 
 use std::collections::BTreeSet;
 

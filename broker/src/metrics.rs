@@ -153,6 +153,19 @@ pub const DISK_FREE_BYTES: Metric = Metric::gauge("levada_disk_free_bytes", "byt
     );
 pub const DISK_TOTAL_BYTES: Metric =
     Metric::gauge("levada_disk_total_bytes", "bytes").means("the size of the data directory's file system");
+pub const SEGMENT_DIR_UP: Metric = Metric::gauge("levada_segment_dir_up", "1 or 0")
+    .by(&["directory"])
+    .means("1 for a directory of `segment.dirs` that is used, 0 for one that has failed or could not be used at the start")
+    .when_high(
+        "(when it is 0) the log's `directory.failed` says why. Its segments come from other nodes; mend or replace the disk,          and start the node again",
+    );
+pub const SEGMENT_DIR_FREE_BYTES: Metric = Metric::gauge("levada_segment_dir_free_bytes", "bytes")
+    .by(&["directory"])
+    .means("what is free in the file system of a directory of `segment.dirs`")
+    .when_high("(when it is low) as for `levada_disk_free_bytes`; new segments go to where most space is");
+pub const SEGMENT_DIR_TOTAL_BYTES: Metric = Metric::gauge("levada_segment_dir_total_bytes", "bytes")
+    .by(&["directory"])
+    .means("the size of the file system of a directory of `segment.dirs`");
 pub const PROCESS_ANONYMOUS_BYTES: Metric = Metric::gauge("levada_process_anonymous_bytes", "bytes")
     .means("memory of the process without mapped files (RssAnon)")
     .when_high(
@@ -228,6 +241,9 @@ pub const ALL: &[Metric] = &[
     CLOCK_SECONDS,
     DISK_FREE_BYTES,
     DISK_TOTAL_BYTES,
+    SEGMENT_DIR_UP,
+    SEGMENT_DIR_FREE_BYTES,
+    SEGMENT_DIR_TOTAL_BYTES,
     DISK_FULLNESS,
     DISK_WAITING_WRITES,
     DISK_SLOW,

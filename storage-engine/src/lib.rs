@@ -29,3 +29,4 @@ pub mod std_disk;
 pub mod store;
 #[cfg(test)]
 mod testing;
+pub mod volumes;

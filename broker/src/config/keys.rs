@@ -118,6 +118,11 @@ pub const KEYS: &[Key] = &[
         "a checkpoint begins after this much; a restart replays about that, and looks through all journal files there are",
     ),
     key(
+        "segment.dirs",
+        "[]",
+        "more directories for segments, best each on a disk of its own: a new segment goes to where most space is, and one that fails is left alone; the journal stays in data_dir",
+    ),
+    key(
         "segment.write_bytes_min",
         "262144",
         "what a partition must have for a write of its own; less waits in memory, for 5 s at most (the journal has it)",

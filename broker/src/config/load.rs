@@ -14,6 +14,8 @@ use super::{ConfigError, ServerConfig, address, keys, source::Given};
 
 /// The most seed nodes: they are the voters of the metadata group.
 const SEED_NODES_MAX: usize = 5;
+/// The most directories for segments: each has its share of the files that are kept open.
+const SEGMENT_DIRS_MAX: usize = 32;
 
 impl ServerConfig {
     /// Defaults, over them a file, over it environment variables (`LEVADA_…`; pass `std::env::vars()`), over them flags.
@@ -72,9 +74,30 @@ impl ServerConfig {
         if !endpoint.is_empty() && endpoint.strip_prefix("http://").is_none_or(|rest| address::split(rest).is_err()) {
             return wrong("tracing.otlp_endpoint", format!("http://host:port, not {endpoint:?}"));
         }
+        self.check_directories()?;
         self.check_addresses()?;
         self.check_seeds()?;
         self.check_numbers()
+    }
+
+    fn check_directories(&self) -> Result<(), ConfigError> {
+        let wrong = |why: String| Err(ConfigError::new("segment.dirs", why));
+        let dirs = &self.segment.dirs;
+        for (at, dir) in dirs.iter().enumerate() {
+            if dir.as_os_str().is_empty() {
+                return wrong("a directory's name is empty".to_owned());
+            }
+            if *dir == self.data_dir {
+                return wrong(format!("{} is the data directory, which takes segments anyway", dir.display()));
+            }
+            if dirs.iter().take(at).any(|before| before == dir) {
+                return wrong(format!("{} is listed twice", dir.display()));
+            }
+        }
+        if dirs.len() > SEGMENT_DIRS_MAX {
+            return wrong(format!("at most {SEGMENT_DIRS_MAX}, not {}", dirs.len()));
+        }
+        Ok(())
     }
 
     fn check_addresses(&self) -> Result<(), ConfigError> {

@@ -52,7 +52,7 @@ pub struct ServerConfig {
     pub node_id: u64,
     pub data_dir: PathBuf,
     pub rack: String,
-    #[serde(deserialize_with = "seed_nodes")]
+    #[serde(deserialize_with = "list")]
     pub seed_nodes: Vec<SeedNode>,
     pub insecure: bool,
     pub default_replicas: u32,
@@ -131,6 +131,8 @@ pub struct JournalSettings {
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs, reason = "KEYS is the documentation of every key")]
 pub struct SegmentSettings {
+    #[serde(deserialize_with = "list")]
+    pub dirs: Vec<PathBuf>,
     pub write_bytes_min: u64,
     pub write_bytes_max: u64,
     pub writeback_bytes: u64,
@@ -211,16 +213,20 @@ impl Serialize for SeedNode {
 }
 
 /// A list, or one string with commas as flags and environment have it.
-fn seed_nodes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SeedNode>, D::Error> {
+fn list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
     #[derive(Deserialize)]
     #[serde(untagged)]
-    enum Seeds {
+    enum Texts {
         One(String),
         Many(Vec<String>),
     }
-    let texts = match Seeds::deserialize(deserializer)? {
-        Seeds::One(text) => text.split(',').filter(|part| !part.trim().is_empty()).map(str::to_owned).collect(),
-        Seeds::Many(texts) => texts,
+    let texts = match Texts::deserialize(deserializer)? {
+        Texts::One(text) => text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect(),
+        Texts::Many(texts) => texts,
     };
     texts.iter().map(|text| text.parse().map_err(de::Error::custom)).collect()
 }

@@ -38,7 +38,7 @@ fn every_key_has_a_field_and_can_come_from_the_environment() {
             let value = match key.name {
                 "node_id" => "1".to_owned(),
                 "data_dir" => "/d".to_owned(),
-                "seed_nodes" => String::new(),
+                "seed_nodes" | "segment.dirs" => String::new(),
                 _ => key.default.trim_matches('"').to_owned(),
             };
             (key.variable(), value)
@@ -54,11 +54,14 @@ fn every_key_has_a_field_and_can_come_from_the_environment() {
 }
 
 #[test]
-fn seeds_are_a_list_or_one_string() {
+fn lists_are_lists_or_one_string() {
     let list = format!("{SMALLEST}seed_nodes = ['1@a:1', '2@b:2']");
     let config = load(&list, &[], &[]).unwrap();
     assert_eq!(config.seed_nodes.iter().map(ToString::to_string).collect::<Vec<_>>(), ["1@a:1", "2@b:2"]);
     assert_eq!(load(SMALLEST, &[("LEVADA_SEED_NODES", "1@a:1, 2@b:2")], &[]).unwrap(), config);
+    let config = load(&format!("{SMALLEST}[segment]\ndirs = ['/a', '/b, c']"), &[], &[]).unwrap();
+    assert_eq!(config.segment.dirs, ["/a", "/b, c"].map(std::path::PathBuf::from));
+    assert_eq!(load(SMALLEST, &[("LEVADA_SEGMENT_DIRS", "/a, /b")], &[]).unwrap().segment.dirs.len(), 2);
 }
 
 #[test]
@@ -77,6 +80,9 @@ fn the_message_names_the_key() {
         ("seed_nodes = ['1-a:1']", "seed_nodes", "id@host:port"),
         ("default_replicas = 0", "default_replicas", "1 to 9"),
         ("default_replicas = 'three'", "default_replicas", "three"),
+        ("[segment]\ndirs = ['/a', '/b', '/a']", "segment.dirs", "/a is listed twice"),
+        ("[segment]\ndirs = ['/d']", "segment.dirs", "data directory"),
+        ("[segment]\ndirs = ['']", "segment.dirs", "empty"),
         ("[log]\nformat = 'xml'", "log.format", "text or json"),
         ("[tracing]\notlp_endpoint = 'collector:4317'", "tracing.otlp_endpoint", "http://host:port"),
         ("[tracing]\nsamples_per_million = 1000001", "tracing.samples_per_million", "from 0 to 1000000"),

@@ -170,7 +170,7 @@ impl Node {
         self.view.set_upkeep(Upkeep {
             copying: self.copies.len(),
             copied_bytes: self.copies.copied_bytes() + self.mends.fetched_bytes(),
-            damaged_segments: self.mends.len(),
+            damaged_segments: self.mends.len() + self.store.missing(),
             mended_segments: self.mends.mended(),
             lost_replicas: self.lost.len(),
             scrub_passes: self.scrub.passes(),

@@ -35,8 +35,11 @@ use crate::{
 
 /// Damaged segments that are remembered; others are found again.
 const MENDS_MAX: usize = 1024;
-/// Segments that are fetched at once.
+/// So many of them may be segments whose files were not there at the start, when a whole directory may be gone.
+const MISSING_MAX: usize = MENDS_MAX / 2;
+/// Segments that are fetched at once, and how many more if entries wait for these.
 const MENDS_AT_ONCE: usize = 2;
+const AWAITED_AT_ONCE: usize = 2;
 /// A segment for which nobody had a sound file is tried again after so many ticks.
 const REST_TICKS: u64 = 5_000 / TICK_MS;
 /// How long entries wait for the segment that they are to be written to.
@@ -209,7 +212,9 @@ impl Mends {
         self.mends.retain(|(group, first_index), _| store.segment(*group, *first_index).is_some());
         let mut going: BTreeSet<GroupId> =
             self.mends.iter().filter(|(_, mend)| mend.is_going()).map(|((group, _), _)| *group).collect();
-        let keys: Vec<Key> = self.mends.keys().copied().collect();
+        // What entries wait for comes first.
+        let (awaited, others): (Vec<_>, _) = self.mends.iter().partition(|(_, mend)| mend.awaited_since.is_some());
+        let keys: Vec<Key> = awaited.into_iter().chain(others).map(|(key, _)| *key).collect();
         for key in keys {
             let Some(mend) = self.mends.get_mut(&key) else { continue };
             let is_awaited =
@@ -232,7 +237,7 @@ impl Mends {
             }
             let is_due = matches!(mend.stage, Stage::Waiting { not_before } if now >= not_before);
             if is_due
-                && going.len() < MENDS_AT_ONCE
+                && going.len() < MENDS_AT_ONCE + if is_awaited { AWAITED_AT_ONCE } else { 0 }
                 && !going.contains(&key.0)
                 && let Some(spec) = store.segment(key.0, key.1)
             {
@@ -369,7 +374,7 @@ impl Node {
     /// Looks for what is damaged, and goes on mending.
     pub(super) fn mend(&mut self, out: &mut Vec<Effect>) {
         if self.ticks.is_multiple_of(SEGMENT_TICKS) {
-            for (group, first_index) in self.store.take_suspects() {
+            for (group, first_index) in self.store.take_suspects(MISSING_MAX.saturating_sub(self.mends.len())) {
                 self.mends.note(group, first_index);
             }
         }

@@ -20,6 +20,7 @@
 //! **Failure**: a failed disk or a panic of the core is an error of [`Running::run_until`]; the process should exit with it
 //! and must not go on.
 
+mod directories;
 mod lag;
 mod membership;
 mod observe;
@@ -29,7 +30,7 @@ mod space;
 mod start;
 mod vitals;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use levada_protocol::{
     codec::PayloadCodec,
@@ -40,7 +41,7 @@ use levada_protocol::{
     trace::Tracer,
 };
 pub use levada_storage_engine::std_disk::report_faults;
-use levada_storage_engine::{error::OpenError, journal::ReplayError, std_disk::LockError};
+use levada_storage_engine::{error::OpenError, journal::ReplayError, std_disk::LockError, volumes::OwnerError};
 use tokio::{
     net::{TcpListener, lookup_host},
     sync::watch,
@@ -88,6 +89,23 @@ pub enum ServerError {
     /// The data directory cannot be taken.
     #[error(transparent)]
     DataDir(#[from] LockError),
+    /// A directory for segments is not this node's.
+    #[error("the directory {} (segment.dirs) cannot be used: {error}", path.display())]
+    SegmentDir {
+        /// The directory.
+        path: PathBuf,
+        /// What is in it.
+        error: OwnerError,
+    },
+    /// A directory for segments failed. Nothing is acknowledged any more; a server can start again at once without it
+    /// ([`Hooks::without`]).
+    #[error("the directory {} (segment.dirs) has failed: {why}", path.display())]
+    SegmentDirFailed {
+        /// The directory.
+        path: PathBuf,
+        /// What happened.
+        why: Arc<str>,
+    },
     /// The node has no place in a cluster.
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),
@@ -121,7 +139,7 @@ impl ServerError {
             _ => ErrorCode::StorageFailed,
         };
         match self {
-            Self::Bind { .. } | Self::DataDir(_) => ErrorCode::InvalidConfig,
+            Self::Bind { .. } | Self::DataDir(_) | Self::SegmentDir { .. } => ErrorCode::InvalidConfig,
             Self::Bootstrap(error) => match error {
                 BootstrapError::Record(error) => of_open(error),
                 BootstrapError::OtherNode { .. } | BootstrapError::WrongIncarnation { .. } => {
@@ -135,7 +153,7 @@ impl ServerError {
             Self::Recovery(NodeOpenError::TooOld { .. }) => ErrorCode::UnsupportedVersion,
             Self::Recovery(_) => ErrorCode::Damaged,
             Self::Refused(error) => error.code,
-            Self::Failed(_) => ErrorCode::StorageFailed,
+            Self::Failed(_) | Self::SegmentDirFailed { .. } => ErrorCode::StorageFailed,
             Self::System(_) => ErrorCode::Internal,
             Self::Interrupted => ErrorCode::ShuttingDown,
         }
@@ -153,11 +171,13 @@ pub struct Hooks {
     pub tracer: Option<Arc<Tracer>>,
     /// Reads the configuration again; without it, it stays as it is until a restart.
     pub reloader: Option<Arc<Reloader>>,
+    /// Directories for segments that have failed while the process runs: they are left alone.
+    pub without: BTreeSet<PathBuf>,
 }
 
 impl Default for Hooks {
     fn default() -> Self {
-        Self { codec: None, authorizer: Arc::new(AllowAll), tracer: None, reloader: None }
+        Self { codec: None, authorizer: Arc::new(AllowAll), tracer: None, reloader: None, without: BTreeSet::new() }
     }
 }
 
@@ -227,6 +247,7 @@ pub async fn serve(
 #[derive(Debug)]
 pub struct Running {
     broker: Arc<Broker>,
+    directories: directories::Directories,
     bounds: Arc<Bounds>,
     readiness: Arc<Readiness>,
     /// The cluster does not take this node.
@@ -310,7 +331,10 @@ impl Running {
                 tracing::error!(%why, "server.failed");
                 self.readiness.stopping();
                 self.finish().await;
-                Err(ServerError::Failed(why))
+                Err(match self.directories.failed() {
+                    Some(path) => ServerError::SegmentDirFailed { path, why },
+                    None => ServerError::Failed(why),
+                })
             }
             other => {
                 self.stop().await?;

@@ -2,12 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use levada_protocol::ids::{ClusterId, IncarnationId, NodeId};
+use levada_protocol::ids::{ClusterId, NodeId};
 use levada_storage_engine::{
     disk::Disk,
     identity::DirIdentity,
     journal::JournalId,
-    std_disk::{StdDisk, StdDiskConfig},
     store::{GroupState, Store},
 };
 use tokio::{
@@ -18,7 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Hooks, Listeners, Running, ServerError, membership, observe, readiness::Readiness, settings, space, stoppers,
+    Hooks, Listeners, Running, ServerError, directories::Directories, membership, observe, readiness::Readiness, settings, space, stoppers,
     vitals,
 };
 use crate::{
@@ -27,7 +26,6 @@ use crate::{
         desk::SeedDesk,
         founding::{self, Settled},
         joining::Applicant,
-        record::Record,
     },
     broker::Broker,
     cluster::addresses::AddressBook,
@@ -62,8 +60,12 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
     let metrics = crate::metrics::install().map_err(|error| ServerError::System(error.to_string()))?;
     tasks.0.spawn(http::serve(http, metrics, clock, Arc::clone(&readiness)));
 
-    let (disk, record) = open_directory(&config).await?;
-    tasks.0.spawn(vitals::watch(config.data_dir.clone(), clock.now().wall_ms));
+    let (directories, record) = {
+        let (config, without) = (config.clone(), hooks.without);
+        blocking(move || Directories::open(&config, &without)).await?
+    };
+    let disk = Arc::clone(&directories.disk);
+    tasks.0.spawn(vitals::watch(config.data_dir.clone(), directories.used.clone(), clock.now().wall_ms));
     let desk = Arc::new(SeedDesk::new(Arc::clone(&disk), record));
     let dispatch = Arc::new(Dispatch::new(Arc::clone(&desk), Arc::clone(&hooks.authorizer)));
     let bounds = Arc::new(bounds(&config));
@@ -117,7 +119,7 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
     let (refuse, refused) = watch::channel(None);
     broker.peers.report_refusal(refuse.clone());
     let running =
-        Running { broker: Arc::clone(&broker), bounds, readiness: Arc::clone(&readiness), refused, connections, tasks };
+        Running { broker: Arc::clone(&broker), directories, bounds, readiness: Arc::clone(&readiness), refused, connections, tasks };
     readiness.started(Arc::clone(&broker));
     dispatch.open(Arc::clone(&broker));
     running.tasks.0.spawn(membership::register(Arc::clone(&broker), refuse));
@@ -143,18 +145,6 @@ fn seeds(config: &ServerConfig, native: &str) -> BTreeMap<NodeId, String> {
         return BTreeMap::from([(config.node(), native.to_owned())]);
     }
     config.seed_nodes.iter().map(|seed| (seed.node, seed.native.clone())).collect()
-}
-
-/// Takes the data directory, and reads who it says that this is.
-async fn open_directory(config: &ServerConfig) -> Result<(Arc<dyn Disk>, Record), ServerError> {
-    let (root, node) = (config.data_dir.clone(), config.node());
-    let settings = StdDiskConfig { direct: config.disk.direct, ..StdDiskConfig::default() };
-    blocking(move || {
-        let disk: Arc<dyn Disk> = Arc::new(StdDisk::open(root, settings)?);
-        let record = Record::open(&*disk, node, || IncarnationId(random_uuid()))?;
-        Ok((disk, record))
-    })
-    .await
 }
 
 async fn open_node(

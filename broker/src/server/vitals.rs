@@ -5,6 +5,7 @@
 #![allow(clippy::cast_precision_loss, reason = "gauges are floating point; a byte of 8 PiB does not matter")]
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     time::Duration,
@@ -20,15 +21,37 @@ use crate::metrics as names;
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Sets the gauges, for ever. `started_ms` is when the process began, since 1970.
-pub(super) async fn watch(data_dir: PathBuf, started_ms: i64) {
+///
+/// `segment_dirs` are the other directories, and whether each is used.
+pub(super) async fn watch(data_dir: PathBuf, segment_dirs: BTreeMap<PathBuf, bool>, started_ms: i64) {
     gauge!(names::PROCESS_START_SECONDS.name).set(started_ms as f64 / 1e3);
+    for (directory, is_used) in &segment_dirs {
+        gauge!(names::SEGMENT_DIR_UP.name, "directory" => name(directory)).set(f64::from(u8::from(*is_used)));
+    }
+    let used: Vec<PathBuf> = segment_dirs.into_iter().filter(|(_, is_used)| *is_used).map(|(dir, _)| dir).collect();
     loop {
-        let directory = data_dir.clone();
-        if spawn_blocking(move || set(&directory)).await.is_err() {
+        let (directory, used) = (data_dir.clone(), used.clone());
+        let looks = move || {
+            set(&directory);
+            used.iter().for_each(|directory| set_segment_dir(directory));
+        };
+        if spawn_blocking(looks).await.is_err() {
             tracing::error!("vitals.failed");
             return;
         }
         sleep(INTERVAL).await;
+    }
+}
+
+fn name(directory: &Path) -> String {
+    directory.display().to_string()
+}
+
+fn set_segment_dir(directory: &Path) {
+    if let Ok(space) = rustix::fs::statvfs(directory) {
+        let (free, total) = (space.f_bavail as f64 * space.f_frsize as f64, space.f_blocks as f64 * space.f_frsize as f64);
+        gauge!(names::SEGMENT_DIR_FREE_BYTES.name, "directory" => name(directory)).set(free);
+        gauge!(names::SEGMENT_DIR_TOTAL_BYTES.name, "directory" => name(directory)).set(total);
     }
 }
 

@@ -5,14 +5,22 @@
 
 pub(crate) mod flags;
 
-use std::{io::Read, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io::Read,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use clap::Args;
 use levada_broker::{
     config::{Reloader, ServerConfig, Source},
     logging, metrics,
-    server::{Hooks, Listeners, Running, descriptors_for_connections, report_faults},
+    server::{Hooks, Listeners, Running, ServerError, descriptors_for_connections, report_faults},
 };
 use levada_compute::{
     codec::ArrowCodec,
@@ -42,6 +50,9 @@ pub(crate) struct ServerArgs {
     /// Stops when standard input closes: whoever started it is gone
     #[arg(long, hide = true)]
     until_stdin_closes: bool,
+    /// A directory of segment.dirs that has failed: what started this process said so
+    #[arg(long, hide = true, value_name = "DIRECTORY")]
+    without_segment_dir: Vec<PathBuf>,
     #[command(flatten)]
     flags: ConfigFlags,
 }
@@ -55,9 +66,25 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
     let config = reloader.config();
     logging::init(&config.log)?;
     let is_json = config.log.format == "json";
-    let ended = serve(config, &reloader, args.until_stdin_closes).await;
+    let without = args.without_segment_dir.into_iter().collect();
+    let ended = serve(config, &reloader, args.until_stdin_closes, without).await;
+    let ended = ended.map_err(|error| match error.downcast_ref() {
+        Some(ServerError::SegmentDirFailed { path, .. }) => start_again_without(path, &error),
+        _ => error,
+    });
     // Whoever reads the log as JSON gets the last words as JSON, too.
     ended.map_err(|error| if is_json { tell(error) } else { error })
+}
+
+/// Another start takes this process's place, as after a crash, and leaves the directory alone: what failed there may have
+/// left anything behind, and what this process believes of it is worth nothing.
+fn start_again_without(directory: &Path, why: &anyhow::Error) -> anyhow::Error {
+    tracing::error!(directory = %directory.display(), why = exit::words(why), "server.again: without that directory");
+    let mut arguments = std::env::args_os();
+    // The program that runs, whatever stands under its name by now.
+    let mut program = Command::new("/proc/self/exe");
+    program.arg0(arguments.next().unwrap_or_default()).args(arguments).arg("--without-segment-dir").arg(directory);
+    anyhow::Error::new(program.exec()).context(format!("{why}; nor can the node start again without it"))
 }
 
 fn tell(error: anyhow::Error) -> anyhow::Error {
@@ -66,7 +93,12 @@ fn tell(error: anyhow::Error) -> anyhow::Error {
     exit::Told(error).into()
 }
 
-async fn serve(config: ServerConfig, reloader: &Arc<Reloader>, until_stdin_closes: bool) -> Result<()> {
+async fn serve(
+    config: ServerConfig,
+    reloader: &Arc<Reloader>,
+    until_stdin_closes: bool,
+    without: BTreeSet<PathBuf>,
+) -> Result<()> {
     log_panics();
     raise_file_limit();
     report_faults();
@@ -88,6 +120,7 @@ async fn serve(config: ServerConfig, reloader: &Arc<Reloader>, until_stdin_close
         authorizer: Arc::clone(&authorizer),
         tracer: tracer.clone(),
         reloader: Some(Arc::clone(reloader)),
+        without,
     };
     let (listeners, flight_listener) = Listeners::bind(&config).await?;
     let running = tokio::select! {

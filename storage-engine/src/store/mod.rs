@@ -224,6 +224,8 @@ pub struct Store {
     incoming: Incoming,
     /// Segments that somebody could not read.
     suspects: Arc<Suspects>,
+    /// Segments whose files were not there at the start, and that nobody has asked for yet.
+    missing: BTreeSet<(GroupId, LogIndex)>,
     /// What waits for space.
     space: Space,
     /// Groups that may have lost something that was acknowledged.

@@ -97,8 +97,9 @@ impl Store {
         let mut journal = JournalWriter::resume(&config.journal, replay.finish());
         journal.settle(&*disk)?;
         let Recovery { groups, tail_bytes, suspects, doubt, .. } = recovery.finish();
+        let files = SegmentFiles::find(&*disk, &checkpoint)?;
         // With the journal in doubt, they may be the last copy of something.
-        let leftovers = if doubt == Doubt::None { leftovers(&*disk, &checkpoint)? } else { Vec::new() };
+        let leftovers = if doubt == Doubt::None { files.unnamed } else { Vec::new() };
         let incoming = Incoming::found(&*disk)?;
         let recovered = groups.values().map(|group| recovered_group(group, &doubt)).collect();
         let space = Space::found_on(&*disk)?;
@@ -126,6 +127,7 @@ impl Store {
             incoming,
             space,
             suspects,
+            missing: files.missing,
             doubt: doubt.clone(),
             poisoned: None,
         };
@@ -133,15 +135,35 @@ impl Store {
     }
 }
 
-/// Segments that the checkpoint does not name: of groups that are gone, or begun after it.
-fn leftovers(disk: &dyn Disk, checkpoint: &Checkpoint) -> Result<Vec<FileName>, OpenError> {
-    let records = checkpoint.groups.iter();
-    let named: BTreeSet<FileName> = records
-        .flat_map(|record| record.log.segments.iter().map(|s| segment::file_name(record.group, s.start.index)))
-        .collect();
-    let found = disk.list(segment::DIRECTORY)?.into_iter().filter(|name| name.ends_with(".seg"));
-    let found = found.map(|name| FileName::new(format!("{}/{name}", segment::DIRECTORY)));
-    Ok(found.filter(|file| !named.contains(file)).collect())
+/// What is wrong with the files of segments, as far as their names tell.
+struct SegmentFiles {
+    /// Files that the checkpoint does not name: of groups that are gone, or begun after it.
+    unnamed: Vec<FileName>,
+    /// Segments whose files are not there: somebody removed them, or the directory that had them.
+    missing: BTreeSet<(GroupId, LogIndex)>,
+}
+
+impl SegmentFiles {
+    fn find(disk: &dyn Disk, checkpoint: &Checkpoint) -> Result<Self, OpenError> {
+        let segments = |record: &GroupRecord| {
+            let group = record.group;
+            record.log.segments.iter().map(move |segment| (group, segment.start.index)).collect::<Vec<_>>()
+        };
+        let keys = checkpoint.groups.iter().flat_map(segments);
+        let mut named: BTreeMap<FileName, _> = keys.map(|key| (segment::file_name(key.0, key.1), key)).collect();
+        let mut unnamed = Vec::new();
+        for name in disk.list(segment::DIRECTORY)?.into_iter().filter(|name| name.ends_with(".seg")) {
+            let file = FileName::new(format!("{}/{name}", segment::DIRECTORY));
+            if named.remove(&file).is_none() {
+                unnamed.push(file);
+            }
+        }
+        if !named.is_empty() {
+            let (files, first) = (named.len(), named.keys().next());
+            tracing::error!(files, first = first.map(FileName::as_str), "segment.missing: their files are not there; they are to be mended");
+        }
+        Ok(Self { unnamed, missing: named.into_values().collect() })
+    }
 }
 
 pub(super) fn recovered_group(group: &Group, doubt: &Doubt) -> RecoveredGroup {

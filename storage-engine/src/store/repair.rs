@@ -26,10 +26,20 @@ use crate::{
 };
 
 impl Store {
-    /// Segments that somebody could not read since this was asked last, by group and first entry.
+    /// Segments that somebody could not read since this was asked last, by group and first entry; and up to `room` of those
+    /// whose files were not there at the start.
     #[must_use]
-    pub fn take_suspects(&self) -> BTreeSet<(GroupId, LogIndex)> {
-        self.suspects.take()
+    pub fn take_suspects(&mut self, room: usize) -> BTreeSet<(GroupId, LogIndex)> {
+        let mut suspects = self.suspects.take();
+        let room = room.saturating_sub(suspects.len());
+        suspects.extend(std::iter::from_fn(|| self.missing.pop_first()).take(room));
+        suspects
+    }
+
+    /// How many segments whose files were not there at the start are still to be asked for.
+    #[must_use]
+    pub fn missing(&self) -> usize {
+        self.missing.len()
     }
 
     /// What a segment's file must be by now, if there is such a segment. Of one that is not sealed, more may be written at

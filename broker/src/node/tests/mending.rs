@@ -283,3 +283,28 @@ fn nobody_is_replaced_when_everybody_is_damaged() {
     assert_eq!((replicas(&world, place), world.placed(place).is_some()), (before, true));
     assert_eq!(world.produce(place, batch(&[&value(65)], 65)), appended(65, false));
 }
+
+/// A directory for segments is gone: whoever had it goes on, without a scrub or a reader to find out what it had.
+#[test]
+fn segments_that_are_gone_at_a_start_are_fetched_from_the_others() {
+    let (mut world, place) = cluster();
+    let before = segments(&world, NodeId(2));
+    world.scrub = ScrubConfig { bytes_per_s: 0, interval_ms: 0 };
+    world.crash(NodeId(2));
+    for (file, _) in &before {
+        world.disks[&NodeId(2)].perform(&DiskOp::Remove { file: file.clone() }).unwrap();
+    }
+    world.disks[&NodeId(2)].perform(&DiskOp::SyncDir { dir: "segments".to_owned() }).unwrap();
+    world.restart(NodeId(2));
+    assert_eq!(world.nodes[&NodeId(2)].store.missing(), before.len());
+    let replica = world.nodes[&NodeId(2)].partitions.values().next().unwrap().group.replica();
+    for sequence in 35..40 {
+        world.produce(place, batch(&[&value(sequence)], sequence)).unwrap();
+    }
+    let sealed = before.len() as u64 - 1;
+    world.until(|world| world.nodes[&NodeId(2)].mends.mended() >= sealed && damaged(world, NodeId(2)) == 0);
+    assert_eq!(world.nodes[&NodeId(2)].partitions.values().next().unwrap().group.replica(), replica, "it goes on");
+    world.until(|world| world.values(NodeId(2), place) == expected(40));
+    let after = segments(&world, NodeId(2));
+    assert_eq!(after[..before.len() - 1], before[..before.len() - 1], "byte for byte what they were");
+}

@@ -341,7 +341,7 @@ fn a_damaged_segment_gets_the_file_of_another_replica() {
             });
             assert!(!is_sound, "way {way} of {file}");
             has_damage(&world, *group);
-            suspected += u32::from(world.store.take_suspects().contains(&(*group, spec.first_index())));
+            suspected += u32::from(world.store.take_suspects(9).contains(&(*group, spec.first_index())));
 
             let bytes = sound.disk.read(&file, 0, 1 << 24).unwrap();
             for piece in bytes.chunks(500) {
@@ -352,7 +352,7 @@ fn a_damaged_segment_gets_the_file_of_another_replica() {
             world.store.replace_segment(*group, spec.first_index());
             world.settle();
             assert!(!has_damage(&world, *group), "way {way} of {file}");
-            assert_eq!(world.store.take_suspects(), BTreeSet::new());
+            assert_eq!(world.store.take_suspects(9), BTreeSet::new());
             disk.crash(&CrashPlan::LOSE_ALL);
             let Recovered { store, doubt, .. } = open(&disk).unwrap();
             assert_eq!(doubt, Doubt::None);
@@ -390,7 +390,7 @@ fn a_segment_whose_index_is_lost_waits_for_a_sound_file() {
         world.settle();
         if world.store.awaits_repair(GROUP) {
             assert!(!world.store.log(GROUP).unwrap().segments()[0].sealed);
-            assert!(world.store.take_suspects().contains(&(GROUP, LogIndex(1))));
+            assert!(world.store.take_suspects(9).contains(&(GROUP, LogIndex(1))));
             if let Some(theirs) = theirs {
                 let spec = world.store.segment(GROUP, LogIndex(1)).unwrap();
                 let bytes = theirs.slice(..usize::try_from(spec.bytes()).unwrap());
@@ -437,4 +437,28 @@ fn a_segment_whose_index_is_lost_waits_for_a_sound_file() {
     let gone = sound.disk.fork();
     gone.perform(&DiskOp::Remove { file: file.clone() }).unwrap();
     assert_eq!(go_on(&sound, &gone, Some(&expected.0)), expected);
+}
+
+/// As when the directory that had them is gone.
+#[test]
+fn segments_whose_files_are_not_there_are_known_from_the_start() {
+    let sound = at_rest(21);
+    let disk = Arc::new(sound.disk.fork());
+    let mut gone = BTreeSet::new();
+    let mut at = (GroupId(0), LogIndex(0));
+    while let Some((group, spec)) = sound.store.next_segment(at) {
+        at = (group, spec.first_index());
+        if at.1.get() % 2 == 1 {
+            disk.perform(&DiskOp::Remove { file: segment_file(group, at.1) }).unwrap();
+            gone.insert(at);
+        }
+    }
+    assert!(gone.len() > 2, "{gone:?}");
+    let Recovered { mut store, doubt, .. } = open(&disk).unwrap();
+    assert_eq!((doubt, store.missing()), (Doubt::None, gone.len()));
+    let mut found = store.take_suspects(2);
+    assert_eq!((found.len(), store.missing()), (2, gone.len() - 2), "only as many as there is room for");
+    found.extend(store.take_suspects(1_000));
+    assert_eq!((found, store.missing()), (gone, 0));
+    assert!(store.take_suspects(1_000).is_empty());
 }

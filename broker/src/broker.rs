@@ -44,6 +44,8 @@ pub(crate) struct Broker {
     pub(crate) identity: Identity,
     pub(crate) addresses: NodeAddresses,
     pub(crate) rack: String,
+    /// Of this node, and not used while it runs.
+    pub(crate) segment_dirs_failed: u32,
     pub(crate) limits: Arc<LiveLimits>,
     pub(crate) view: Arc<ClusterView>,
     pub(crate) worker: Worker,

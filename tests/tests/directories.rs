@@ -75,7 +75,8 @@ impl Cluster {
         let is_whole = until(&format!("node {node} has everything"), async || {
             let status = admin.cluster_status(true).await?;
             let replicas = status.partitions.iter().flat_map(|partition| &partition.replicas);
-            let are_equal = replicas.into_iter().all(|replica| replica.entries_behind.is_some_and(|behind| behind < 200));
+            let are_equal =
+                replicas.into_iter().all(|replica| replica.entries_behind.is_some_and(|behind| behind < 200));
             let is_mended = !was_damaged || self.nodes.metric(node, "levada_segments_mended_total")? > 0.5;
             Ok(are_equal && is_mended && self.nodes.metric(node, "levada_segments_damaged")? < 0.5)
         })

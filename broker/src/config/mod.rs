@@ -225,7 +225,9 @@ where
         Many(Vec<String>),
     }
     let texts = match Texts::deserialize(deserializer)? {
-        Texts::One(text) => text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect(),
+        Texts::One(text) => {
+            text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
+        }
         Texts::Many(texts) => texts,
     };
     texts.iter().map(|text| text.parse().map_err(de::Error::custom)).collect()

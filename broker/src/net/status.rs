@@ -79,7 +79,7 @@ impl Broker {
                     feature_level_max: known.map_or(0, |known| known.feature_level_max),
                     copying: if node == self.node() { copying } else { 0 },
                     copied_bytes: if node == self.node() { upkeep.copied_bytes } else { 0 },
-                    upkeep: (node == self.node()).then(|| upkeep_to_wire(&upkeep)),
+                    upkeep: (node == self.node()).then(|| upkeep_to_wire(&upkeep, self.segment_dirs_failed)),
                     metadata_voter: voters.contains(&node),
                     disk_fullness: u32::from(health.fullness as u8),
                     disk_slow: health.slow_disk,
@@ -138,7 +138,7 @@ impl Broker {
     }
 }
 
-fn upkeep_to_wire(upkeep: &Upkeep) -> native::Upkeep {
+fn upkeep_to_wire(upkeep: &Upkeep, segment_dirs_failed: u32) -> native::Upkeep {
     native::Upkeep {
         damaged_segments: u32::try_from(upkeep.damaged_segments).unwrap_or(u32::MAX),
         mended_segments: upkeep.mended_segments,
@@ -147,6 +147,7 @@ fn upkeep_to_wire(upkeep: &Upkeep) -> native::Upkeep {
         scrubbed_bytes: upkeep.scrubbed_bytes,
         scrub_found: upkeep.scrub_found,
         scrub_ended_s_ago: upkeep.scrub_ended_ms_ago.map(|ms| ms / 1_000),
+        segment_dirs_failed,
     }
 }
 

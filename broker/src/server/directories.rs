@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use levada_protocol::ids::IncarnationId;
@@ -18,12 +19,17 @@ use levada_storage_engine::{
     volumes::{Owner, OwnerError, Volume, Volumes},
 };
 
+use tokio::{task::spawn_blocking, time::timeout};
+
 use super::ServerError;
 use crate::{
     bootstrap::{BootstrapError, record::Record},
     config::ServerConfig,
     runtime::random_uuid,
 };
+
+/// How long a disk may take to finish what it has begun.
+const END_MAX: Duration = Duration::from_secs(10);
 
 /// The directories that a node has taken, and who it is.
 #[derive(Clone, Debug)]
@@ -38,10 +44,7 @@ pub(super) struct Directories {
 
 impl Directories {
     /// Takes all directories but `without`. Blocks.
-    pub(super) fn open(
-        config: &ServerConfig,
-        without: &BTreeSet<PathBuf>,
-    ) -> Result<(Self, Record), ServerError> {
+    pub(super) fn open(config: &ServerConfig, without: &BTreeSet<PathBuf>) -> Result<(Self, Record), ServerError> {
         let (root, node, dirs) = (&config.data_dir, config.node(), &config.segment.dirs);
         let default = StdDiskConfig::default();
         let open_files_max = default.open_files_max / (1 + dirs.len());
@@ -67,9 +70,17 @@ impl Directories {
         Ok((Self { disk: Arc::clone(&volumes) as Arc<dyn Disk>, volumes: Some(volumes), used }, record))
     }
 
-    /// The directory that has failed, if the node can start again without it.
-    pub(super) fn failed(&self) -> Option<PathBuf> {
-        self.volumes.as_ref()?.failed()
+    /// How many of the directories beside the data directory are not used.
+    pub(super) fn unused(&self) -> u32 {
+        u32::try_from(self.used.values().filter(|is_used| !**is_used).count()).unwrap_or(u32::MAX)
+    }
+
+    /// Ends all of them. Answers those that have failed, if the node can start again at once without them. A disk that
+    /// hangs answers nothing, and then it cannot.
+    pub(super) async fn end(&self) -> Vec<PathBuf> {
+        let Some(volumes) = self.volumes.clone() else { return Vec::new() };
+        let ended = timeout(END_MAX, spawn_blocking(move || volumes.end())).await;
+        ended.ok().and_then(Result::ok).unwrap_or_default()
     }
 }
 

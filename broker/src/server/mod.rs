@@ -97,12 +97,12 @@ pub enum ServerError {
         /// What is in it.
         error: OwnerError,
     },
-    /// A directory for segments failed. Nothing is acknowledged any more; a server can start again at once without it
+    /// Directories for segments failed. Nothing is acknowledged any more; a server can start again at once without them
     /// ([`Hooks::without`]).
-    #[error("the directory {} (segment.dirs) has failed: {why}", path.display())]
-    SegmentDirFailed {
-        /// The directory.
-        path: PathBuf,
+    #[error("{} (segment.dirs) failed: {why}", paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "))]
+    SegmentDirsFailed {
+        /// The directories.
+        paths: Vec<PathBuf>,
         /// What happened.
         why: Arc<str>,
     },
@@ -153,7 +153,7 @@ impl ServerError {
             Self::Recovery(NodeOpenError::TooOld { .. }) => ErrorCode::UnsupportedVersion,
             Self::Recovery(_) => ErrorCode::Damaged,
             Self::Refused(error) => error.code,
-            Self::Failed(_) | Self::SegmentDirFailed { .. } => ErrorCode::StorageFailed,
+            Self::Failed(_) | Self::SegmentDirsFailed { .. } => ErrorCode::StorageFailed,
             Self::System(_) => ErrorCode::Internal,
             Self::Interrupted => ErrorCode::ShuttingDown,
         }
@@ -331,9 +331,11 @@ impl Running {
                 tracing::error!(%why, "server.failed");
                 self.readiness.stopping();
                 self.finish().await;
-                Err(match self.directories.failed() {
-                    Some(path) => ServerError::SegmentDirFailed { path, why },
-                    None => ServerError::Failed(why),
+                let paths = self.directories.end().await;
+                Err(if paths.is_empty() {
+                    ServerError::Failed(why)
+                } else {
+                    ServerError::SegmentDirsFailed { paths, why }
                 })
             }
             other => {

@@ -17,8 +17,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Hooks, Listeners, Running, ServerError, directories::Directories, membership, observe, readiness::Readiness, settings, space, stoppers,
-    vitals,
+    Hooks, Listeners, Running, ServerError, directories::Directories, membership, observe, readiness::Readiness,
+    settings, space, stoppers, vitals,
 };
 use crate::{
     bootstrap::{
@@ -98,6 +98,7 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
         identity,
         addresses,
         rack: config.rack.clone(),
+        segment_dirs_failed: directories.unused(),
         limits: Arc::clone(&bounds.limits),
         view,
         worker: worker.clone(),
@@ -118,8 +119,15 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
     }
     let (refuse, refused) = watch::channel(None);
     broker.peers.report_refusal(refuse.clone());
-    let running =
-        Running { broker: Arc::clone(&broker), directories, bounds, readiness: Arc::clone(&readiness), refused, connections, tasks };
+    let running = Running {
+        broker: Arc::clone(&broker),
+        directories,
+        bounds,
+        readiness: Arc::clone(&readiness),
+        refused,
+        connections,
+        tasks,
+    };
     readiness.started(Arc::clone(&broker));
     dispatch.open(Arc::clone(&broker));
     running.tasks.0.spawn(membership::register(Arc::clone(&broker), refuse));

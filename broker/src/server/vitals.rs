@@ -49,7 +49,8 @@ fn name(directory: &Path) -> String {
 
 fn set_segment_dir(directory: &Path) {
     if let Ok(space) = rustix::fs::statvfs(directory) {
-        let (free, total) = (space.f_bavail as f64 * space.f_frsize as f64, space.f_blocks as f64 * space.f_frsize as f64);
+        let (free, total) =
+            (space.f_bavail as f64 * space.f_frsize as f64, space.f_blocks as f64 * space.f_frsize as f64);
         gauge!(names::SEGMENT_DIR_FREE_BYTES.name, "directory" => name(directory)).set(free);
         gauge!(names::SEGMENT_DIR_TOTAL_BYTES.name, "directory" => name(directory)).set(total);
     }

@@ -116,7 +116,12 @@ fn disk_words(node: &NodeStatus) -> String {
         (0, 0, mended) => Some(format!("{mended} segments mended")),
         (damaged, lost, _) => Some(format!("{damaged} segments damaged, {lost} replicas lost")),
     };
-    let mut words: Vec<String> = [room, speed, damage].into_iter().flatten().collect();
+    let failed = match upkeep.segment_dirs_failed {
+        0 => None,
+        1 => Some("one of its segment.dirs has failed".to_owned()),
+        failed => Some(format!("{failed} of its segment.dirs have failed")),
+    };
+    let mut words: Vec<String> = [room, speed, failed, damage].into_iter().flatten().collect();
     if words.is_empty() {
         words.push("sound".to_owned());
     }
@@ -152,6 +157,7 @@ fn node_json(node: &NodeStatus) -> Value {
         "metadata_voter": node.metadata_voter,
         "disk": match node.disk_fullness { 0 => "roomy", 1 => "tight", _ => "full" },
         "disk_slow": node.disk_slow,
+        "segment_dirs_failed": node.upkeep.as_ref().map(|upkeep| upkeep.segment_dirs_failed),
         "copying": node.copying,
         "copied_bytes": node.copied_bytes,
         "damaged_segments": node.upkeep.as_ref().map(|upkeep| upkeep.damaged_segments),

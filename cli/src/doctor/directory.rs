@@ -1,4 +1,4 @@
-//! The data directory: whether it can be used, what is free, and whether its disk syncs as honestly as can be seen.
+//! The directories of a node: whether it can be used, what is free, and whether its disk syncs as honestly as can be seen.
 //!
 //! That a disk keeps what it said it has cannot be shown without cutting its power. But much that is not honest is quicker
 //! than any disk can be, or says so where the kernel keeps its notes: memory file systems, barriers that are switched off,
@@ -28,23 +28,58 @@ const SYNC_MIN: Duration = Duration::from_micros(10);
 const SYNC_SLOW: Duration = Duration::from_millis(20);
 
 pub(super) async fn check(configuration: &Configuration) -> Vec<Finding> {
+    let mut findings = check_data_dir(configuration).await;
+    for directory in &configuration.config.segment.dirs {
+        findings.extend(check_segment_dir(directory, &configuration.config.data_dir).await);
+    }
+    findings
+}
+
+/// A directory that only takes segments. It may fail, and a node starts without it; but it should not.
+async fn check_segment_dir(wanted: &Path, data_dir: &Path) -> Vec<Finding> {
+    const CHECK: &str = "segment.dirs";
+    let (directory, finding) = match place(CHECK, wanted) {
+        Ok(found) => found,
+        Err(finding) => return vec![finding],
+    };
+    let device = |path: &Path| fs::metadata(path).ok().map(|found| found.dev());
+    let is_shared = place(CHECK, data_dir).is_ok_and(|(home, _)| device(&home) == device(&directory));
+    let finding = if is_shared {
+        let saw = format!("{} is on the file system of the data directory", directory.display());
+        Finding::warning(
+            CHECK,
+            saw,
+            "mount a disk of its own there: like this it makes neither more space nor less damage",
+        )
+    } else {
+        finding
+    };
+    vec![finding, space(&directory, 0), syncs(directory).await]
+}
+
+async fn check_data_dir(configuration: &Configuration) -> Vec<Finding> {
     if !configuration.names_directory {
         let todo = "name it with --data-dir, or the node's file with --config";
         return vec![Finding::skipped("data-dir", "no data directory was given", todo)];
     }
     let wanted = configuration.config.data_dir.clone();
-    let (directory, mut findings) = match place(&wanted) {
+    let (directory, mut findings) = match place("data-dir", &wanted) {
         Ok((directory, finding)) => (directory, vec![finding]),
         Err(finding) => return vec![finding],
     };
     let config = &configuration.config;
     findings.push(space(&directory, config.journal.files_keep.saturating_mul(config.journal.file_bytes)));
-    let mount = fs::read_to_string("/proc/self/mountinfo").ok().and_then(|table| Mount::find(&table, &directory));
     if config.disk.direct {
         findings.push(direct(&directory));
     }
+    findings.push(syncs(directory).await);
+    findings
+}
+
+async fn syncs(directory: PathBuf) -> Finding {
+    let mount = fs::read_to_string("/proc/self/mountinfo").ok().and_then(|table| Mount::find(&table, &directory));
     let measured = tokio::task::spawn_blocking(move || Times::measure(&directory)).await;
-    findings.push(match measured {
+    match measured {
         Ok(Ok(times)) => sync(&times, mount.as_ref(), &std::env::var("LD_PRELOAD").unwrap_or_default()),
         Ok(Err(error)) => Finding::wrong(
             "disk.sync",
@@ -52,23 +87,21 @@ pub(super) async fn check(configuration: &Configuration) -> Vec<Finding> {
             "give the directory to the user that runs the node (chown), on a file system that is mounted to be written",
         ),
         Err(error) => Finding::skipped("disk.sync", error.to_string(), "run it again"),
-    });
-    findings
+    }
 }
 
 /// Where to look: the directory, or, if it is not there, where it would be made.
-fn place(wanted: &Path) -> Result<(PathBuf, Finding), Finding> {
-    const CHECK: &str = "data-dir";
+fn place(check: &'static str, wanted: &Path) -> Result<(PathBuf, Finding), Finding> {
     let above = wanted.ancestors().find(|path| path.as_os_str().is_empty() || path.exists()).unwrap_or(wanted);
     let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
     let found = above.canonicalize().ok().filter(|path| path.is_dir());
     let Some(found) = found else {
-        let todo = "name a directory with --data-dir";
-        return Err(Finding::wrong(CHECK, format!("{} is no directory", above.display()), todo));
+        let todo = "name a directory";
+        return Err(Finding::wrong(check, format!("{} is no directory", above.display()), todo));
     };
     if above != wanted {
         let saw = format!("{} is not there yet; looking at {}", wanted.display(), found.display());
-        return Ok((found, Finding::ok(CHECK, saw)));
+        return Ok((found, Finding::ok(check, saw)));
     }
     let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
     let held = fs::metadata(found.join("lock")).ok().and_then(|lock| holder(&locks, &lock).map(str::to_owned));
@@ -76,7 +109,7 @@ fn place(wanted: &Path) -> Result<(PathBuf, Finding), Finding> {
         Some(pid) => format!("{} is in use by process {}, a running node", found.display(), pid),
         None => format!("{} is there, and no node is seen on it", found.display()),
     };
-    Ok((found, Finding::ok(CHECK, saw)))
+    Ok((found, Finding::ok(check, saw)))
 }
 
 /// The process that holds a file locked, as `/proc/locks` has it. Not asked for by locking: a node that starts in that
@@ -321,9 +354,9 @@ mod tests {
     #[test]
     fn a_directory_that_is_not_there_is_looked_for_above() {
         let base = std::env::temp_dir().canonicalize().unwrap();
-        let (found, finding) = place(&base.join("levada-doctor/none/such")).unwrap();
+        let (found, finding) = place("data-dir", &base.join("levada-doctor/none/such")).unwrap();
         assert!(found == base && finding.saw.contains("not there yet"), "{finding:?}");
-        let error = place(Path::new("/proc/version/x")).unwrap_err();
+        let error = place("data-dir", Path::new("/proc/version/x")).unwrap_err();
         assert!(error.state == State::Wrong && error.saw.contains("/proc/version"), "{error:?}");
     }
 }

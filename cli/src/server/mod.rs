@@ -6,12 +6,7 @@
 pub(crate) mod flags;
 
 use std::{
-    collections::BTreeSet,
-    io::Read,
-    os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::Arc,
+    collections::BTreeSet, io::Read, os::unix::process::CommandExt as _, path::PathBuf, process::Command, sync::Arc,
     time::Duration,
 };
 
@@ -69,21 +64,24 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
     let without = args.without_segment_dir.into_iter().collect();
     let ended = serve(config, &reloader, args.until_stdin_closes, without).await;
     let ended = ended.map_err(|error| match error.downcast_ref() {
-        Some(ServerError::SegmentDirFailed { path, .. }) => start_again_without(path, &error),
+        Some(ServerError::SegmentDirsFailed { paths, .. }) => start_again_without(paths, &error),
         _ => error,
     });
     // Whoever reads the log as JSON gets the last words as JSON, too.
     ended.map_err(|error| if is_json { tell(error) } else { error })
 }
 
-/// Another start takes this process's place, as after a crash, and leaves the directory alone: what failed there may have
+/// Another start takes this process's place, as after a crash, and leaves directories alone: what failed there may have
 /// left anything behind, and what this process believes of it is worth nothing.
-fn start_again_without(directory: &Path, why: &anyhow::Error) -> anyhow::Error {
-    tracing::error!(directory = %directory.display(), why = exit::words(why), "server.again: without that directory");
+fn start_again_without(directories: &[PathBuf], why: &anyhow::Error) -> anyhow::Error {
+    tracing::error!(why = exit::words(why), "server.again: without what has failed");
     let mut arguments = std::env::args_os();
     // The program that runs, whatever stands under its name by now.
     let mut program = Command::new("/proc/self/exe");
-    program.arg0(arguments.next().unwrap_or_default()).args(arguments).arg("--without-segment-dir").arg(directory);
+    program.arg0(arguments.next().unwrap_or_default()).args(arguments);
+    for directory in directories {
+        program.arg("--without-segment-dir").arg(directory);
+    }
     anyhow::Error::new(program.exec()).context(format!("{why}; nor can the node start again without it"))
 }
 

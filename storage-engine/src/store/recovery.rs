@@ -160,7 +160,11 @@ impl SegmentFiles {
         }
         if !named.is_empty() {
             let (files, first) = (named.len(), named.keys().next());
-            tracing::error!(files, first = first.map(FileName::as_str), "segment.missing: their files are not there; they are to be mended");
+            tracing::error!(
+                files,
+                first = first.map(FileName::as_str),
+                "segment.missing: their files are not there; they are to be mended"
+            );
         }
         Ok(Self { unnamed, missing: named.into_values().collect() })
     }

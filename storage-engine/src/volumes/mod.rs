@@ -9,8 +9,9 @@
 //! other replicas have the same files; hard states, entries that may still be taken back, and what no checkpoint has yet stand
 //! at home. So a replica that lost segments is damaged, like one whose disk forgets bits: it goes on, and its segments come
 //! from the other nodes ([`crate::store::Store::take_suspects`]). While the process runs, a failed write or sync is the end of
-//! it all the same (fail-stop: what the system took and did not write, nobody knows), but the next start, without that
-//! directory ([`Volumes::failed`]), recovers as from a crash.
+//! it all the same (fail-stop: what the system took and did not write, nobody knows). But another start, without that
+//! directory, recovers as from a crash, and may follow at once if home has not failed ([`Volumes::end`]): else what the page
+//! cache shows of the journal may not be there.
 //!
 //! **The same file twice.** A directory may come back after its segments were mended elsewhere, and a crash may come
 //! between putting a file in the place of another directory's and removing that. At the start the longer one stays, and which
@@ -21,6 +22,7 @@ mod owner;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
+    io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
@@ -49,7 +51,10 @@ pub struct Volumes {
     /// Home, and the others.
     directories: Vec<Volume>,
     places: RwLock<Places>,
-    failed: Mutex<Option<PathBuf>>,
+    /// Of those that have failed for good.
+    failed: Mutex<BTreeSet<Place>>,
+    /// Whether nothing is performed any more. Held for reading while something is.
+    has_ended: RwLock<bool>,
 }
 
 /// A directory by its place among them.
@@ -86,7 +91,8 @@ impl Volumes {
     pub fn open(home: Volume, others: Vec<Volume>) -> Result<Self, DiskError> {
         let directories: Vec<Volume> = std::iter::once(home).chain(others).collect();
         let places = Places { files: BTreeMap::new(), counts: vec![0; directories.len()] };
-        let volumes = Self { directories, places: RwLock::new(places), failed: Mutex::default() };
+        let places = RwLock::new(places);
+        let volumes = Self { directories, places, failed: Mutex::default(), has_ended: RwLock::new(false) };
         let mut found: BTreeMap<FileName, Vec<Place>> = BTreeMap::new();
         for (place, Volume { disk, .. }) in volumes.directories.iter().enumerate() {
             if place != HOME {
@@ -123,10 +129,16 @@ impl Volumes {
         Ok(kept.map(|(_, place)| place))
     }
 
-    /// The directory whose failure is the end of the store, if it was not home.
+    /// Waits for what is being performed; nothing is from then on. Answers the directories that have failed, if the store can
+    /// be opened again at once without them: none if home failed, too.
     #[must_use]
-    pub fn failed(&self) -> Option<PathBuf> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn end(&self) -> Vec<PathBuf> {
+        *self.has_ended.write().unwrap_or_else(PoisonError::into_inner) = true;
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if failed.contains(&HOME) {
+            return Vec::new();
+        }
+        failed.iter().map(|place| self.directories[*place].path.clone()).collect()
     }
 
     fn places(&self) -> RwLockReadGuard<'_, Places> {
@@ -159,10 +171,9 @@ impl Volumes {
     }
 
     fn perform_at(&self, place: Place, op: &DiskOp) -> Result<(), DiskError> {
-        let Volume { path, disk } = &self.directories[place];
-        let result = disk.perform(op);
-        if place != HOME && result.as_ref().is_err_and(DiskError::is_fatal) {
-            self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| path.clone());
+        let result = self.directories[place].disk.perform(op);
+        if result.as_ref().is_err_and(DiskError::is_fatal) {
+            self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(place);
         }
         result
     }
@@ -211,6 +222,10 @@ fn is_metadata(file: &FileName) -> bool {
 
 impl Disk for Volumes {
     fn perform(&self, op: &DiskOp) -> Result<(), DiskError> {
+        let has_ended = self.has_ended.read().unwrap_or_else(PoisonError::into_inner);
+        if *has_ended {
+            return Err(DiskError::new(op.call(), op.subject(), &io::Error::other("the store has ended")));
+        }
         match op {
             DiskOp::SyncAll => self.perform_everywhere(op),
             DiskOp::CreateDir { dir } | DiskOp::SyncDir { dir } if dir == DIRECTORY => self.perform_everywhere(op),

@@ -203,11 +203,22 @@ fn which_directory_failed_is_known() {
     };
     let machine = Machine::new();
     full(&machine);
-    assert_eq!(machine.volumes.failed(), None, "a full one has not failed");
-    machine.disks[0].inject(Fault::fail("create"));
-    machine.volumes.perform(&DiskOp::Create { file: FileName::new("checkpoint") }).unwrap_err();
-    assert_eq!(machine.volumes.failed(), None, "the data directory is none of them");
-    machine.disks[1].inject(Fault::fail("fdatasync"));
-    machine.volumes.perform(&DiskOp::Sync { file: file(1) }).unwrap_err();
-    assert_eq!(machine.volumes.failed(), Some("d1".into()));
+    assert!(machine.volumes.end().is_empty(), "a full one has not failed");
+    let sync = DiskOp::Sync { file: file(1) };
+    let error = machine.volumes.perform(&sync).unwrap_err();
+    assert!(error.to_string().contains("ended"), "{error}");
+    assert!(machine.volumes.end().is_empty(), "that is no failure");
+
+    for is_home_failing in [false, true] {
+        let machine = Machine::new();
+        full(&machine);
+        machine.disks[1].inject(Fault::fail("fdatasync"));
+        machine.volumes.perform(&sync).unwrap_err();
+        if is_home_failing {
+            machine.disks[0].inject(Fault::fail("create"));
+            machine.volumes.perform(&DiskOp::Create { file: FileName::new("checkpoint") }).unwrap_err();
+        }
+        let expected: &[PathBuf] = if is_home_failing { &[] } else { &["d1".into()] };
+        assert_eq!(machine.volumes.end(), expected, "with the journal gone nobody goes on");
+    }
 }

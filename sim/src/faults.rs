@@ -76,6 +76,16 @@ pub enum Fault {
         /// What happens to it.
         decay: Decay,
     },
+    /// The process ends, and with it goes a directory that had a part of the segments. It may come back with the next power
+    /// cut. Always on the same node's disk, as for decay.
+    DirectoryGone {
+        /// The node.
+        victim: NodeId,
+        /// Which segments.
+        which: u64,
+        /// How long it stays down.
+        down_us: u64,
+    },
     /// An operation of this kind fails on a node's disk: the process must end, and never try it again.
     DiskFails {
         /// The node.
@@ -123,6 +133,8 @@ pub struct Mix {
     pub full: u32,
     /// Rotten segments.
     pub rot: u32,
+    /// Directories of segments that go.
+    pub gone: u32,
 }
 
 impl Mix {
@@ -139,6 +151,7 @@ impl Mix {
         fail: 0,
         full: 0,
         rot: 0,
+        gone: 0,
     };
     /// Power cuts only.
     pub const POWER: Self = Self { interval_us: 1_500_000, power: 1, all_percent: 30, ..Self::NONE };
@@ -161,6 +174,7 @@ impl Mix {
             fail: weight() / 2,
             full: weight() / 2,
             rot: 0,
+            gone: 0,
             interval_us: dice.pick(&[500_000, 1_500_000, 4_000_000]).unwrap_or(1_500_000),
             all_percent: dice.pick(&[5, 20, 60]).unwrap_or(20),
         }
@@ -194,8 +208,8 @@ impl Nemesis {
 
     /// The next fault; `None` when the mix has none.
     pub fn next_fault(&mut self) -> Option<Fault> {
-        let Mix { power, kill, restart, pause, partition, slow, fail, full, rot, .. } = self.mix;
-        let weights = [power, kill, restart, pause, partition, slow, full, fail, rot];
+        let Mix { power, kill, restart, pause, partition, slow, fail, full, rot, gone, .. } = self.mix;
+        let weights = [power, kill, restart, pause, partition, slow, full, fail, rot, gone];
         let sum: u32 = weights.iter().sum();
         let mut draw = self.dice.between(0..=u64::from(sum.checked_sub(1)?));
         let kind = weights.iter().position(|&weight| {
@@ -220,6 +234,10 @@ impl Nemesis {
                 let at = (draw(), draw());
                 let decay = self.dice.pick(&[Decay::Flip, Decay::Flip, Decay::Cut, Decay::Gone])?;
                 Fault::Rot { victim: self.nodes.first().copied()?, at, decay }
+            }
+            9 => {
+                let which = self.dice.between(0..=u64::from(u32::MAX));
+                Fault::DirectoryGone { victim: self.nodes.first().copied()?, which, down_us: self.down_us() }
             }
             _ => {
                 let call = self.dice.pick(&["fdatasync", "write"])?;
@@ -286,10 +304,21 @@ mod tests {
 
     #[test]
     fn every_kind_comes_and_none_that_was_not_asked_for() {
-        let all = Mix { kill: 1, restart: 1, pause: 1, partition: 1, slow: 1, fail: 1, full: 1, rot: 1, ..Mix::POWER };
+        let all = Mix {
+            kill: 1,
+            restart: 1,
+            pause: 1,
+            partition: 1,
+            slow: 1,
+            fail: 1,
+            full: 1,
+            rot: 1,
+            gone: 1,
+            ..Mix::POWER
+        };
         let mut everything = nemesis(all);
         let kinds: BTreeSet<_> = (0..1000).filter_map(|_| everything.next_fault()).map(|f| kind(&f)).collect();
-        assert_eq!(kinds.len(), 10, "{kinds:?}");
+        assert_eq!(kinds.len(), 11, "{kinds:?}");
         let mut power = nemesis(Mix::POWER);
         assert!((0..1000).filter_map(|_| power.next_fault()).all(|f| kind(&f).starts_with("PowerCut")));
         assert_eq!(nemesis(Mix::NONE).next_fault(), None);

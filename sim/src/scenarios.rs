@@ -39,8 +39,12 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "rot",
-        about: "every fault, and segments of one node that decay: they are found and mended",
-        shape: |options| options.mix.rot = 6,
+        about: "every fault, and segments of one node that decay or go in numbers: they are found and mended",
+        shape: |options| {
+            (options.mix.rot, options.mix.gone) = (6, 2);
+            // All segments are read twice.
+            options.settle_us *= 2;
+        },
     },
     Scenario {
         name: "full",

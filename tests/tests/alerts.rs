@@ -39,7 +39,10 @@ fn a_dead_node_is_told_to_whoever_must_know() -> Result<()> {
 
     let directory = tempfile::tempdir()?;
     let data: Vec<_> = (1..=3).map(|id| directory.path().join(format!("node-{id}"))).collect();
-    let mut nodes = Nodes::start(tools::levada(), &data, directory.path())?;
+    let mut nodes = Nodes::unstarted(tools::levada(), &data, directory.path())?;
+    let more = directory.path().join("more").display().to_string();
+    nodes.nodes.get_mut(&1).context("node 1")?.environment.push(("LEVADA_SEGMENT_DIRS".to_owned(), more));
+    nodes.spawn_all()?;
     let http: Vec<String> = nodes.nodes.values().map(|node| node.http.clone()).collect();
     levada(&nodes, &["topic", "create", "watched", "--partitions", "3"], "")?;
     levada(&nodes, &["produce", "watched"], "one\ntwo\nthree\n")?;
@@ -115,6 +118,9 @@ fn what_is_about_to_go_wrong_is_told_while_all_nodes_run() -> Result<()> {
     let slow = slow.into_iter().chain(["inject=fdatasync:delay_enter=250000"]).map(str::to_owned);
     nodes.nodes.get_mut(&2).context("node 2")?.wrapper = slow.collect();
     nodes.nodes.get_mut(&3).context("node 3")?.environment = clock.environment();
+    // Where nobody can make anything.
+    let none = ("LEVADA_SEGMENT_DIRS".to_owned(), "/proc/none".to_owned());
+    nodes.nodes.get_mut(&1).context("node 1")?.environment.push(none);
     nodes.spawn_all()?;
     FakeClock::bites(&nodes.nodes[&3].http, 3600.0)?;
     // 7 % are left.
@@ -148,6 +154,8 @@ fn what_is_about_to_go_wrong_is_told_while_all_nodes_run() -> Result<()> {
     };
     monitors.eventually("its clock is told", firing("LevadaClockSkew", &http[2]))?;
     monitors.eventually("its disk is told", firing("LevadaDiskFilling", &http[0]))?;
+    let gone = monitors.eventually("its other directory is told", firing("LevadaSegmentDirFailed", &http[0]))?;
+    assert_eq!(gone["labels"]["directory"], "/proc/none", "{gone}");
     // The quantile needs syncs between two scrapes.
     let load = Load::start(&nodes.bootstrap())?;
     monitors.eventually("its slow disk is told", firing("LevadaFsyncSlow", &http[1]))?;

@@ -366,6 +366,9 @@ impl Group {
         if let Err(error) = self.raw.step(message) {
             tracing::debug!(group = self.id.get(), %error, "raft.message.ignored");
         }
+        if let Some(progress) = self.raw.raft.mut_prs().get_mut(sender.get()) {
+            guard::keep_acknowledged(progress);
+        }
         if is_asked {
             self.asked_term = Some(self.term());
         }

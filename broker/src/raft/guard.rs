@@ -12,7 +12,7 @@ use levada_protocol::{
 use levada_storage_engine::{entry::EntryKind, log::Log};
 use prost::Message as _;
 use raft::{
-    RaftLog,
+    Progress, RaftLog,
     eraftpb::{self, MessageType},
 };
 
@@ -50,6 +50,13 @@ pub(super) fn check(
         // Nobody proposes, reads or transfers through another replica.
         _ => Err("it is of a kind that does not come from a peer"),
     }
+}
+
+/// A rejection that comes late leads raft back below what the follower has acknowledged since. It may well be that these
+/// entries are gone here: then raft would send a snapshot, of which there are none, and never again what the follower lacks. So
+/// back it goes (as in etcd's raft) no further than to what is acknowledged.
+pub(super) fn keep_acknowledged(progress: &mut Progress) {
+    progress.next_idx = progress.next_idx.max(progress.matched + 1);
 }
 
 fn check_append(
@@ -116,4 +123,21 @@ fn offset_after(ours: &RaftLog<GroupStorage>, log: &Log, index: u64) -> Option<O
         return BatchIter::packed(&entry.data).flatten().last().map(|batch| batch.header.next_offset());
     }
     log.offset_after(index.min(unstable.offset - 1).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_rejection_does_not_take_back_an_acknowledgement() {
+        let mut progress = Progress::new(51, 8);
+        // Entry 50 is not there; but then it comes, by another way, and is acknowledged.
+        assert!(progress.maybe_update(50));
+        assert_eq!((progress.matched, progress.next_idx), (50, 51));
+        assert!(progress.maybe_decr_to(50, 20, raft::INVALID_INDEX), "raft believes it");
+        assert_eq!(progress.next_idx, 21);
+        keep_acknowledged(&mut progress);
+        assert_eq!((progress.matched, progress.next_idx), (50, 51));
+    }
 }

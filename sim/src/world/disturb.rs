@@ -10,6 +10,7 @@ use levada_storage_engine::{
 use super::{Armed, Happening, World};
 use crate::{
     checker::Kind,
+    dice::Dice,
     disks::Speed,
     faults::{Decay, Fault},
     network::{ClientId, Place, Weather},
@@ -96,6 +97,7 @@ impl World {
                 self.queue.after(for_us, Happening::DiskSpace(victim));
             }
             Fault::Rot { victim, at, decay } => self.rot(victim, at, decay),
+            Fault::DirectoryGone { victim, which, down_us } => self.lose_directory(victim, which, down_us),
             Fault::DiskFails { victim, call, down_us } => {
                 let Some(process) = self.processes.get_mut(&victim) else { return };
                 if process.running.is_some() && process.excused_us.is_none() {
@@ -131,6 +133,21 @@ impl World {
         // Without space, say.
         if done.is_ok() {
             self.count("rot");
+        }
+    }
+
+    /// A process ends, and about half of the files that are segments, or are to become some, are not there when it is back. Those
+    /// of the metadata are elsewhere.
+    fn lose_directory(&mut self, victim: NodeId, which: u64, down_us: u64) {
+        let Some(process) = self.processes.get(&victim).filter(|process| process.running.is_some()) else { return };
+        let disk = std::sync::Arc::clone(process.disk());
+        self.end(victim, down_us);
+        let Ok(mut names) = disk.list("segments") else { return };
+        names.retain(|name| !name.starts_with(&"0".repeat(20)) && Dice::new(which, name).chance(50));
+        // One after the other, and not at all where the power goes meanwhile.
+        let done = names.iter().map(|name| FileName::new(format!("segments/{name}")));
+        if done.map(|file| disk.perform(&DiskOp::Remove { file })).all(|removed| removed.is_ok()) {
+            self.count("directory gone");
         }
     }
 

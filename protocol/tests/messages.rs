@@ -10,8 +10,8 @@ use levada_protocol::messages::{
     metadata::{
         AddPartitions, AdmitNode, AllocateProducerIds, AlterTopic, Command, CreateTopic, DeleteTopic, DrainNode,
         FinishMove, JoinNode, LogStart, Membership, Move, MoveReplicas, Node, Partition, PartitionCommand,
-        PartitionState, Producer, ProducerBatch, RecoverPartition, Recovery, RegisterNode, RemoveNode, ReplaceReplica,
-        Replica, Roll, SegmentEnd, SetFeatureLevel, State, Topic, command::Kind,
+        PartitionState, Producer, ProducerBatch, RecoverPartition, Recovery, RegisterNode, RemoveNode, RenewMember,
+        ReplaceReplica, Replica, Roll, SegmentEnd, SetFeatureLevel, State, Topic, command::Kind,
         partition_command::Kind as PartitionKind,
     },
     native::{ErrorMessage, HandshakeRequest, HandshakeResponse, NodeAddresses, PeerIdentity},
@@ -189,6 +189,7 @@ fn command_bytes(kind: &Kind) -> Vec<u8> {
         Kind::ReplaceReplica(_) => &[b"\x6a\x04\x08\x08\x10\x09"],
         Kind::AddPartitions(_) => &[b"\x72\x2d", b"\x0a\x02id", b"\x12\x27", PARTITION],
         Kind::RecoverPartition(_) => &[b"\x7a\x06\x08\x08\x10\x09\x18\x0a"],
+        Kind::RenewMember(_) => &[b"\x82\x01\x08\x08\x03", b"\x12\x02id", b"\x18\x04"],
     };
     parts.concat()
 }
@@ -213,8 +214,9 @@ fn golden_commands() {
         }),
         Kind::FinishMove(FinishMove { group: 8, voters: vec![9, 10], targets_given: 11 }),
         Kind::ReplaceReplica(ReplaceReplica { group: 8, replica_id: 9 }),
-        Kind::AddPartitions(AddPartitions { topic_id, partitions: vec![partition()] }),
+        Kind::AddPartitions(AddPartitions { topic_id: topic_id.clone(), partitions: vec![partition()] }),
         Kind::RecoverPartition(RecoverPartition { group: 8, survivor: 9, targets_given: 10 }),
+        Kind::RenewMember(RenewMember { node_id: 3, incarnation: topic_id, member_id: 4 }),
     ] {
         let expected = command_bytes(&kind);
         pinned(Command { kind: Some(kind) }, &[&expected]);

@@ -244,6 +244,16 @@ fn blocks(journal: &Path) -> Result<Vec<Block>> {
 /// What a node had promised is gone: it takes no part in these partitions any more, until it has others' copies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_whose_journal_is_damaged_are_replaced_by_new_ones() -> Result<()> {
+    journal_is_damaged(false).await
+}
+
+/// The same where nobody can tell what it had promised, and to whom: so the metadata is in doubt, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_journal_may_have_lost_anything_comes_back_by_itself() -> Result<()> {
+    journal_is_damaged(true).await
+}
+
+async fn journal_is_damaged(in_header: bool) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let mut nodes = start(dir.path(), 3)?;
     topic(&nodes, 2, 3).await?;
@@ -256,12 +266,13 @@ async fn replicas_whose_journal_is_damaged_are_replaced_by_new_ones() -> Result<
     let proven =
         blocks.iter().filter(|block| block.lsn < synced && block.frame_bytes > 200 && !block.groups.contains(&0));
     let block = proven.max_by_key(|block| block.lsn).context("one has records, and was durable")?;
-    flip(&block.file, block.position + u64::from(block.length) + 100)?;
+    flip(&block.file, block.position + if in_header { 20 } else { u64::from(block.length) + 100 })?;
 
     nodes.spawn(3)?;
     eventually("the damage is found, and made good", || {
         let log = fs::read_to_string(dir.path().join("node-3.log"))?;
-        Ok((log.contains("partition.damaged") && log.contains("copy.complete")).then_some(()))
+        let is_renewed = log.contains("metadata.damaged") == in_header;
+        Ok((is_renewed && log.contains("partition.damaged") && log.contains("copy.complete")).then_some(()))
     })
     .await?;
     nodes.wait_ready()?;

@@ -43,16 +43,7 @@ pub(super) async fn knock(
     applicant: &Applicant,
     seeds: &BTreeMap<NodeId, String>,
 ) -> Result<Knocked, BootstrapError> {
-    let addresses = &applicant.addresses;
-    let request = JoinClusterRequest {
-        node_id: own.node.get(),
-        incarnation: Bytes::copy_from_slice(&own.incarnation.to_bytes()),
-        native: addresses.native.clone(),
-        flight: addresses.flight.clone(),
-        http: addresses.http.clone(),
-        rack: applicant.rack.clone(),
-        feature_level_max: LEVEL_MAX,
-    };
+    let request = request(own, applicant);
     // As nobody of this cluster yet.
     let stranger = Record { decision: None, ..own.clone() };
     let mut silent = "no node of the cluster answers".to_owned();
@@ -83,6 +74,56 @@ pub(super) async fn knock(
         }
     }
     Ok(Knocked::Wait(silent))
+}
+
+fn request(own: &Record, applicant: &Applicant) -> JoinClusterRequest {
+    let addresses = &applicant.addresses;
+    JoinClusterRequest {
+        node_id: own.node.get(),
+        incarnation: Bytes::copy_from_slice(&own.incarnation.to_bytes()),
+        native: addresses.native.clone(),
+        flight: addresses.flight.clone(),
+        http: addresses.http.clone(),
+        rack: applicant.rack.clone(),
+        feature_level_max: LEVEL_MAX,
+        lost_member: 0,
+    }
+}
+
+/// Asks the nodes that are known, one after the other, for another replica of the metadata group: `lost` may not vote any more.
+/// `Err` within says why there is none yet.
+pub(crate) async fn renew(
+    own: &Record,
+    applicant: &Applicant,
+    nodes: &BTreeMap<NodeId, String>,
+    lost: ReplicaId,
+) -> Result<Result<GroupState, String>, BootstrapError> {
+    let Some(decision) = &own.decision else { return Ok(Err("the node is of no cluster".to_owned())) };
+    let request = JoinClusterRequest { lost_member: lost.get(), ..request(own, applicant) };
+    let stranger = Record { decision: None, ..own.clone() };
+    let mut silent = "no other node of the cluster answers".to_owned();
+    for (node, address) in nodes {
+        let answer: Result<JoinClusterResponse, Error> =
+            call(*node, address, &stranger, Api::JoinCluster, &request).await;
+        match answer {
+            Ok(joined) => {
+                let Knocked::Joined(given, state) = read(decision, joined)? else { continue };
+                if given.joined != Some(lost) {
+                    return Ok(Ok(state));
+                }
+                silent = format!("the build of node {node} is older and gives no other replica");
+            }
+            Err(error) => match error.code {
+                ErrorCode::WrongIncarnation
+                | ErrorCode::NodeRemoved
+                | ErrorCode::UnknownNode
+                | ErrorCode::UnsupportedVersion
+                | ErrorCode::Unauthorized => return Err(BootstrapError::NotJoined(error)),
+                _ => silent = format!("node {node} cannot give another replica now: {error}"),
+            },
+        }
+    }
+    Ok(Err(silent))
 }
 
 fn read(decision: &Decision, joined: JoinClusterResponse) -> Result<Knocked, BootstrapError> {

@@ -12,7 +12,7 @@ pub const LEVEL_FIRST: u32 = 1;
 pub const LEVEL_MEMBERSHIP: u32 = 2;
 /// Groups sleep, and nodes say for all of them that they are there.
 pub const LEVEL_HIBERNATION: u32 = 3;
-/// Partitions without a majority go on from one replica.
+/// Partitions without a majority go on from one replica; nodes whose replica of the metadata is lost get another.
 pub const LEVEL_RECOVERY: u32 = 3;
 const _: () = assert!(LEVEL_RECOVERY <= LEVEL_HIBERNATION);
 /// The highest that this build knows. (The feature `level-1` makes a build that stands for an older one, for tests of

@@ -7,7 +7,7 @@ use levada_protocol::{
     context::{Action, RequestContext, Resource},
     error::{Error, ErrorCode, NodeAddresses, Result},
     frame::Api,
-    ids::{GroupId, IncarnationId, NodeId},
+    ids::{GroupId, IncarnationId, NodeId, ReplicaId},
     messages::{
         native::{
             AdmitNodeRequest, AdmitNodeResponse, BalanceRequest, DrainNodeRequest, MoveInfo, MovesResponse,
@@ -54,9 +54,21 @@ impl Broker {
         let addresses = NodeAddresses { node: id, native, flight, http };
         let feature_level_max = request.feature_level_max;
         let node = Node { feature_level_max, ..Node::new(addresses, incarnation, request.rack) };
-        match self.change_cluster(ctx, Request::JoinNode { node: Box::new(node) }).await? {
+        let wish = match request.lost_member {
+            0 => Request::JoinNode { node: Box::new(node) },
+            lost => Request::RenewMember { node: id, incarnation, lost: ReplicaId(lost) },
+        };
+        match self.change_cluster(ctx, wish).await? {
             Answer::Joined(state) => {
-                tracing::info!(node = id.get(), %incarnation, "node.joined");
+                if request.lost_member == 0 {
+                    tracing::info!(node = id.get(), %incarnation, "node.joined");
+                } else {
+                    tracing::warn!(
+                        node = id.get(),
+                        lost = request.lost_member,
+                        "metadata.member.lost: its node gets another"
+                    );
+                }
                 self.joined(*state)
             }
             _ => Err(unexpected()),

@@ -76,7 +76,9 @@ impl Controller {
     ) -> std::result::Result<Self, NodeOpenError> {
         let group = GroupId::METADATA;
         if store.doubts(group) {
-            return Err(NodeOpenError::MetadataDamaged);
+            let membership = recovered.and_then(|found| Membership::decode(&found.conf_state).ok().flatten());
+            let replica = membership.map_or(ReplicaId(config.node.get()), |membership| membership.replica);
+            return Err(NodeOpenError::MetadataDamaged { replica });
         }
         let applied = recovered_applied(recovered.as_ref());
         let log = store.create_group(GroupInit { group, topic: TopicId::default(), partition: PartitionId(0) });

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use levada_protocol::{
     error::Error,
-    ids::{GroupId, LogIndex, NodeId, ReplicaId, TopicPartition},
+    ids::{GroupId, IncarnationId, LogIndex, NodeId, ReplicaId, TopicPartition},
     source::{Appended, LogBounds, NewTopic},
 };
 use levada_storage_engine::{
@@ -151,6 +151,15 @@ pub enum Request {
         /// It, with the data directory that it has now.
         node: Box<Node>,
     },
+    /// A node has lost its replica of the metadata group, and gets another. Controller only.
+    RenewMember {
+        /// The node.
+        node: NodeId,
+        /// Its data directory.
+        incarnation: IncarnationId,
+        /// The replica that is lost.
+        lost: ReplicaId,
+    },
     /// A node is to give up all its replicas, or not any more. Controller only.
     DrainNode {
         /// The node.
@@ -213,7 +222,7 @@ pub enum Answer {
     Bounds(LogBounds),
     /// To [`Request::InitProducer`]: the id; the epoch is 0.
     ProducerId(i64),
-    /// To [`Request::JoinNode`]: the metadata that the node begins with.
+    /// To [`Request::JoinNode`] and [`Request::RenewMember`]: the metadata that the node begins with.
     Joined(Box<GroupState>),
     /// To [`Request::DrainNode`] and [`Request::Balance`]: what moves, or would.
     Moves(Vec<Move>),

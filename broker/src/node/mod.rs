@@ -25,6 +25,7 @@ mod mending;
 mod partitions;
 mod placing;
 mod reads;
+mod renewal;
 mod rota;
 mod scrubbing;
 pub mod sleeping;
@@ -47,7 +48,7 @@ use levada_storage_engine::{
     disk::{Disk, DiskError, Lane},
     entry::EntryKind,
     error::OpenError,
-    store::{DirIdentity, GroupCheckpoint, RecoveredGroup, Store, StoreConfig, StoreEffect, StoreEvent},
+    store::{GroupCheckpoint, RecoveredGroup, Store, StoreConfig, StoreEffect, StoreEvent},
 };
 
 use self::{
@@ -177,8 +178,7 @@ impl Node {
         }
         let mut space = Space::new(config.watermarks);
         space.measure(left);
-        let identity = DirIdentity { cluster: config.cluster, node: config.node, incarnation: config.incarnation };
-        let recovered = Store::open(disk, config.store, &identity)?;
+        let recovered = Store::open(disk, config.store, &config.identity())?;
         let mut dormant: BTreeMap<GroupId, RecoveredGroup> =
             recovered.groups.into_iter().map(|group| (group.group, group)).collect();
         let mut store = recovered.store;
@@ -259,6 +259,12 @@ impl Node {
         let leads = self.partitions.values().filter(|partition| partition.leading.is_some());
         let metadata_is = self.metadata_settled || !self.controller.is_leading();
         self.copies.len() == 0 && self.lost.is_empty() && metadata_is && leads.into_iter().all(|led| led.settled)
+    }
+
+    /// Whether it is the controller, and has all metadata that is committed.
+    #[must_use]
+    pub const fn is_controller(&self) -> bool {
+        self.controller.is_leading()
     }
 
     /// Where each of its groups stands, a line each, for whoever looks for what is stuck.
@@ -517,12 +523,16 @@ pub enum NodeOpenError {
     /// The data directory.
     #[error(transparent)]
     Store(#[from] OpenError),
-    /// The journal lost what the metadata group had promised.
+    /// The journal lost what the metadata group had promised. The controller gives the node another replica
+    /// ([`Node::renew_metadata`]).
     #[error(
-        "the journal is damaged where it holds the metadata group: this replica must not vote any more; \
-         keep the data directory for whoever looks into it, and let an empty one take its place (`levada cluster replace N`)"
+        "the journal is damaged where it holds the metadata group: this replica must not vote any more, and there is no other \
+         node to get another from; keep the data directory for whoever looks into it"
     )]
-    MetadataDamaged,
+    MetadataDamaged {
+        /// The replica.
+        replica: ReplicaId,
+    },
     /// The build is older than what the cluster has written.
     #[error(
         "the cluster is at feature level {cluster}, this build knows up to {build}; run a newer one on this data directory"

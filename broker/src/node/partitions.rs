@@ -200,7 +200,10 @@ impl Node {
 
     /// There is no replica of a partition here any more.
     fn close(&mut self, place: TopicPartition, group: GroupId, why: &Error, out: &mut Vec<Effect>) {
-        if !self.places.contains_key(&place) && !self.store.knows(group) && self.copies.replica(group).is_none() {
+        // Of what is lost there may be nothing else, but for the doubt.
+        self.lost.remove(&group);
+        let is_here = self.places.contains_key(&place) || self.store.knows(group) || self.store.doubts(group);
+        if !is_here && self.copies.replica(group).is_none() {
             return;
         }
         self.places.remove(&place);
@@ -208,7 +211,6 @@ impl Node {
         self.campaigns.remove(&group);
         self.sleepers.close(group);
         self.dormant.remove(&group);
-        self.lost.remove(&group);
         self.copies.give_up(group, &mut self.store);
         self.mends.give_up(group, &mut self.store);
         self.reads.fail(group, why, out);

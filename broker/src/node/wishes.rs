@@ -160,6 +160,11 @@ impl Node {
                 let join = metadata::join_command(&node);
                 return self.controller.propose(&join, Waiter::Request(id));
             }
+            Request::RenewMember { node, incarnation, lost } => {
+                self.needs(LEVEL_RECOVERY)?;
+                let incarnation = Bytes::copy_from_slice(&incarnation.to_bytes());
+                Kind::RenewMember(wire::RenewMember { node_id: node.get(), incarnation, member_id: lost.get() })
+            }
             Request::DrainNode { node, drain, dry_run } => {
                 self.needs_membership()?;
                 let kind = Kind::DrainNode(wire::DrainNode { node_id: node.get(), drain });

@@ -1,8 +1,8 @@
 //! The steps of a start, in order.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use levada_protocol::ids::{ClusterId, NodeId};
+use levada_protocol::ids::{ClusterId, NodeId, ReplicaId};
 use levada_storage_engine::{
     disk::Disk,
     identity::DirIdentity,
@@ -13,6 +13,7 @@ use tokio::{
     runtime::Handle,
     sync::{Semaphore, watch},
     task::spawn_blocking,
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +26,8 @@ use crate::{
         Identity,
         desk::SeedDesk,
         founding::{self, Settled},
-        joining::Applicant,
+        joining::{self, Applicant},
+        record::Record,
     },
     broker::Broker,
     cluster::addresses::AddressBook,
@@ -41,6 +43,9 @@ use crate::{
         budget::Budget, clock::Clock, peers::Peers, random_seed, random_uuid, strangers::Strangers, worker::Worker,
     },
 };
+
+/// Between two rounds of asking for another replica of the metadata group.
+const RENEWAL_PAUSE: Duration = Duration::from_millis(500);
 
 pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hooks) -> Result<Running, ServerError> {
     let clock = Clock::start();
@@ -84,7 +89,23 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
     tasks.0.spawn(founding::tell(Arc::clone(&desk), seeds.clone()));
     readiness.waiting("recovering from the journal");
 
-    let node = open_node(&config, &identity, begins_with, Arc::clone(&disk)).await?;
+    let core = node_config(&config, &identity);
+    let opened = open_node(core.clone(), begins_with, Arc::clone(&disk)).await;
+    let node = match opened {
+        Err(ServerError::Recovery(NodeOpenError::MetadataDamaged { replica })) => {
+            let known = identity.members.iter().map(|(node, member)| (*node, member.native.clone()));
+            let mut others: BTreeMap<NodeId, String> = known.chain(seeds.clone()).collect();
+            others.remove(&identity.node);
+            if others.is_empty() {
+                return Err(NodeOpenError::MetadataDamaged { replica }.into());
+            }
+            let state = another_member(&desk.record(), &applicant, &others, replica, progress).await?;
+            let (renewed, from) = (core.clone(), Arc::clone(&disk));
+            blocking(move || Ok(Node::renew_metadata(from, &renewed, state)?)).await?;
+            open_node(core, None, Arc::clone(&disk)).await?
+        }
+        opened => opened?,
+    };
     let view = node.view();
     let others = seeds.keys().copied().filter(|seed| *seed != identity.node);
     let strangers = Strangers::new(Some(identity.cluster), others);
@@ -155,13 +176,33 @@ fn seeds(config: &ServerConfig, native: &str) -> BTreeMap<NodeId, String> {
     config.seed_nodes.iter().map(|seed| (seed.node, seed.native.clone())).collect()
 }
 
-async fn open_node(
-    config: &ServerConfig,
-    identity: &Identity,
-    begins_with: Option<GroupState>,
-    disk: Arc<dyn Disk>,
-) -> Result<Node, ServerError> {
-    let config = NodeConfig {
+/// Waits until the controller has given this node another replica of the metadata group.
+async fn another_member(
+    own: &Record,
+    applicant: &Applicant,
+    others: &BTreeMap<NodeId, String>,
+    lost: ReplicaId,
+    progress: impl Fn(&str),
+) -> Result<GroupState, ServerError> {
+    tracing::error!(replica = %lost, "metadata.damaged: the journal has lost what this replica had promised; the controller is asked for another");
+    let mut told = String::new();
+    loop {
+        match joining::renew(own, applicant, others, lost).await? {
+            Ok(state) => return Ok(state),
+            Err(why) => {
+                progress(&format!("the replica of the metadata here is lost, and there is no other yet: {why}"));
+                if told != why {
+                    tracing::warn!(why, "bootstrap.waiting");
+                    told = why;
+                }
+                sleep(RENEWAL_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn node_config(config: &ServerConfig, identity: &Identity) -> NodeConfig {
+    NodeConfig {
         cluster: identity.cluster,
         node: identity.node,
         incarnation: identity.incarnation,
@@ -173,8 +214,15 @@ async fn open_node(
         scrub: settings::scrub(config),
         watermarks: config.watermarks(),
         slow_disk_ms: config.disk.slow_ms,
-    };
-    let directory = DirIdentity { cluster: identity.cluster, node: identity.node, incarnation: identity.incarnation };
+    }
+}
+
+async fn open_node(
+    config: NodeConfig,
+    begins_with: Option<GroupState>,
+    disk: Arc<dyn Disk>,
+) -> Result<Node, ServerError> {
+    let directory = DirIdentity { cluster: config.cluster, node: config.node, incarnation: config.incarnation };
     blocking(move || {
         // The decision is durable already: a crash here leaves a directory that is formatted again, by the founders' decision
         // or from what the controller says then.

@@ -14,7 +14,7 @@ impl World {
         self.queue.after(LOOK_US, Happening::Look);
         let mut sight = Sight::default();
         let mut metadata = None;
-        let mut is_calm = true;
+        let (mut is_calm, mut has_controller) = (true, false);
         for process in self.processes.values() {
             let Some(running) = &process.running else {
                 is_calm = false;
@@ -22,6 +22,7 @@ impl World {
             };
             let ours = running.node.view().metadata.borrow().clone();
             is_calm &= running.node.is_settled() && *metadata.get_or_insert_with(|| ours.clone()) == ours;
+            has_controller |= running.node.is_controller();
             sight.removed.extend(ours.removed());
         }
         let is_still = metadata.is_some_and(|metadata| {
@@ -32,7 +33,8 @@ impl World {
                 && metadata.nodes().values().all(|node| !node.draining)
                 && partitions.into_iter().all(|partition| partition.target.is_empty())
         });
-        sight.is_calm = is_calm && is_still;
+        // Without one, all may have forgotten the same until there is one again.
+        sight.is_calm = is_calm && is_still && has_controller;
         // Who was removed and came back is not removed any more.
         sight.removed.retain(|node| self.nodes.contains(node));
         self.sight = sight;

@@ -1,7 +1,11 @@
 //! Reading the journal back: what must be there, what may be there, and what is in doubt.
 #![deny(clippy::indexing_slicing)]
 
-use std::{collections::BTreeMap, collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::RangeInclusive,
+};
 
 use bytes::Bytes;
 use levada_protocol::ids::{GroupId, Lsn};
@@ -140,7 +144,10 @@ pub struct Replay<'a> {
     files: Files,
     /// From which block on nothing of a group, or of any group, is handed out.
     doubted: BTreeMap<GroupId, Lsn>,
-    doubted_all: Option<Lsn>,
+    /// The same of any group: blocks that nobody knows the groups of, in order.
+    doubted_all: Vec<Lsn>,
+    /// Such blocks that were accounted for, from the first of them: nothing up to here is handed out.
+    accounted: Option<RangeInclusive<Lsn>>,
 }
 
 impl<'a> Replay<'a> {
@@ -152,14 +159,14 @@ impl<'a> Replay<'a> {
         let survey = survey(disk, journal)?;
         let plan = plan(&survey, start);
         let mut doubted = BTreeMap::new();
-        let mut doubted_all = None;
+        let mut doubted_all = Vec::new();
         for damaged in &plan.damaged {
             tracing::error!(%damaged, "journal.damaged: acknowledged entries may be lost here");
             match &damaged.groups {
                 Some(groups) => groups.iter().for_each(|group| {
                     doubted.entry(*group).or_insert(damaged.lsn);
                 }),
-                None => doubted_all = doubted_all.or(Some(damaged.lsn)),
+                None => doubted_all.push(damaged.lsn),
             }
         }
         let tail = match plan.tail.and_then(|tail| survey.found.get(tail)) {
@@ -169,7 +176,18 @@ impl<'a> Replay<'a> {
         let files = survey.files.iter().map(|file| (*file, plan.last_lsns.get(&file.number).copied())).collect();
         let files = Files::new(files, plan.next_generation);
         tracing::info!(blocks = plan.blocks.len(), proven = %plan.proven, tail = tail.is_some(), "journal.found");
-        Ok(Self { disk, journal, found: survey.found, plan, next: 0, tail, files, doubted, doubted_all })
+        Ok(Self {
+            disk,
+            journal,
+            found: survey.found,
+            plan,
+            next: 0,
+            tail,
+            files,
+            doubted,
+            doubted_all,
+            accounted: None,
+        })
     }
 
     /// Damage in blocks up to `born` does not concern this group: it was begun behind them.
@@ -179,10 +197,16 @@ impl<'a> Replay<'a> {
         }
     }
 
+    /// Of damage in blocks up to `at` that may be about any group, it was written down then about which it is.
+    pub fn account(&mut self, at: Lsn) {
+        let accounted: Vec<Lsn> = self.doubted_all.extract_if(.., |damaged| *damaged <= at).collect();
+        self.accounted = accounted.into_iter().min().map(|first| first..=at);
+    }
+
     /// Whether what is handed out is all that was acknowledged; known before the first block is read.
     #[must_use]
     pub fn doubt(&self) -> Doubt {
-        if self.doubted_all.is_some() {
+        if !self.doubted_all.is_empty() {
             Doubt::All
         } else if self.doubted.is_empty() {
             Doubt::None
@@ -202,13 +226,18 @@ impl<'a> Replay<'a> {
     /// # Errors
     /// When the disk refuses, or gives something else than before.
     pub fn next_block(&mut self) -> Result<Option<ReplayedBlock>, ReplayError> {
-        let Some(index) = self.plan.blocks.get(self.next).copied() else { return Ok(None) };
-        let Some(found) = self.found.get(index) else { return Ok(None) };
-        let lsn = found.header.id.lsn;
-        if self.doubted_all.is_some_and(|from| lsn >= from) {
-            return Ok(None);
-        }
-        self.next += 1;
+        let (index, found, lsn) = loop {
+            let Some(index) = self.plan.blocks.get(self.next).copied() else { return Ok(None) };
+            let Some(found) = self.found.get(index) else { return Ok(None) };
+            let lsn = found.header.id.lsn;
+            if self.doubted_all.iter().any(|from| lsn >= *from) {
+                return Ok(None);
+            }
+            self.next += 1;
+            if !self.accounted.as_ref().is_some_and(|accounted| accounted.contains(&lsn)) {
+                break (index, found, lsn);
+            }
+        };
         let (table, frames) = match &self.tail {
             Some(tail) if self.plan.tail == Some(index) => (tail.table.clone(), tail.frames.clone()),
             _ => load(self.disk, found)?,

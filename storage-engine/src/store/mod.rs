@@ -26,6 +26,7 @@ mod checkpointing;
 mod group;
 mod incoming;
 mod recovery;
+mod renewal;
 mod repair;
 mod segment_spec;
 mod snapshot;
@@ -352,6 +353,9 @@ impl Store {
         });
         if let Doubt::Groups(groups) = &mut self.doubt {
             groups.remove(&group);
+            if groups.is_empty() {
+                self.doubt = Doubt::None;
+            }
         }
     }
 

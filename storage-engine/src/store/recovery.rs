@@ -89,6 +89,9 @@ impl Store {
         let mut replay = Replay::open(&*disk, journal_id, start)?;
         for group in &checkpoint.groups {
             replay.absolve(group.group, group.born);
+            if group.group == GroupId::METADATA {
+                replay.account(group.born);
+            }
         }
         recovery.doubt(replay.doubt());
         while let Some(block) = replay.next_block()? {

@@ -5,7 +5,7 @@
 //! their files from any node that has them (`incoming.rs`), and checks them against what is said here.
 
 use bytes::Bytes;
-use levada_protocol::ids::{GroupId, LogIndex, Offset, Term, TopicPartition};
+use levada_protocol::ids::{GroupId, LogIndex, Lsn, Offset, Term, TopicPartition};
 
 use super::{
     SegmentSpec, Store,
@@ -45,6 +45,23 @@ pub struct GroupState {
     pub conf_state: Bytes,
     /// The state machine as of that entry.
     pub app_state: Bytes,
+}
+
+impl GroupState {
+    /// A replica that begins with it, behind this block.
+    pub(super) fn record(self, born: Lsn) -> GroupRecord {
+        let start = Seam { index: self.applied.next(), offset: Offset(0), previous_crc: 0, generation: 0 };
+        GroupRecord {
+            group: self.group,
+            topic_partition: self.topic_partition,
+            hard_state: HardState { term: self.term, vote: 0, commit: self.applied },
+            applied: self.applied,
+            born,
+            log: LogRecord { log_start: Offset(0), start, term_before: self.term, ..LogRecord::EMPTY },
+            conf_state: self.conf_state,
+            app_state: self.app_state,
+        }
+    }
 }
 
 impl Snapshot {
@@ -176,19 +193,7 @@ impl Store {
         journal: JournalId,
         state: GroupState,
     ) -> Result<(), OpenError> {
-        let start = Seam { index: state.applied.next(), offset: Offset(0), previous_crc: 0, generation: 0 };
-        let log = LogRecord { log_start: Offset(0), start, term_before: state.term, ..LogRecord::EMPTY };
-        let record = GroupRecord {
-            group: state.group,
-            topic_partition: state.topic_partition,
-            hard_state: HardState { term: state.term, vote: 0, commit: state.applied },
-            applied: state.applied,
-            born: levada_protocol::ids::Lsn(0),
-            log,
-            conf_state: state.conf_state,
-            app_state: state.app_state,
-        };
-        let checkpoint = Checkpoint { groups: vec![record], ..Checkpoint::empty(identity.incarnation) };
+        let checkpoint = Checkpoint { groups: vec![state.record(Lsn(0))], ..Checkpoint::empty(identity.incarnation) };
         identity.format_with(disk, journal, &checkpoint)
     }
 }
@@ -205,7 +210,7 @@ mod tests {
             topic_partition: crate::testing::TOPIC_PARTITION,
             hard_state: HardState::default(),
             applied: LogIndex(applied),
-            born: levada_protocol::ids::Lsn(0),
+            born: Lsn(0),
             log: LogRecord { start, ..LogRecord::EMPTY },
             conf_state: Bytes::new(),
             app_state: Bytes::new(),

@@ -250,6 +250,7 @@ impl Metadata {
             Kind::ReplaceReplica(replace) => self.replace_replica(&replace),
             Kind::AddPartitions(add) => self.add_partitions(add),
             Kind::RecoverPartition(recover) => self.recover_partition(&recover),
+            Kind::RenewMember(renew) => self.renew_member(&renew),
         }
     }
 

@@ -174,7 +174,7 @@ impl Partition {
     }
 
     /// All of them that are worth something.
-    pub(super) fn known(&self) -> impl Iterator<Item = Replica> {
+    pub(crate) fn known(&self) -> impl Iterator<Item = Replica> {
         let all = self.target.iter().chain(&self.replicas).chain(&self.leaving);
         all.copied().filter(|replica| !self.lost.contains(&replica.id))
     }

@@ -105,6 +105,23 @@ impl Metadata {
         Ok(Applied::NodeJoined { node: id, topics: self.renew_replicas(id) })
     }
 
+    pub(super) fn renew_member(&mut self, renew: &messages::RenewMember) -> Result<Applied> {
+        let id = NodeId(renew.node_id);
+        let is_removed = self.removed.contains(&id);
+        let unknown = || if is_removed { removed(id) } else { unknown_node(id) };
+        let node = self.nodes.get_mut(&id).ok_or_else(unknown)?;
+        if node.incarnation.to_bytes() != renew.incarnation[..] {
+            let why = format!("node {id} is known with another data directory by now");
+            return Err(Error::new(ErrorCode::WrongIncarnation, why));
+        }
+        // Otherwise it has another already: its answer got lost.
+        if node.member.unwrap_or(ReplicaId(id.get())) == ReplicaId(renew.member_id) {
+            node.member = Some(ReplicaId(MEMBERS_FIRST + self.members_given));
+            self.members_given += 1;
+        }
+        Ok(Applied::NodeJoined { node: id, topics: Vec::new() })
+    }
+
     /// Each replica on a node is to be replaced by a new one there. Answers the topics that this concerns.
     fn renew_replicas(&mut self, node: NodeId) -> Vec<Arc<Topic>> {
         let topics: Vec<Arc<Topic>> = self.topics.values().cloned().collect();

@@ -26,11 +26,12 @@ mod world;
 use self::world::*;
 use super::*;
 use crate::{
+    cluster::feature::LEVEL_MAX,
     node::{
         event::{Answer, Settings, Stage},
         sleeping::SleepTotals,
     },
-    raft::wire,
+    raft::{membership::Membership, wire},
 };
 
 fn batch(values: &[&str], sequence: i32) -> Bytes {
@@ -247,19 +248,83 @@ fn a_group_that_is_lost_as_a_whole_does_not_begin_anew() {
         assert!(open.is_none_or(|open| open.group.replica() > replica), "it began anew");
     }
     assert_eq!(world.values(NodeId(1), place), ["a"], "another took its place");
+    assert!(world.nodes[&NodeId(1)].lost.is_empty() && !world.nodes[&NodeId(1)].store.doubts(group));
+    let renewed = world.nodes[&NodeId(1)].partitions[&group].group.replica();
+    world.nodes.get_mut(&NodeId(1)).unwrap().begin_checkpoint();
+    (0..10).for_each(|_| world.step());
+    world.crash(NodeId(1));
+    world.restart(NodeId(1));
+    assert_eq!(world.nodes[&NodeId(1)].partitions[&group].group.replica(), renewed, "for good");
+}
+
+/// The node stays who it is: the controller gives it another replica of the metadata, and the rest follows from that.
+#[test]
+fn a_node_that_lost_metadata_gets_another_replica_of_it() {
+    for damage in [damage_journal, damage_header] {
+        let mut world = World::new(3);
+        let place = world.create_topic(1, &[])[0];
+        world.produce(place, batch(&["a"], 0)).unwrap();
+        for _ in 0..40 {
+            world.step();
+        }
+        let controller = world.controller().unwrap();
+        let damaged = (1..=3).map(NodeId).find(|node| *node != controller).unwrap();
+        let group = world.nodes[&damaged].places[&place];
+        world.crash(damaged);
+        damage(&world.disks[&damaged], b"orders");
+        let disk = Arc::clone(&world.disks[&damaged]);
+        let lost = ReplicaId(damaged.get());
+        let opened = Node::open(disk.clone(), config(damaged, 3));
+        assert!(matches!(opened, Err(NodeOpenError::MetadataDamaged { replica }) if replica == lost));
+        world.produce(place, batch(&["b"], 1)).unwrap();
+
+        let incarnation = config(damaged, 3).incarnation;
+        let renew = Request::RenewMember { node: damaged, incarnation, lost };
+        // The first answer gets lost: there is no third replica.
+        let given = [renew.clone(), renew].map(|renew| {
+            let answer = world.ask_controller(renew).unwrap();
+            let Answer::Joined(state) = answer else { panic!("{answer:?}") };
+            (Membership::decode(&state.conf_state).unwrap().unwrap().replica, *state)
+        });
+        assert_eq!(given[0].0, given[1].0);
+        let [_, (_, state)] = given;
+        Node::renew_metadata(disk, &config(damaged, 3), state).unwrap();
+        world.restart(damaged);
+        let renewed = world.nodes[&damaged].controller.group.replica();
+        assert!(renewed > lost, "{renewed}");
+        world.until(|world| {
+            let conf = world.nodes[&world.controller().unwrap()].controller.group.conf().clone();
+            conf.voters.contains(&renewed) && conf.everybody().len() == 3 && !conf.is_joint()
+        });
+        world.until(|world| world.values(damaged, place) == ["a", "b"]);
+        world.until(|world| world.nodes.values().all(Node::is_settled));
+        assert!(!world.nodes[&damaged].store.doubts(group) && !world.nodes[&damaged].store.doubts(GroupId::METADATA));
+        // It counts, before a restart and after it.
+        let other = (1..=3).map(NodeId).find(|node| *node != controller && *node != damaged).unwrap();
+        world.crash(other);
+        world.until(|world| world.controller().is_some());
+        world.ask_controller(Request::InitProducer).unwrap();
+        world.crash(damaged);
+        world.restart(damaged);
+        world.until(|world| world.controller().is_some() && world.leader(place).is_some());
+        world.produce(place, batch(&["c"], 2)).unwrap();
+        world.until(|world| world.values(damaged, place) == ["a", "b", "c"]);
+        assert_eq!(world.nodes[&damaged].controller.group.replica(), renewed);
+    }
 }
 
 #[test]
-fn a_node_that_lost_metadata_does_not_start() {
+fn nobody_gets_a_replica_of_the_metadata_that_is_not_the_node_it_says() {
     let mut world = World::new(3);
-    world.create_topic(1, &[]);
-    for _ in 0..40 {
-        world.step();
-    }
-    world.crash(NodeId(1));
-    damage_journal(&world.disks[&NodeId(1)], b"orders");
-    let disk = Arc::clone(&world.disks[&NodeId(1)]);
-    assert!(matches!(Node::open(disk, config(NodeId(1), 3)), Err(NodeOpenError::MetadataDamaged)));
+    world.until(|world| world.nodes.values().all(|node| node.controller.current().feature_level() == LEVEL_MAX));
+    let renew = |node: u64, incarnation: u64| Request::RenewMember {
+        node: NodeId(node),
+        incarnation: config(NodeId(incarnation), 3).incarnation,
+        lost: ReplicaId(node),
+    };
+    let refused = |world: &mut World, request| world.ask_controller(request).unwrap_err().code;
+    assert_eq!(refused(&mut world, renew(2, 3)), ErrorCode::WrongIncarnation);
+    assert_eq!(refused(&mut world, renew(9, 9)), ErrorCode::UnknownNode);
 }
 
 #[test]

@@ -385,13 +385,23 @@ pub(super) fn damage_journal(disk: &SimDisk, bytes: &[u8]) {
     damage(disk, "journal", bytes);
 }
 
+/// The same in the header of that block: nobody knows what it was about.
+pub(super) fn damage_header(disk: &SimDisk, bytes: &[u8]) {
+    let (file, at) = last_place(disk, "journal", bytes);
+    disk.flip_bit(&file, at / 4096 * 4096 + 20, 0);
+}
+
 pub(super) fn damage(disk: &SimDisk, directory: &str, bytes: &[u8]) {
+    let (file, at) = last_place(disk, directory, bytes);
+    disk.flip_bit(&file, at, 0);
+}
+
+fn last_place(disk: &SimDisk, directory: &str, bytes: &[u8]) -> (FileName, u64) {
     let mut places = disk.list(directory).unwrap().into_iter().flat_map(|name| {
         let file = FileName::new(format!("{directory}/{name}"));
         let content = disk.read(&file, 0, usize::try_from(disk.len(&file).unwrap().unwrap()).unwrap()).unwrap();
         let at = content.windows(bytes.len()).rposition(|window| window == bytes)?;
-        Some((file, at))
+        Some((file, at as u64))
     });
-    let (file, at) = places.next_back().expect("the bytes are there");
-    disk.flip_bit(&file, at as u64, 0);
+    places.next_back().expect("the bytes are there")
 }

@@ -8,4 +8,5 @@ mod damage;
 mod failure;
 mod full;
 mod model;
+mod renewal;
 mod world;

@@ -1,0 +1,43 @@
+//! Another replica of the metadata, where the journal has lost what the one that was here had promised.
+//!
+//! All other groups learn from the metadata that they are to be replaced, so this one comes first: whoever leads it gives this
+//! node another replica, and says where that begins. It takes the old one's place in the checkpoint, and what the journal has
+//! of the old one counts no more.
+//!
+//! **Which groups are in doubt** is not known where not even the table of a damaged block can be read. The metadata as it is told
+//! says which groups had a replica here: these, and those that are here, are all that can have had something in that block.
+//! So from then on they are in doubt by name, and what comes later is not (`born` of this replica says what is later).
+
+use std::collections::BTreeSet;
+
+use levada_protocol::ids::{GroupId, Lsn};
+
+use super::{Store, snapshot::GroupState};
+use crate::{checkpoint::Checkpoint, error::OpenError, journal::Doubt};
+
+impl Store {
+    /// Lets the metadata group begin anew with this state, durably. `replicated` are the groups that had a replica here
+    /// as of it. Only for a store that was just opened: it is to be opened again.
+    ///
+    /// # Errors
+    /// The disk refuses. A crash leaves what was there, or this.
+    ///
+    /// # Panics
+    /// If it is another group's state.
+    pub fn renew_metadata(self, state: GroupState, replicated: BTreeSet<GroupId>) -> Result<(), OpenError> {
+        assert_eq!(state.group, GroupId::METADATA, "only the metadata begins like this");
+        let mut checkpoint = Checkpoint::read(&*self.disk, self.identity.incarnation)?;
+        // What was found at the journal's end is durable under this number.
+        let born = Lsn(self.journal.next_lsn().get() - 1);
+        let mut doubted = match self.doubt {
+            Doubt::None => BTreeSet::new(),
+            Doubt::Groups(groups) => groups,
+            Doubt::All => self.groups.into_keys().chain(replicated).collect(),
+        };
+        doubted.remove(&GroupId::METADATA);
+        checkpoint.doubt = if doubted.is_empty() { Doubt::None } else { Doubt::Groups(doubted) };
+        checkpoint.groups.retain(|record| record.group != GroupId::METADATA);
+        checkpoint.groups.push(state.record(born));
+        Ok(checkpoint.write().iter().try_for_each(|op| self.disk.perform(op))?)
+    }
+}

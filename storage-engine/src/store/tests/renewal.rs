@@ -1,0 +1,194 @@
+//! The metadata begins anew where the journal has lost what it had promised.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use levada_protocol::ids::{GroupId, LogIndex, Term};
+
+use super::world::{World, open};
+use crate::{
+    disk::{Disk, FileName},
+    entry::{Entry, EntryKind},
+    journal::Doubt,
+    sim_disk::{CrashPlan, SimDisk},
+    store::{GroupState, Recovered},
+    testing::control,
+};
+
+const METADATA: GroupId = GroupId::METADATA;
+const OTHER: GroupId = GroupId(1);
+/// Of this one, nothing is in the checkpoint.
+const YOUNG: GroupId = GroupId(2);
+/// A block's page.
+const PAGE: u64 = 4096;
+
+fn append(world: &mut World, group: GroupId) {
+    let last = world.groups[&group].now.last();
+    world.append(group, last, &[3], true);
+    world.settle();
+}
+
+/// The metadata and two others, with entries that only the journal has, in blocks of their own.
+fn world() -> World {
+    let mut world = World::new(5);
+    for group in [METADATA, OTHER] {
+        world.create(group);
+        append(&mut world, group);
+        world.commit(group, 1, false, None);
+    }
+    world.begin_checkpoint(|_| true);
+    world.settle();
+    world.create(YOUNG);
+    for group in [YOUNG, OTHER, METADATA, OTHER, METADATA, YOUNG, OTHER] {
+        append(&mut world, group);
+    }
+    world
+}
+
+/// Where a block's header is in its first page, and where its frames are.
+const HEADER: u64 = 20;
+const FRAMES: [u64; 3] = [120, 160, 200];
+
+/// Each page of the journal damaged at this place.
+fn damages(disk: &SimDisk, at: u64) -> Vec<Arc<SimDisk>> {
+    let names = disk.list("journal").unwrap();
+    let files = names.iter().map(|name| FileName::new(format!("journal/{name}")));
+    let pages =
+        files.flat_map(|file| (0..disk.len(&file).unwrap().unwrap() / PAGE).map(move |page| (file.clone(), page)));
+    let damage = |(file, page)| {
+        let damaged = disk.fork();
+        damaged.flip_bit(&file, page * PAGE + at, 3);
+        Arc::new(damaged)
+    };
+    pages.map(damage).collect()
+}
+
+/// Damaged so that nobody knows which groups it is about.
+fn all_in_doubt() -> Arc<SimDisk> {
+    let damages = damages(&world().disk, HEADER);
+    damages.into_iter().find(|disk| open(disk).unwrap().doubt == Doubt::All).unwrap()
+}
+
+fn state(applied: u64) -> GroupState {
+    GroupState {
+        group: METADATA,
+        topic_partition: world().groups[&METADATA].topic_partition,
+        applied: LogIndex(applied),
+        term: Term(7),
+        conf_state: "another replica".into(),
+        app_state: "what was told".into(),
+    }
+}
+
+fn commands(indexes: std::ops::Range<u64>) -> Vec<Entry> {
+    indexes.map(|index| control(index, 7, EntryKind::Command, b"command")).collect()
+}
+
+fn metadata(recovered: &Recovered) -> (LogIndex, LogIndex, bool) {
+    let found = recovered.groups.iter().find(|found| found.group == METADATA).unwrap();
+    assert_eq!(found.conf_state, "another replica");
+    (found.applied, found.log.last_index(), found.damaged)
+}
+
+/// What a node does that has got its metadata back, until the groups in doubt are gone.
+fn go_on(disk: Arc<SimDisk>, doubted: &BTreeSet<GroupId>) {
+    const LATER: GroupId = GroupId(8);
+    let image = |disk: &SimDisk| Arc::new(disk.crash_image(&CrashPlan::LOSE_ALL));
+    let recovered = open(&disk).unwrap();
+    assert_eq!(recovered.doubt, Doubt::Groups(doubted.clone()));
+    assert_eq!(metadata(&recovered), (LogIndex(30), LogIndex(30), false), "and nothing of the earlier one");
+    let mut world = World::with(Arc::clone(&disk), recovered.store, BTreeMap::new(), 3);
+    world.store.append(METADATA, commands(31..33), None).unwrap();
+    world.create(LATER);
+    append(&mut world, LATER);
+    world.settle();
+
+    // The journal still has the damage: it was accounted for.
+    let disk = image(&disk);
+    let recovered = open(&disk).unwrap();
+    assert_eq!(recovered.doubt, Doubt::Groups(doubted.clone()));
+    assert_eq!(metadata(&recovered), (LogIndex(30), LogIndex(32), false));
+    let later = recovered.groups.iter().find(|found| found.group == LATER).unwrap();
+    assert!(later.log.last_index() == LogIndex(1) && !later.damaged);
+    let mut world = World::with(Arc::clone(&disk), recovered.store, BTreeMap::new(), 4);
+    doubted.iter().for_each(|group| world.store.remove_group(*group));
+    world.begin_checkpoint(|_| true);
+    world.settle();
+    let recovered = open(&image(&disk)).unwrap();
+    assert_eq!((recovered.doubt.clone(), metadata(&recovered).1), (Doubt::None, LogIndex(32)));
+}
+
+#[test]
+fn where_the_table_is_lost_all_groups_are_in_doubt_by_name_and_the_metadata_begins_anew() {
+    let disk = world().disk;
+    let (mut all, mut some) = (0, 0);
+    for at in FRAMES.into_iter().chain([HEADER]) {
+        for disk in damages(&disk, at) {
+            let Recovered { store, doubt, .. } = open(&disk).unwrap();
+            if !doubt.covers(METADATA) {
+                continue;
+            }
+            let replicated = BTreeSet::from([OTHER, YOUNG, GroupId(5)]);
+            let expected: BTreeSet<GroupId> = match &doubt {
+                Doubt::All => replicated.clone(),
+                Doubt::Groups(groups) => groups.iter().copied().filter(|group| *group != METADATA).collect(),
+                Doubt::None => unreachable!("it covers the metadata"),
+            };
+            all += u32::from(doubt == Doubt::All);
+            some += u32::from(doubt != Doubt::All);
+            store.renew_metadata(state(30), replicated).unwrap();
+            if expected.is_empty() {
+                let recovered = open(&disk).unwrap();
+                assert_eq!((recovered.doubt.clone(), metadata(&recovered).0), (Doubt::None, LogIndex(30)));
+                continue;
+            }
+            go_on(disk, &expected);
+        }
+    }
+    assert!(all > 3 && some > 0, "{all} {some}");
+}
+
+#[test]
+fn what_is_damaged_later_is_in_doubt_again() {
+    let disk = all_in_doubt();
+    open(&disk).unwrap().store.renew_metadata(state(30), BTreeSet::from([OTHER])).unwrap();
+    let mut world = World::with(Arc::clone(&disk), open(&disk).unwrap().store, BTreeMap::new(), 3);
+    for index in 31..36 {
+        world.store.append(METADATA, commands(index..index + 1), None).unwrap();
+        world.settle();
+    }
+    let mut found = BTreeSet::new();
+    for disk in damages(&disk, HEADER) {
+        match open(&disk).unwrap().doubt {
+            Doubt::All => found.insert("all"),
+            Doubt::Groups(groups) => found.insert(if groups.contains(&METADATA) { "the metadata" } else { "others" }),
+            Doubt::None => panic!("what was in doubt is"),
+        };
+    }
+    assert!(found.contains("all") && found.contains("others"), "{found:?}");
+}
+
+#[test]
+fn the_power_goes_while_the_metadata_begins_anew() {
+    let disk = all_in_doubt();
+    drop(open(&disk).unwrap());
+    let (mut before, mut after) = (0, 0);
+    for operations in 0..8 {
+        for seed in 0..20 {
+            let disk = Arc::new(disk.fork());
+            let store = open(&disk).unwrap().store;
+            disk.halt_after(operations);
+            let is_done = store.renew_metadata(state(30), BTreeSet::from([OTHER])).is_ok();
+            disk.crash(&CrashPlan::seeded(seed));
+            match open(&disk).unwrap().doubt {
+                Doubt::All => before += 1,
+                Doubt::Groups(_) => after += 1,
+                Doubt::None => panic!("nothing is mended by this"),
+            }
+            assert!(!is_done || matches!(open(&disk).unwrap().doubt, Doubt::Groups(_)));
+        }
+    }
+    assert!(before > 0 && after > 0, "{before} {after}");
+}

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
+    io::Write as _,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -159,7 +160,7 @@ async fn segments_are_mended_from_other_nodes_under_load() -> Result<()> {
         let theirs = fs::read(nodes.nodes[&2].data_dir.join("segments").join(name))?;
         ensure!(fs::read(path)? == theirs, "{name:?} is another on node 2");
     }
-    println!("{}", ledger.judge(tools::python(), &nodes.nodes[&3].flight, TOPIC, dir.path())?);
+    writeln!(std::io::stderr(), "{}", ledger.judge(tools::python(), &nodes.nodes[&3].flight, TOPIC, dir.path())?)?;
     Ok(())
 }
 
@@ -297,6 +298,6 @@ async fn journal_is_damaged(in_header: bool) -> Result<()> {
         Ok(partitions.all(|partition| partition["leader"].as_u64().is_some_and(|leader| leader != 1)).then_some(()))
     })
     .await?;
-    println!("{}", ledger.judge(tools::python(), &nodes.nodes[&3].flight, TOPIC, dir.path())?);
+    writeln!(std::io::stderr(), "{}", ledger.judge(tools::python(), &nodes.nodes[&3].flight, TOPIC, dir.path())?)?;
     Ok(())
 }

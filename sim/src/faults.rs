@@ -86,6 +86,15 @@ pub enum Fault {
         /// How long it stays down.
         down_us: u64,
     },
+    /// The process ends, and a block of its journal that was durable is not what it was any more. Always on the same node's disk.
+    JournalRots {
+        /// The node.
+        victim: NodeId,
+        /// Which block and what of it, in parts of 2^32.
+        at: (u64, u64),
+        /// How long it stays down.
+        down_us: u64,
+    },
     /// An operation of this kind fails on a node's disk: the process must end, and never try it again.
     DiskFails {
         /// The node.
@@ -135,6 +144,8 @@ pub struct Mix {
     pub rot: u32,
     /// Directories of segments that go.
     pub gone: u32,
+    /// Rotten journals.
+    pub journal: u32,
 }
 
 impl Mix {
@@ -152,6 +163,7 @@ impl Mix {
         full: 0,
         rot: 0,
         gone: 0,
+        journal: 0,
     };
     /// Power cuts only.
     pub const POWER: Self = Self { interval_us: 1_500_000, power: 1, all_percent: 30, ..Self::NONE };
@@ -175,6 +187,7 @@ impl Mix {
             full: weight() / 2,
             rot: 0,
             gone: 0,
+            journal: 0,
             interval_us: dice.pick(&[500_000, 1_500_000, 4_000_000]).unwrap_or(1_500_000),
             all_percent: dice.pick(&[5, 20, 60]).unwrap_or(20),
         }
@@ -208,8 +221,8 @@ impl Nemesis {
 
     /// The next fault; `None` when the mix has none.
     pub fn next_fault(&mut self) -> Option<Fault> {
-        let Mix { power, kill, restart, pause, partition, slow, fail, full, rot, gone, .. } = self.mix;
-        let weights = [power, kill, restart, pause, partition, slow, full, fail, rot, gone];
+        let Mix { power, kill, restart, pause, partition, slow, fail, full, rot, gone, journal, .. } = self.mix;
+        let weights = [power, kill, restart, pause, partition, slow, full, fail, rot, gone, journal];
         let sum: u32 = weights.iter().sum();
         let mut draw = self.dice.between(0..=u64::from(sum.checked_sub(1)?));
         let kind = weights.iter().position(|&weight| {
@@ -238,6 +251,11 @@ impl Nemesis {
             9 => {
                 let which = self.dice.between(0..=u64::from(u32::MAX));
                 Fault::DirectoryGone { victim: self.nodes.first().copied()?, which, down_us: self.down_us() }
+            }
+            10 => {
+                let mut draw = || self.dice.between(0..=u64::from(u32::MAX));
+                let at = (draw(), draw());
+                Fault::JournalRots { victim: self.nodes.first().copied()?, at, down_us: self.down_us() }
             }
             _ => {
                 let call = self.dice.pick(&["fdatasync", "write"])?;
@@ -314,11 +332,12 @@ mod tests {
             full: 1,
             rot: 1,
             gone: 1,
+            journal: 1,
             ..Mix::POWER
         };
         let mut everything = nemesis(all);
         let kinds: BTreeSet<_> = (0..1000).filter_map(|_| everything.next_fault()).map(|f| kind(&f)).collect();
-        assert_eq!(kinds.len(), 11, "{kinds:?}");
+        assert_eq!(kinds.len(), 12, "{kinds:?}");
         let mut power = nemesis(Mix::POWER);
         assert!((0..1000).filter_map(|_| power.next_fault()).all(|f| kind(&f).starts_with("PowerCut")));
         assert_eq!(nemesis(Mix::NONE).next_fault(), None);

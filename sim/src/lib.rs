@@ -27,6 +27,7 @@ pub mod clients;
 pub mod dice;
 pub mod disks;
 pub mod faults;
+pub mod journal;
 pub mod network;
 pub mod options;
 pub mod process;

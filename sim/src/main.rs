@@ -40,7 +40,7 @@ struct Args {
     /// Nodes of each cluster.
     #[arg(long, default_value_t = 3)]
     nodes: u64,
-    /// What kind of world: mixed, membership, rot, full, power, partitions, calm.
+    /// What kind of world: mixed, membership, rot, journal, full, power, partitions, calm.
     #[arg(long, default_value = "mixed", value_parser = scenario)]
     scenario: Scenario,
     /// Print the story of each world.

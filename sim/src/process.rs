@@ -326,6 +326,14 @@ impl<H> Process<H> {
         Ok(())
     }
 
+    /// Writes down what the node gets for a replica of the metadata that is lost.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn renew_metadata(&mut self, state: GroupState) -> Result<(), NodeOpenError> {
+        Node::renew_metadata(Arc::clone(&self.disk) as Arc<_>, &self.config, state)
+    }
+
     /// Whether it may end because of its disk now, and how long it is down then. That the disk is full is no reason.
     pub const fn excuse(&mut self) -> Option<u64> {
         self.excused_us.take()

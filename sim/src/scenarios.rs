@@ -47,6 +47,15 @@ pub const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "journal",
+        about: "every fault, and the journal of one node decays: replicas in doubt are replaced",
+        shape: |options| {
+            options.mix.journal = 3;
+            // All that it had must be copied first, as often as it is damaged.
+            options.settle_us *= 3;
+        },
+    },
+    Scenario {
         name: "full",
         about: "disks that fill up, often several at once",
         shape: |options| options.mix = Mix::FULL,

@@ -50,6 +50,13 @@ pub enum Wish {
         /// The metadata that it begins with.
         state: Box<GroupState>,
     },
+    /// A machine whose process could not start, as its replica of the metadata is lost, has got another.
+    Renew {
+        /// The node.
+        node: NodeId,
+        /// The metadata that it begins with.
+        state: Box<GroupState>,
+    },
     /// The machine is switched off for good.
     Gone(NodeId),
     /// The world has changed: whether it is calm shows only when somebody looks again.
@@ -61,6 +68,7 @@ impl fmt::Debug for Wish {
         match self {
             Self::Wipe(node) => write!(f, "n{node} is lost with its disk"),
             Self::Begin { node, .. } => write!(f, "n{node} begins"),
+            Self::Renew { node, .. } => write!(f, "n{node} has another replica of the metadata"),
             Self::Gone(node) => write!(f, "n{node} is switched off"),
             Self::LookAgain => write!(f, "has changed"),
         }

@@ -1,6 +1,6 @@
 //! Faults, as they happen to the world, and their end.
 
-use levada_broker::node::event::Event;
+use levada_broker::node::{NodeOpenError, event::Event};
 use levada_protocol::ids::NodeId;
 use levada_storage_engine::{
     disk::{Disk, DiskOp, FileName, Lane},
@@ -10,9 +10,11 @@ use levada_storage_engine::{
 use super::{Armed, Happening, World};
 use crate::{
     checker::Kind,
+    clients::renewal::Renewal,
     dice::Dice,
     disks::Speed,
     faults::{Decay, Fault},
+    journal,
     network::{ClientId, Place, Weather},
     process::{NotStarted, Process},
 };
@@ -97,6 +99,7 @@ impl World {
                 self.queue.after(for_us, Happening::DiskSpace(victim));
             }
             Fault::Rot { victim, at, decay } => self.rot(victim, at, decay),
+            Fault::JournalRots { victim, at, down_us } => self.rot_journal(victim, at, down_us),
             Fault::DirectoryGone { victim, which, down_us } => self.lose_directory(victim, which, down_us),
             Fault::DiskFails { victim, call, down_us } => {
                 let Some(process) = self.processes.get_mut(&victim) else { return };
@@ -116,7 +119,6 @@ impl World {
         let group = |name: &str| name.split('-').next().map(str::to_owned);
         let Ok(mut names) = disk.list("segments") else { return };
         names.retain(|name| name.ends_with(".seg") && group(name) != Some("0".repeat(20)));
-        let part = |of: u64, fraction: u64| u64::try_from((u128::from(of) * u128::from(fraction)) >> 32).unwrap_or(0);
         let Some(index) = usize::try_from(part(names.len() as u64, which)).ok() else { return };
         let Some(name) = names.get(index) else { return };
         let may_be_open = names.get(index + 1).is_none_or(|next| group(next) != group(name));
@@ -149,6 +151,26 @@ impl World {
         if done.map(|file| disk.perform(&DiskOp::Remove { file })).all(|removed| removed.is_ok()) {
             self.count("directory gone");
         }
+    }
+
+    /// A process ends, and a block of its journal is damaged, in its header or behind it. One that nothing proves to have been
+    /// durable stays: damaged, it looks as if it had never been written.
+    fn rot_journal(&mut self, victim: NodeId, (which, at): (u64, u64), down_us: u64) {
+        let Some(process) = self.processes.get(&victim).filter(|process| process.running.is_some()) else { return };
+        let disk = std::sync::Arc::clone(process.disk());
+        self.end(victim, down_us);
+        let blocks = journal::blocks(&disk);
+        let proven = blocks.iter().map(|block| block.synced).max().unwrap_or(0);
+        let mut proven: Vec<_> = blocks.into_iter().filter(|block| block.lsn <= proven).collect();
+        // Of the newest: what a checkpoint covers, nobody reads.
+        proven.sort_by_key(|block| std::cmp::Reverse(block.lsn));
+        proven.truncate(16);
+        let Some(block) = proven.get(usize::try_from(part(proven.len() as u64, which)).unwrap_or(0)) else { return };
+        let within =
+            if at % 2 == 0 { part(block.header_bytes, at) } else { block.header_bytes + part(block.frame_bytes, at) };
+        self.tell(format_args!("byte {within} of {block:?} is damaged"));
+        disk.flip_bit(&block.file, block.position + within, u8::try_from(at % 8).unwrap_or(0));
+        self.count("journal rot");
     }
 
     /// The disk has space again.
@@ -259,7 +281,7 @@ impl World {
     pub(super) fn start(&mut self, node: NodeId) {
         let now_us = self.queue.now_us();
         let Some(process) = self.processes.get_mut(&node) else { return };
-        if process.running.is_some() {
+        if process.running.is_some() || self.renewing.contains(&node) {
             return;
         }
         match process.start(now_us, !self.settling && !self.partitions.is_empty()) {
@@ -268,6 +290,12 @@ impl World {
                 self.count("power cut of a start");
                 self.tell(format_args!("n{node} without power while it starts: {plan:?}"));
                 return self.queue.after(RESTART_US, Happening::Start(node));
+            }
+            Err(NotStarted::Failed { error: NodeOpenError::MetadataDamaged { replica }, .. }) => {
+                let incarnation = process.incarnation();
+                self.tell(format_args!("n{node} has lost its replica {replica} of the metadata"));
+                self.renewing.insert(node);
+                return self.employ(Box::new(Renewal::new(node, incarnation, replica)));
             }
             Err(NotStarted::Failed { excused_us: Some(down_us), error }) => {
                 self.tell(format_args!("n{node} does not start: {error}"));
@@ -306,4 +334,9 @@ impl World {
             self.cut_power_of(node, &CrashPlan::LOSE_ALL, 0);
         }
     }
+}
+
+/// A part of so many, in parts of 2^32.
+fn part(of: u64, fraction: u64) -> u64 {
+    u64::try_from((u128::from(of) * u128::from(fraction)) >> 32).unwrap_or(0)
 }

@@ -49,6 +49,18 @@ impl World {
                 self.lose(node);
             }
             Wish::LookAgain => {}
+            Wish::Renew { node, state } => {
+                self.renewing.remove(&node);
+                let Some(process) = self.processes.get_mut(&node) else { return };
+                let renewed = process.renew_metadata(*state);
+                if renewed.is_ok() {
+                    self.count("renewed metadata");
+                } else {
+                    // Without space, say: it asks again.
+                    self.tell(format_args!("n{node} could not write that down: {renewed:?}"));
+                }
+                self.start(node);
+            }
             Wish::Gone(node) => {
                 self.count("decommissioned node");
                 self.lose(node);

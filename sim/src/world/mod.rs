@@ -118,6 +118,8 @@ pub struct World {
     /// How many times machines were started that are gone.
     runs: BTreeMap<NodeId, u32>,
     sight: Sight,
+    /// Nodes that wait for another replica of the metadata.
+    renewing: BTreeSet<NodeId>,
     clients: Vec<(Box<dyn Client>, Dice)>,
     partitions: Vec<TopicPartition>,
     checker: Checker,
@@ -151,6 +153,7 @@ impl World {
             founders,
             runs: BTreeMap::new(),
             sight: Sight::default(),
+            renewing: BTreeSet::new(),
             clients: Vec::new(),
             partitions: Vec::new(),
             checker: Checker::default(),

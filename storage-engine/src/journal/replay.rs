@@ -142,8 +142,8 @@ pub struct Replay<'a> {
     next: usize,
     tail: Option<Block>,
     files: Files,
-    /// From which block on nothing of a group, or of any group, is handed out.
-    doubted: BTreeMap<GroupId, Lsn>,
+    /// Damaged blocks that a group had something in, in order: from the first of them on nothing of it is handed out.
+    doubted: BTreeMap<GroupId, Vec<Lsn>>,
     /// The same of any group: blocks that nobody knows the groups of, in order.
     doubted_all: Vec<Lsn>,
     /// Such blocks that were accounted for, from the first of them: nothing up to here is handed out.
@@ -158,14 +158,12 @@ impl<'a> Replay<'a> {
     pub fn open(disk: &'a dyn Disk, journal: JournalId, start: ReplayStart) -> Result<Self, ReplayError> {
         let survey = survey(disk, journal)?;
         let plan = plan(&survey, start);
-        let mut doubted = BTreeMap::new();
+        let mut doubted: BTreeMap<GroupId, Vec<Lsn>> = BTreeMap::new();
         let mut doubted_all = Vec::new();
         for damaged in &plan.damaged {
             tracing::error!(%damaged, "journal.damaged: acknowledged entries may be lost here");
             match &damaged.groups {
-                Some(groups) => groups.iter().for_each(|group| {
-                    doubted.entry(*group).or_insert(damaged.lsn);
-                }),
+                Some(groups) => groups.iter().for_each(|group| doubted.entry(*group).or_default().push(damaged.lsn)),
                 None => doubted_all.push(damaged.lsn),
             }
         }
@@ -192,9 +190,10 @@ impl<'a> Replay<'a> {
 
     /// Damage in blocks up to `born` does not concern this group: it was begun behind them.
     pub fn absolve(&mut self, group: GroupId, born: Lsn) {
-        if self.doubted.get(&group).is_some_and(|damaged| *damaged <= born) {
-            self.doubted.remove(&group);
+        if let Some(damaged) = self.doubted.get_mut(&group) {
+            damaged.retain(|damaged| *damaged > born);
         }
+        self.doubted.retain(|_, damaged| !damaged.is_empty());
     }
 
     /// Of damage in blocks up to `at` that may be about any group, it was written down then about which it is.
@@ -246,7 +245,8 @@ impl<'a> Replay<'a> {
     }
 
     fn without_doubted(&self, lsn: Lsn, table: &Table, frames: Vec<(GroupId, Entry)>) -> ReplayedBlock {
-        let sound = |group: &GroupId| self.doubted.get(group).is_none_or(|from| lsn < *from);
+        let sound =
+            |group: &GroupId| self.doubted.get(group).and_then(|from| from.first()).is_none_or(|from| lsn < *from);
         let entries = frames.into_iter().filter(|(group, _)| sound(group)).map(|(group, entry)| {
             let payload = Bytes::copy_from_slice(&entry.payload);
             (group, Entry { payload, ..entry })

@@ -192,3 +192,22 @@ fn the_power_goes_while_the_metadata_begins_anew() {
     }
     assert!(before > 0 && after > 0, "{before} {after}");
 }
+
+/// The first does not concern the replica that is here, the second does.
+#[test]
+fn damage_before_and_after_it_began_anew() {
+    let named = FRAMES.into_iter().flat_map(|at| damages(&world().disk, at));
+    let is_about_it =
+        |disk: &Arc<SimDisk>| matches!(open(disk).unwrap().doubt, Doubt::Groups(groups) if groups.contains(&METADATA));
+    let disk = named.into_iter().find(is_about_it).unwrap();
+    open(&disk).unwrap().store.renew_metadata(state(30), BTreeSet::new()).unwrap();
+    assert!(!is_about_it(&disk));
+    let mut world = World::with(Arc::clone(&disk), open(&disk).unwrap().store, BTreeMap::new(), 3);
+    // Its last entry: that it is missing shows in nothing else. And one behind it, which proves the block.
+    world.store.append(METADATA, commands(31..32), None).unwrap();
+    world.settle();
+    world.create(GroupId(8));
+    append(&mut world, GroupId(8));
+    let again = FRAMES.into_iter().flat_map(|at| damages(&disk, at)).filter(is_about_it).count();
+    assert!(again > 0);
+}

@@ -157,7 +157,7 @@ pub const SEGMENT_DIR_UP: Metric = Metric::gauge("levada_segment_dir_up", "1 or 
     .by(&["directory"])
     .means("1 for a directory of `segment.dirs` that is used, 0 for one that has failed or could not be used at the start")
     .when_high(
-        "(when it is 0) the log's `directory.failed` says why. Its segments come from other nodes; mend or replace the disk,          and start the node again",
+        "(when it is 0) the log's `directory.failed` says why. Its segments come from other nodes; mend or replace the disk, and start the node again",
     );
 pub const SEGMENT_DIR_FREE_BYTES: Metric = Metric::gauge("levada_segment_dir_free_bytes", "bytes")
     .by(&["directory"])

@@ -60,6 +60,7 @@ pub const TARGETS: &[Target] = &[
     target("read_segment", storage::read_segment, storage::seeds::changes, 64),
     target("index", storage::index, storage::seeds::indexes, 1024),
     target("checkpoint", storage::checkpoint, storage::seeds::checkpoints, 1024),
+    target("owner", storage::owner, storage::seeds::owners, 64),
     target("identity", storage::identity, storage::seeds::identities, 128),
     target("snapshot", storage::snapshot, storage::seeds::snapshots, 1024),
     target("raft_frame", broker::raft_frame, broker::seeds::raft_frames, 1024),

@@ -21,7 +21,7 @@ impl DiskError {
      the system forgets what a failed write or sync left unwritten. Check the disk (kernel log, whether it is mounted \
      read-only, free space, SMART), then start the node again: it recovers from its journal. If the disk is broken, \
      give the node an empty directory on another and let it back in with `levada cluster replace`; the other nodes go \
-     on meanwhile"
+     on meanwhile. Where it is one of segment.dirs, nothing is to be done for that: the node starts again without it"
 )]
 pub struct Poisoned {
     /// The operation that failed first.

@@ -8,9 +8,8 @@ use levada_protocol::{
     trace::PER_MILLION,
 };
 
-use tracing_subscriber::EnvFilter;
-
 use super::{ConfigError, ServerConfig, address, keys, source::Given};
+use crate::logging;
 
 /// The most seed nodes: they are the voters of the metadata group.
 const SEED_NODES_MAX: usize = 5;
@@ -64,12 +63,7 @@ impl ServerConfig {
         if !matches!(self.log.format.as_str(), "text" | "json") {
             return wrong("log.format", format!("text or json, not {:?}", self.log.format));
         }
-        if let Err(error) = EnvFilter::try_new(&self.log.filter) {
-            return wrong(
-                "log.filter",
-                format!("{:?}: {error}; write it as `info,levada_broker=debug`", self.log.filter),
-            );
-        }
+        logging::parse(&self.log.filter)?;
         let endpoint = &self.tracing.otlp_endpoint;
         if !endpoint.is_empty() && endpoint.strip_prefix("http://").is_none_or(|rest| address::split(rest).is_err()) {
             return wrong("tracing.otlp_endpoint", format!("http://host:port, not {endpoint:?}"));

@@ -84,6 +84,7 @@ fn the_message_names_the_key() {
         ("[segment]\ndirs = ['/d']", "segment.dirs", "data directory"),
         ("[segment]\ndirs = ['']", "segment.dirs", "empty"),
         ("[log]\nformat = 'xml'", "log.format", "text or json"),
+        ("[log]\nfilter = '\u{420}=info'", "log.filter", "letters"),
         ("[tracing]\notlp_endpoint = 'collector:4317'", "tracing.otlp_endpoint", "http://host:port"),
         ("[tracing]\nsamples_per_million = 1000001", "tracing.samples_per_million", "from 0 to 1000000"),
         ("[limits]\nrequest_bytes_max = 5", "limits.request_bytes_max", "a number from"),

@@ -54,6 +54,13 @@ pub fn set_filter(filter: &str) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn parse(filter: &str) -> Result<EnvFilter, ConfigError> {
-    EnvFilter::try_new(filter).map_err(|error| ConfigError::new("log.filter", error.to_string()))
+pub(crate) fn parse(filter: &str) -> Result<EnvFilter, ConfigError> {
+    let wrong = |why: String| {
+        ConfigError::new("log.filter", format!("{filter:?}: {why}; write it as `info,levada_broker=debug`"))
+    };
+    // The parser would panic.
+    if !filter.is_ascii() {
+        return Err(wrong("it has letters that no name in the program has".to_owned()));
+    }
+    EnvFilter::try_new(filter).map_err(|error| wrong(error.to_string()))
 }

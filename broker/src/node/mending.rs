@@ -42,8 +42,9 @@ const MENDS_AT_ONCE: usize = 2;
 const AWAITED_AT_ONCE: usize = 2;
 /// A segment for which nobody had a sound file is tried again after so many ticks.
 const REST_TICKS: u64 = 5_000 / TICK_MS;
-/// How long entries wait for the segment that they are to be written to.
+/// How long entries wait for the segment that they are to be written to, and how long if it is on its way.
 const WRITER_WAITS_TICKS: u64 = 15_000 / TICK_MS;
+const FETCH_WAITS_TICKS: u64 = 60_000 / TICK_MS;
 /// After so many rounds in which every node answered that it has none, nobody has a sound file. (A node may be about to write
 /// it.)
 const HOPELESS_ROUNDS: u32 = 5;
@@ -162,6 +163,15 @@ impl Mends {
         self.mends.len()
     }
 
+    /// How many segments whose files were not there at the start may be asked for, too. Those that nobody seems to have do not
+    /// keep others out.
+    fn room(&self) -> usize {
+        let hopeful = self.mends.values().filter(|mend| mend.hopeless_rounds == 0 && !mend.nodes.is_empty()).count();
+        let fresh = self.mends.values().filter(|mend| mend.in_vain == 0 && mend.nodes.is_empty()).count();
+        let free = MENDS_MAX.saturating_sub(self.mends.len());
+        free.min(MISSING_MAX.saturating_sub(hopeful + fresh))
+    }
+
     /// How many were mended since the start.
     pub(super) const fn mended(&self) -> u64 {
         self.mended
@@ -226,7 +236,10 @@ impl Mends {
             }
             mend.awaited_since = mend.awaited_since.filter(|_| is_awaited);
             let is_hopeless = mend.hopeless_rounds >= HOPELESS_ROUNDS || is_awaited && nodes(key.0).is_empty();
-            let is_late = mend.awaited_since.is_some_and(|since| now >= since + WRITER_WAITS_TICKS);
+            // Not thrown away shortly before it is there.
+            let patience =
+                if matches!(mend.stage, Stage::Fetching(_)) { FETCH_WAITS_TICKS } else { WRITER_WAITS_TICKS };
+            let is_late = mend.awaited_since.is_some_and(|since| now >= since + patience);
             if is_awaited && (is_hopeless || is_late) && !matches!(mend.stage, Stage::Complete | Stage::Replacing) {
                 tracing::error!(group = key.0.get(), first_index = %key.1, "segment.damaged: no node has it soundly; it is written on as it is");
                 store.accept_damage(key.0);
@@ -374,7 +387,7 @@ impl Node {
     /// Looks for what is damaged, and goes on mending.
     pub(super) fn mend(&mut self, out: &mut Vec<Effect>) {
         if self.ticks.is_multiple_of(SEGMENT_TICKS) {
-            for (group, first_index) in self.store.take_suspects(MISSING_MAX.saturating_sub(self.mends.len())) {
+            for (group, first_index) in self.store.take_suspects(self.mends.room()) {
                 self.mends.note(group, first_index);
             }
         }

@@ -16,7 +16,7 @@ use levada_storage_engine::{
     disk::Disk,
     error::OpenError,
     std_disk::{LockError, StdDisk, StdDiskConfig},
-    volumes::{Owner, OwnerError, Volume, Volumes},
+    volumes::{Owner, OwnerError, Volume, VolumeError, Volumes, next_start},
 };
 
 use tokio::{task::spawn_blocking, time::timeout};
@@ -46,27 +46,43 @@ impl Directories {
     /// Takes all directories but `without`. Blocks.
     pub(super) fn open(config: &ServerConfig, without: &BTreeSet<PathBuf>) -> Result<(Self, Record), ServerError> {
         let (root, node, dirs) = (&config.data_dir, config.node(), &config.segment.dirs);
-        let default = StdDiskConfig::default();
-        let open_files_max = default.open_files_max / (1 + dirs.len());
-        let settings = StdDiskConfig { direct: config.disk.direct, open_files_max };
-        let home: Arc<dyn Disk> = Arc::new(StdDisk::open(root, settings)?);
+        let default = StdDiskConfig { direct: config.disk.direct, ..StdDiskConfig::default() };
+        // The journal is at home, and has its share whatever the others take.
+        let share = |open_files_max| StdDiskConfig { open_files_max, ..default };
+        let of_home = if dirs.is_empty() { default } else { share(default.open_files_max / 2) };
+        let of_others = share(default.open_files_max / 2 / dirs.len().max(1));
+        let home: Arc<dyn Disk> = Arc::new(StdDisk::open(root, of_home)?);
+        let not_ours = |path: &PathBuf, error| ServerError::SegmentDir { path: path.clone(), error };
+        if let Some(found) = Owner::read(&*home).map_err(|error| not_ours(root, error.into()))? {
+            return Err(not_ours(root, OwnerError::Other { found }));
+        }
         let record = Record::open(&*home, node, || IncarnationId(random_uuid()))?;
         if dirs.is_empty() {
             return Ok((Self { disk: home, volumes: None, used: BTreeMap::new() }, record));
         }
-        let (mut used, mut others) = (BTreeMap::new(), Vec::new());
+        let owner = Owner { node, incarnation: record.incarnation };
+        let start = next_start(&*home, owner).map_err(BootstrapError::from)?;
+        let mut others = Vec::new();
         for path in dirs {
-            let volume = if without.contains(path) {
+            if without.contains(path) {
                 left_alone(path, "it failed while the node ran");
-                None
             } else {
-                take(path, settings, Owner { node, incarnation: record.incarnation })?
-            };
-            used.insert(path.clone(), volume.is_some());
-            others.extend(volume);
+                others.extend(take(path, of_others, owner, start)?);
+            }
         }
-        let home = Volume { path: root.clone(), disk: home };
-        let volumes = Arc::new(Volumes::open(home, others).map_err(BootstrapError::from)?);
+        let home = Volume { path: root.clone(), disk: home, last_used: start - 1 };
+        let volumes = loop {
+            match Volumes::open(home.clone(), others.clone()) {
+                Ok(volumes) => break Arc::new(volumes),
+                Err(VolumeError { path, error }) if path != *root => {
+                    left_alone(&path, &error);
+                    others.retain(|volume| volume.path != path);
+                }
+                Err(VolumeError { error, .. }) => return Err(BootstrapError::from(error).into()),
+            }
+        };
+        let is_used = |path: &PathBuf| others.iter().any(|volume| volume.path == *path);
+        let used = dirs.iter().map(|path| (path.clone(), is_used(path))).collect();
         Ok((Self { disk: Arc::clone(&volumes) as Arc<dyn Disk>, volumes: Some(volumes), used }, record))
     }
 
@@ -85,7 +101,7 @@ impl Directories {
 }
 
 /// Takes one directory; `None` if it cannot be used.
-fn take(path: &Path, settings: StdDiskConfig, owner: Owner) -> Result<Option<Volume>, ServerError> {
+fn take(path: &Path, settings: StdDiskConfig, owner: Owner, start: u64) -> Result<Option<Volume>, ServerError> {
     let disk = match StdDisk::open(path, settings) {
         Ok(disk) => Arc::new(disk),
         Err(LockError::Io { error, .. }) => {
@@ -94,10 +110,14 @@ fn take(path: &Path, settings: StdDiskConfig, owner: Owner) -> Result<Option<Vol
         }
         Err(error @ LockError::InUse { .. }) => return Err(error.into()),
     };
-    match owner.take(&*disk) {
-        Ok(()) => Ok(Some(Volume { path: path.to_owned(), disk })),
+    match owner.take(&*disk, start) {
+        Ok(last_used) => Ok(Some(Volume { path: path.to_owned(), disk, last_used })),
         Err(error @ (OwnerError::Other { .. } | OwnerError::Open(OpenError::NotEmpty { .. }))) => {
             Err(ServerError::SegmentDir { path: path.to_owned(), error })
+        }
+        // That says nothing of the directory, and without it much would be copied.
+        Err(OwnerError::Open(OpenError::Disk(error))) if error.is_want() => {
+            Err(ServerError::SegmentDir { path: path.to_owned(), error: OpenError::Disk(error).into() })
         }
         Err(OwnerError::Open(error)) => {
             left_alone(path, &error);

@@ -89,8 +89,8 @@ pub enum ServerError {
     /// The data directory cannot be taken.
     #[error(transparent)]
     DataDir(#[from] LockError),
-    /// A directory for segments is not this node's.
-    #[error("the directory {} (segment.dirs) cannot be used: {error}", path.display())]
+    /// A directory is another's.
+    #[error("the directory {} cannot be used (data_dir, segment.dirs): {error}", path.display())]
     SegmentDir {
         /// The directory.
         path: PathBuf,

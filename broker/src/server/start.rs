@@ -104,6 +104,11 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
             blocking(move || Ok(Node::renew_metadata(from, &renewed, state)?)).await?;
             open_node(core, None, Arc::clone(&disk)).await?
         }
+        // One that has failed by now can be left alone at once.
+        Err(ServerError::Recovery(error)) => {
+            let (why, paths) = (error.to_string().into(), directories.end().await);
+            return Err(if paths.is_empty() { error.into() } else { ServerError::SegmentDirsFailed { paths, why } });
+        }
         opened => opened?,
     };
     let view = node.view();

@@ -47,19 +47,24 @@ fn name(directory: &Path) -> String {
     directory.display().to_string()
 }
 
+/// What a file system has free and in all, in bytes.
+fn space(directory: &Path) -> Option<(f64, f64)> {
+    let space = rustix::fs::statvfs(directory).ok()?;
+    let bytes = |blocks: u64| blocks as f64 * space.f_frsize as f64;
+    Some((bytes(space.f_bavail), bytes(space.f_blocks)))
+}
+
 fn set_segment_dir(directory: &Path) {
-    if let Ok(space) = rustix::fs::statvfs(directory) {
-        let (free, total) =
-            (space.f_bavail as f64 * space.f_frsize as f64, space.f_blocks as f64 * space.f_frsize as f64);
+    if let Some((free, total)) = space(directory) {
         gauge!(names::SEGMENT_DIR_FREE_BYTES.name, "directory" => name(directory)).set(free);
         gauge!(names::SEGMENT_DIR_TOTAL_BYTES.name, "directory" => name(directory)).set(total);
     }
 }
 
 fn set(data_dir: &Path) {
-    if let Ok(space) = rustix::fs::statvfs(data_dir) {
-        gauge!(names::DISK_FREE_BYTES.name).set(space.f_bavail as f64 * space.f_frsize as f64);
-        gauge!(names::DISK_TOTAL_BYTES.name).set(space.f_blocks as f64 * space.f_frsize as f64);
+    if let Some((free, total)) = space(data_dir) {
+        gauge!(names::DISK_FREE_BYTES.name).set(free);
+        gauge!(names::DISK_TOTAL_BYTES.name).set(total);
     }
     if let Some(bytes) = fs::read_to_string("/proc/self/status").ok().as_deref().and_then(anonymous_bytes) {
         gauge!(names::PROCESS_ANONYMOUS_BYTES.name).set(bytes as f64);

@@ -138,12 +138,16 @@ async fn serve(
     });
     let node_ended = running.run_until(shutdown.clone()).await;
     shutdown.cancel();
-    let flight_ended = flight.await.context("the Flight service failed")?;
+    if matches!(node_ended, Err(ServerError::SegmentDirsFailed { .. })) {
+        // Whoever reads slowly is not waited for: the node is to be back at once.
+        flight.abort();
+    }
+    let flight_ended = flight.await;
     if let Some(exporter) = exporter {
         exporter.finish().await;
     }
     node_ended?;
-    Ok(flight_ended?)
+    Ok(flight_ended.context("the Flight service failed")??)
 }
 
 /// The Flight service's settings, as the configuration has them at each moment.

@@ -14,6 +14,7 @@ use crate::{
     identity::DirIdentity,
     segment::index::{IndexFrame, decode_points},
     store::Snapshot,
+    volumes::Owner,
 };
 
 pub use reading::read_segment;
@@ -62,6 +63,21 @@ pub fn identity(bytes: &[u8]) {
     check(bytes);
     let mut sealed = bytes.to_vec();
     if let Some((front, crc)) = sealed.get_mut(..68).and_then(<[u8]>::split_last_chunk_mut) {
+        *crc = crc32fast::hash(front).to_le_bytes();
+        check(&sealed);
+    }
+}
+
+/// The file that says whose a directory for segments is.
+pub fn owner(bytes: &[u8]) {
+    let check = |bytes: &[u8]| {
+        if let Ok((owner, start)) = Owner::decode(bytes) {
+            assert_eq!(owner.encode(start), bytes[..44]);
+        }
+    };
+    check(bytes);
+    let mut sealed = bytes.to_vec();
+    if let Some((front, crc)) = sealed.get_mut(..44).and_then(<[u8]>::split_last_chunk_mut) {
         *crc = crc32fast::hash(front).to_le_bytes();
         check(&sealed);
     }

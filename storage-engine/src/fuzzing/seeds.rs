@@ -15,6 +15,7 @@ use crate::{
         Mark,
         index::{IndexFrame, IndexPoint},
     },
+    volumes::Owner,
 };
 
 /// For [`super::journal`].
@@ -97,6 +98,12 @@ pub fn checkpoints() -> Vec<Vec<u8>> {
     // The door puts the front and the checksum around what begins with the format.
     let inner = whole.clone().map(|whole| [&[whole[7] - 1], &whole[16..whole.len() - 4]].concat());
     inner.chain(whole.clone()).collect()
+}
+
+/// For [`super::owner`].
+#[must_use]
+pub fn owners() -> Vec<Vec<u8>> {
+    vec![Owner { node: NodeId(2), incarnation: IncarnationId::from_bytes([3; 16]) }.encode(9)]
 }
 
 /// For [`super::identity`].

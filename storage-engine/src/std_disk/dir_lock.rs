@@ -63,7 +63,11 @@ impl DirLock {
             file.rewind()?;
             writeln!(file, "{}", std::process::id())
         };
-        write_pid(&mut file).map_err(fail)?;
+        match write_pid(&mut file) {
+            // A node starts on a full disk; the number is for people.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+            written => written.map_err(fail)?,
+        }
         Ok(Self { _file: file })
     }
 }

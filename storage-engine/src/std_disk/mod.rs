@@ -224,7 +224,7 @@ impl Disk for StdDisk {
         match self.direct.read(&self.path(name), pos, len) {
             Ok(Some(bytes)) => Ok(bytes),
             Ok(None) => self.read(name, pos, len),
-            Err(error) => Err(DiskError::new("read", name, &error)),
+            Err(error) => Err(self.error("read", name.as_str(), &error)),
         }
     }
 

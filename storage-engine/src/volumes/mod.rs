@@ -2,8 +2,9 @@
 //!
 //! **Where things are.** Journal, checkpoint and all else stand at *home*, the data directory; and so do the segments of
 //! the metadata, without which a node cannot know what it has. All other segments, and files that are to become segments,
-//! stand at home or in any other directory, each where there was most space when it was made. Names do not say where: two directories never have the same file, and what is where is found out by looking, at the start.
-//! So a directory may be moved to another disk, and a file to another directory, while no process has them.
+//! stand at home or in any other directory, each where there was most space when it was made. Names do not say where: two
+//! directories never have the same file, and what is where is found out by looking, at the start. So a directory may be
+//! moved to another disk, and a file to another directory, while no process has them.
 //!
 //! **A directory that fails** takes nothing with it that is not elsewhere. Its segments hold committed entries only, and
 //! other replicas have the same files; hard states, entries that may still be taken back, and what no checkpoint has yet stand
@@ -13,14 +14,15 @@
 //! directory, recovers as from a crash, and may follow at once if home has not failed ([`Volumes::end`]): else what the page
 //! cache shows of the journal may not be there.
 //!
-//! **The same file twice.** A directory may come back after its segments were mended elsewhere, and a crash may come
-//! between putting a file in the place of another directory's and removing that. At the start the longer one stays, and which
-//! of two is right needs not be known: either is checked as it is read, and the other nodes have it.
+//! **A directory that is full** keeps the segments that are written there waiting, and with them the checkpoint that would
+//! free it: so each directory has its own reserve (`store/space.rs`).
+//!
+//! **The same file twice**: `twice.rs`.
 
 mod owner;
+mod twice;
 
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     io,
     path::PathBuf,
@@ -30,10 +32,11 @@ use std::{
 use bytes::Bytes;
 use levada_protocol::ids::GroupId;
 
-pub use self::owner::{Owner, OwnerError};
+pub use self::owner::{Owner, OwnerError, next_start};
 use crate::{
     disk::{Disk, DiskError, DiskOp, DiskSpace, FileName},
     segment::{DIRECTORY, parse_stem},
+    store::reserve_file,
 };
 
 /// A directory.
@@ -43,6 +46,18 @@ pub struct Volume {
     pub path: PathBuf,
     /// What is there.
     pub disk: Arc<dyn Disk>,
+    /// The last start, by the data directory's count, at which it was used before this one.
+    pub last_used: u64,
+}
+
+/// A directory that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {error}", path.display())]
+pub struct VolumeError {
+    /// Which.
+    pub path: PathBuf,
+    /// Why.
+    pub error: DiskError,
 }
 
 /// A data directory whose segments are spread over several directories.
@@ -60,6 +75,8 @@ pub struct Volumes {
 /// A directory by its place among them.
 type Place = usize;
 const HOME: Place = 0;
+/// Free space counts as equal if it differs by less than this part of the most there is.
+const ABOUT_EQUAL: u64 = 8;
 
 /// Which segment is where.
 #[derive(Debug)]
@@ -87,46 +104,34 @@ impl Volumes {
     /// Looks what is where.
     ///
     /// # Errors
-    /// A directory cannot be read.
-    pub fn open(home: Volume, others: Vec<Volume>) -> Result<Self, DiskError> {
+    /// A directory cannot be read or written.
+    pub fn open(home: Volume, others: Vec<Volume>) -> Result<Self, VolumeError> {
         let directories: Vec<Volume> = std::iter::once(home).chain(others).collect();
         let places = Places { files: BTreeMap::new(), counts: vec![0; directories.len()] };
         let places = RwLock::new(places);
         let volumes = Self { directories, places, failed: Mutex::default(), has_ended: RwLock::new(false) };
         let mut found: BTreeMap<FileName, Vec<Place>> = BTreeMap::new();
-        for (place, Volume { disk, .. }) in volumes.directories.iter().enumerate() {
+        for (place, Volume { path, disk, .. }) in volumes.directories.iter().enumerate() {
+            let failed = |error| VolumeError { path: path.clone(), error };
             if place != HOME {
-                disk.perform(&DiskOp::CreateDir { dir: DIRECTORY.to_owned() })?;
-                disk.perform(&DiskOp::SyncDir { dir: String::new() })?;
+                disk.perform(&DiskOp::CreateDir { dir: DIRECTORY.to_owned() }).map_err(failed)?;
+                disk.perform(&DiskOp::SyncDir { dir: String::new() }).map_err(failed)?;
             }
-            for name in disk.list(DIRECTORY)? {
+            for name in disk.list(DIRECTORY).map_err(failed)? {
                 found.entry(FileName::new(format!("{DIRECTORY}/{name}"))).or_default().push(place);
             }
         }
         for (file, places) in found {
-            if let Some(kept) = volumes.keep_one(&file, &places)? {
+            let kept = match places[..] {
+                [place] => Some(place),
+                _ => twice::settle(&volumes.directories, &file, &places)
+                    .map_err(|(place, error)| VolumeError { path: volumes.directories[place].path.clone(), error })?,
+            };
+            if let Some(kept) = kept {
                 volumes.places_mut().put(&file, kept);
             }
         }
         Ok(volumes)
-    }
-
-    /// Of files of one name the longest stays.
-    fn keep_one(&self, file: &FileName, places: &[Place]) -> Result<Option<Place>, DiskError> {
-        let mut kept: Option<(Option<u64>, Place)> = None;
-        for &place in places {
-            let found = (self.directories[place].disk.len(file)?, place);
-            let Some(before) = kept else {
-                kept = Some(found);
-                continue;
-            };
-            let (longer, gone) = if found.0 > before.0 { (found, before) } else { (before, found) };
-            let path = |place: Place| self.directories[place].path.display();
-            tracing::warn!(%file, gone = %path(gone.1), kept = %path(longer.1), "directory.twice: the longer file stays");
-            self.directories[gone.1].disk.perform(&DiskOp::Remove { file: file.clone() })?;
-            kept = Some(longer);
-        }
-        Ok(kept.map(|(_, place)| place))
     }
 
     /// Waits for what is being performed; nothing is from then on. Answers the directories that have failed, if the store can
@@ -158,24 +163,31 @@ impl Volumes {
         &*self.directories[self.place(file)].disk
     }
 
-    /// Where a new segment goes: to most space, and where that is equal, to fewest files. What does not say how much it has
-    /// is not asked to take more.
+    /// Where a new segment goes: to most space, and where that is about equal, to fewest files (many segments begin at once, and
+    /// take their space later). What does not say how much it has is not asked to take more.
     fn roomiest(&self) -> Place {
         let free = |place: Place| match self.directories[place].disk.space() {
             Ok(space) => space.map_or(u64::MAX, |space| space.free_bytes),
             Err(_) => 0,
         };
         let counts = self.places().counts.clone();
-        let places = 0..self.directories.len();
-        places.min_by_key(|place| (Reverse(free(*place)), counts[*place])).unwrap_or(HOME)
+        let free: Vec<u64> = (0..self.directories.len()).map(free).collect();
+        let most = free.iter().copied().max().unwrap_or(0);
+        let roomy = (0..free.len()).filter(|place| free[*place] >= most - most / ABOUT_EQUAL);
+        roomy.min_by_key(|place| counts[*place]).unwrap_or(HOME)
     }
 
     fn perform_at(&self, place: Place, op: &DiskOp) -> Result<(), DiskError> {
         let result = self.directories[place].disk.perform(op);
-        if result.as_ref().is_err_and(DiskError::is_fatal) {
+        self.note(place, &result);
+        result
+    }
+
+    /// Takes note of a failure. Want of memory or descriptors says nothing of a directory.
+    fn note<T>(&self, place: Place, result: &Result<T, DiskError>) {
+        if result.as_ref().is_err_and(|error| error.is_fatal() && !error.is_want()) {
             self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(place);
         }
-        result
     }
 
     fn perform_everywhere(&self, op: &DiskOp) -> Result<(), DiskError> {
@@ -230,6 +242,11 @@ impl Disk for Volumes {
             DiskOp::SyncAll => self.perform_everywhere(op),
             DiskOp::CreateDir { dir } | DiskOp::SyncDir { dir } if dir == DIRECTORY => self.perform_everywhere(op),
             DiskOp::CreateDir { .. } | DiskOp::SyncDir { .. } => self.perform_at(HOME, op),
+            DiskOp::Create { file } | DiskOp::Preallocate { file, .. } | DiskOp::Remove { file }
+                if *file == reserve_file() =>
+            {
+                self.perform_everywhere(op)
+            }
             DiskOp::Create { file } if file.dir() == DIRECTORY => self.create(file),
             DiskOp::Rename { from, to } if from.dir() == DIRECTORY => self.rename(from, to),
             DiskOp::Remove { file } => self.remove(file),
@@ -249,14 +266,19 @@ impl Disk for Volumes {
             return self.directories[HOME].disk.list(dir);
         }
         let mut names = BTreeSet::new();
-        for Volume { disk, .. } in &self.directories {
-            names.extend(disk.list(dir)?);
+        for (place, Volume { disk, .. }) in self.directories.iter().enumerate() {
+            let found = disk.list(dir);
+            self.note(place, &found);
+            names.extend(found?);
         }
         Ok(names.into_iter().collect())
     }
 
     fn len(&self, file: &FileName) -> Result<Option<u64>, DiskError> {
-        self.disk(file).len(file)
+        let place = self.place(file);
+        let len = self.directories[place].disk.len(file);
+        self.note(place, &len);
+        len
     }
 
     fn read(&self, file: &FileName, pos: u64, len: usize) -> Result<Bytes, DiskError> {

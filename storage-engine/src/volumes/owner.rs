@@ -1,9 +1,11 @@
 //! Whose a directory for segments is: the file `owner` in it.
 //!
 //! ```text
-//! 0 magic "LVDADIR" | 7 format u8 = 1 | 8 node u64 | 16 incarnation (16) | 32 crc u32 of 0..32; twice, see atomic_file.rs
+//! 0 magic "LVDADIR" | 7 format u8 = 1 | 8 node u64 | 16 incarnation (16) | 32 start u64 | 40 crc u32 of 0..40
 //! ```
-//! The incarnation is the data directory's: with another one, other segments have these names.
+//! twice, see `atomic_file.rs`. The incarnation is the data directory's: with another one, other segments have these names. The
+//! start says when the directory was used last: starts are counted in the data directory, in its file `starts`, which has the
+//! same form.
 #![deny(clippy::indexing_slicing)]
 
 use bytes::BufMut;
@@ -12,16 +14,19 @@ use levada_protocol::ids::{IncarnationId, NodeId};
 use crate::{
     atomic_file,
     codec::Decoder,
-    disk::{Disk, DiskOp, FileName},
+    disk::{Disk, DiskError, FileName},
     error::{DamageCause, OpenError},
+    identity::DirIdentity,
     segment,
 };
 
 const FILE: &str = "owner";
-const PROBE: &str = "probe";
+const STARTS: &str = "starts";
+/// Of a data directory (the broker's `bootstrap/record.rs`).
+const FOUNDING: &str = "founding";
 const MAGIC: [u8; 7] = *b"LVDADIR";
 const FORMAT: u8 = 1;
-const BYTES: usize = 36;
+const BYTES: usize = 44;
 const WHAT: &str = "the owner of a directory for segments";
 
 /// Whose a directory is.
@@ -56,45 +61,47 @@ impl Owner {
     /// # Errors
     /// It cannot be read, or says nothing that can be understood.
     pub fn read(disk: &dyn Disk) -> Result<Option<Self>, OpenError> {
-        atomic_file::read(disk, &FileName::new(FILE), Self::decode)
+        Ok(read(disk, FILE)?.map(|(owner, _)| owner))
     }
 
-    /// Takes a directory: one of nobody becomes this owner's, durably. Also tries whether it can be read and written to.
+    /// Takes a directory at this start: one of nobody becomes this owner's, durably. That also shows whether it can be read and
+    /// written. Answers the start at which it was used last, 0 for never.
     ///
     /// # Errors
-    /// It is another's, or cannot be used.
-    pub fn take(&self, disk: &dyn Disk) -> Result<(), OwnerError> {
-        match Self::read(disk)? {
-            Some(found) if found == *self => {
-                let file = FileName::new(PROBE);
-                let probe = atomic_file::replace(&file, self.encode());
-                let probe = probe.iter().chain([&DiskOp::Remove { file }]).try_for_each(|op| disk.perform(op));
-                probe.and_then(|()| disk.list(segment::DIRECTORY)).map_err(OpenError::from)?;
-            }
-            Some(found) => return Err(OwnerError::Other { found }),
+    /// It is another's, or cannot be used. That it is full is none, if it is ours.
+    pub fn take(&self, disk: &dyn Disk, start: u64) -> Result<u64, OwnerError> {
+        let last_used = match read(disk, FILE)? {
+            Some((found, last_used)) if found == *self => last_used,
+            Some((found, _)) => return Err(OwnerError::Other { found }),
             None => {
-                // The segments of somebody who cannot be known.
-                if !disk.list(segment::DIRECTORY).map_err(OpenError::from)?.is_empty() {
+                // Somebody's who cannot be known.
+                DirIdentity::refuse_used(disk, FILE)?;
+                if disk.len(&FileName::new(FOUNDING)).map_err(OpenError::from)?.is_some() {
                     return Err(OpenError::NotEmpty { missing: FILE }.into());
                 }
-                let ops = atomic_file::replace(&FileName::new(FILE), self.encode());
-                ops.iter().try_for_each(|op| disk.perform(op)).map_err(OpenError::from)?;
+                0
             }
+        };
+        match write(disk, FILE, *self, start) {
+            Err(error) if last_used > 0 && !error.is_fatal() => {}
+            written => written.map_err(OpenError::from)?,
         }
-        Ok(())
+        disk.list(segment::DIRECTORY).map_err(OpenError::from)?;
+        Ok(last_used)
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self, start: u64) -> Vec<u8> {
         let mut out = Vec::with_capacity(BYTES);
         out.put_slice(&MAGIC);
         out.put_u8(FORMAT);
         out.put_u64_le(self.node.get());
         out.put_slice(&self.incarnation.to_bytes());
+        out.put_u64_le(start);
         out.put_u32_le(crc32fast::hash(&out));
         out
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, DamageCause> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<(Self, u64), DamageCause> {
         let short = || DamageCause::Short(WHAT);
         let (front, crc) = bytes.get(..BYTES).and_then(<[u8]>::split_last_chunk).ok_or_else(short)?;
         let (stored, computed) = (u32::from_le_bytes(*crc), crc32fast::hash(front));
@@ -109,17 +116,43 @@ impl Owner {
         if stored != computed {
             return Err(DamageCause::Checksum { what: WHAT, stored, computed });
         }
-        Ok(Self {
+        let owner = Self {
             node: NodeId(fields.u64().ok_or_else(short)?),
             incarnation: IncarnationId::from_bytes(fields.array().ok_or_else(short)?),
-        })
+        };
+        Ok((owner, fields.u64().ok_or_else(short)?))
     }
+}
+
+/// Counts one more start in a data directory, durably. Answers its number.
+///
+/// # Errors
+/// The count cannot be read or written.
+pub fn next_start(home: &dyn Disk, owner: Owner) -> Result<u64, OpenError> {
+    let start = read(home, STARTS)?.map_or(0, |(_, start)| start) + 1;
+    match write(home, STARTS, owner, start) {
+        // On a full disk the number comes again: nothing is mended while it is full.
+        Err(error) if start > 1 && !error.is_fatal() => Ok(start),
+        written => Ok(written.map(|()| start)?),
+    }
+}
+
+fn read(disk: &dyn Disk, file: &str) -> Result<Option<(Owner, u64)>, OpenError> {
+    atomic_file::read(disk, &FileName::new(file), Owner::decode)
+}
+
+fn write(disk: &dyn Disk, file: &str, owner: Owner, start: u64) -> Result<(), DiskError> {
+    let ops = atomic_file::replace(&FileName::new(file), owner.encode(start));
+    ops.iter().try_for_each(|op| disk.perform(op))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim_disk::{CrashPlan, Fault, SimDisk};
+    use crate::{
+        disk::DiskOp,
+        sim_disk::{CrashPlan, Fault, SimDisk},
+    };
 
     fn owner(n: u8) -> Owner {
         Owner { node: NodeId(n.into()), incarnation: IncarnationId::from_bytes([n; 16]) }
@@ -129,17 +162,15 @@ mod tests {
     fn golden_bytes() {
         let mut expected = b"LVDADIR\x01\x07\0\0\0\0\0\0\0".to_vec();
         expected.extend([7; 16]);
-        expected.extend([0; 4]);
-        let encoded = owner(7).encode();
-        expected[32..].copy_from_slice(&encoded[32..]);
-        assert_eq!(encoded, expected);
-        assert_eq!(u32::from_le_bytes(*encoded.last_chunk().unwrap()), crc32fast::hash(&encoded[..32]));
+        expected.extend([9, 0, 0, 0, 0, 0, 0, 0]);
+        expected.extend(crc32fast::hash(&expected).to_le_bytes());
+        assert_eq!(owner(7).encode(9), expected);
     }
 
     #[test]
     fn every_bit_counts() {
-        let good = owner(7).encode();
-        assert_eq!(Owner::decode(&good).unwrap(), owner(7));
+        let good = owner(7).encode(9);
+        assert_eq!(Owner::decode(&good).unwrap(), (owner(7), 9));
         for bit in 0..good.len() * 8 {
             let mut bytes = good.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
@@ -153,37 +184,59 @@ mod tests {
     #[test]
     fn a_directory_has_one_owner_for_good() {
         let disk = SimDisk::new(1);
-        owner(7).take(&disk).unwrap();
+        assert_eq!(owner(7).take(&disk, 3).unwrap(), 0);
         disk.crash(&CrashPlan::LOSE_ALL);
         assert_eq!(Owner::read(&disk).unwrap(), Some(owner(7)));
-        owner(7).take(&disk).unwrap();
+        assert_eq!(owner(7).take(&disk, 5).unwrap(), 3);
+        assert_eq!(owner(7).take(&disk, 6).unwrap(), 5);
         for other in [owner(8), Owner { incarnation: owner(8).incarnation, ..owner(7) }] {
-            let error = other.take(&disk).unwrap_err();
+            let error = other.take(&disk, 7).unwrap_err();
             assert!(matches!(error, OwnerError::Other { found } if found == owner(7)), "{error}");
         }
     }
 
     #[test]
-    fn segments_of_nobody_are_not_taken() {
+    fn starts_are_counted_over_crashes() {
         let disk = SimDisk::new(1);
-        let file = FileName::new("segments/1.seg");
-        disk.perform(&DiskOp::CreateDir { dir: "segments".to_owned() }).unwrap();
-        disk.perform(&DiskOp::Create { file }).unwrap();
-        let error = owner(7).take(&disk).unwrap_err();
-        assert!(matches!(error, OwnerError::Open(OpenError::NotEmpty { missing: FILE })), "{error}");
-        assert_eq!(Owner::read(&disk).unwrap(), None);
+        for expected in 1..4 {
+            assert_eq!(next_start(&disk, owner(7)).unwrap(), expected);
+            disk.crash(&CrashPlan::LOSE_ALL);
+        }
+        disk.set_capacity(Some(0));
+        assert_eq!(next_start(&disk, owner(7)).unwrap(), 4, "a node starts on a full disk");
     }
 
     #[test]
-    fn one_that_cannot_be_written_to_is_found_out() {
+    fn what_is_somebodys_is_not_taken() {
+        for name in ["segments/1.seg", "journal/00000001.lj", "identity", "founding"] {
+            let disk = SimDisk::new(1);
+            let file = FileName::new(name);
+            if !file.dir().is_empty() {
+                disk.perform(&DiskOp::CreateDir { dir: file.dir().to_owned() }).unwrap();
+            }
+            disk.perform(&DiskOp::Create { file }).unwrap();
+            let error = owner(7).take(&disk, 1).unwrap_err();
+            assert!(matches!(error, OwnerError::Open(OpenError::NotEmpty { missing: FILE })), "{name}: {error}");
+            assert_eq!(Owner::read(&disk).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn one_that_cannot_be_written_to_is_found_out_but_one_that_is_full_is_used() {
         let disk = SimDisk::new(1);
-        owner(7).take(&disk).unwrap();
-        for call in ["create", "write", "fdatasync", "rename", "fsync directory", "remove"] {
+        owner(7).take(&disk, 1).unwrap();
+        for call in ["create", "write", "fdatasync", "rename", "fsync directory"] {
             let fault = Fault::fail(call);
             // The directory is synced once before, as it is read.
             disk.inject(if call == "fsync directory" { fault.after(1) } else { fault });
-            assert!(matches!(owner(7).take(&disk), Err(OwnerError::Open(OpenError::Disk(_)))), "{call}");
+            assert!(matches!(owner(7).take(&disk, 2), Err(OwnerError::Open(OpenError::Disk(_)))), "{call}");
         }
-        owner(7).take(&disk).unwrap();
+        let disk = SimDisk::new(1);
+        owner(7).take(&disk, 1).unwrap();
+        disk.set_capacity(Some(disk.used()));
+        assert_eq!(owner(7).take(&disk, 2).unwrap(), 1);
+        let empty = SimDisk::new(1);
+        empty.set_capacity(Some(0));
+        assert!(owner(7).take(&empty, 2).is_err(), "a new one must have room for that");
     }
 }

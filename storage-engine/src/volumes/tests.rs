@@ -31,8 +31,14 @@ impl Machine {
         Self { volumes: Self::open(&disks).unwrap(), disks }
     }
 
-    fn open(disks: &[Arc<SimDisk>]) -> Result<Volumes, DiskError> {
-        let volume = |(n, disk)| Volume { path: format!("d{n}").into(), disk: Arc::<SimDisk>::clone(disk) };
+    fn open(disks: &[Arc<SimDisk>]) -> Result<Volumes, VolumeError> {
+        Self::open_used(disks, [1; 3])
+    }
+
+    /// Directories that were used last at these starts.
+    fn open_used(disks: &[Arc<SimDisk>], used: [u64; 3]) -> Result<Volumes, VolumeError> {
+        let volume =
+            |(n, disk)| Volume { path: format!("d{n}").into(), disk: Arc::<SimDisk>::clone(disk), last_used: used[n] };
         let mut volumes = disks.iter().enumerate().map(volume);
         Volumes::open(volumes.next().unwrap(), volumes.collect())
     }
@@ -102,7 +108,8 @@ fn a_new_segment_goes_to_where_there_is_most_space() {
         machine.perform(&DiskOp::ZeroFill { file: file(n), len: 1 << 20 });
     }
     let counts = machine.disks.iter().map(|disk| disk.list(DIRECTORY).unwrap().len());
-    assert_eq!(counts.collect::<Vec<_>>(), [4, 23, 13], "the rest is equal: 6 to 7 MiB");
+    let counts: Vec<usize> = counts.collect();
+    assert!(counts[0] < 6 && counts[1] > 20 && counts[2] > 10, "the rest is about equal: {counts:?}");
     assert_eq!(machine.volumes.space().unwrap().unwrap().total_bytes, 10 << 20, "the journal is there");
 }
 
@@ -159,7 +166,7 @@ fn a_file_takes_the_place_of_one_elsewhere_whenever_the_power_goes() {
 }
 
 #[test]
-fn of_two_the_longer_one_stays() {
+fn of_two_the_longer_one_stays_if_both_were_used_last() {
     let mut machine = Machine::new();
     for (at, bytes) in [(0, b"1".as_slice()), (1, b"333"), (2, b"22")] {
         machine.disks[at].perform(&create(1)).unwrap();
@@ -167,6 +174,76 @@ fn of_two_the_longer_one_stays() {
     }
     machine.reopen();
     assert_eq!((machine.with(&file(1)), machine.volumes.read(&file(1), 0, 9).unwrap()), (vec![1], "333".into()));
+}
+
+#[test]
+fn of_two_the_one_stays_whose_directory_was_used_last() {
+    let machine = Machine::new();
+    for (at, bytes) in [(0, b"1".as_slice()), (1, b"333"), (2, b"22")] {
+        machine.disks[at].perform(&create(1)).unwrap();
+        machine.disks[at].perform(&write(1, bytes)).unwrap();
+    }
+    let volumes = Machine::open_used(&machine.disks, [7, 4, 8]).unwrap();
+    assert_eq!((machine.with(&file(1)), volumes.read(&file(1), 0, 9).unwrap()), (vec![2], "22".into()));
+}
+
+/// The directory was away, no node had the segment, and it was written on without what was there.
+#[test]
+fn what_was_written_on_elsewhere_gets_its_beginning_back() {
+    const HOLE: usize = (2 << 20) + 192;
+    let old: Bytes = (0..HOLE + 100).map(|at| u8::try_from(at % 251 + 1).unwrap()).collect::<Vec<u8>>().into();
+    let new = Bytes::from_static(&[0xff; 500]);
+    let write = |pos: usize, bytes: &Bytes| DiskOp::Write { file: file(1), pos: pos as u64, bufs: vec![bytes.clone()] };
+    let prepared = || {
+        let machine = Machine::new();
+        for (at, op) in [(1, write(0, &old)), (2, write(HOLE, &new))] {
+            machine.disks[at].perform(&create(1)).unwrap();
+            machine.disks[at].perform(&op).unwrap();
+            machine.disks[at].perform(&DiskOp::SyncAll).unwrap();
+        }
+        machine
+    };
+    let expected = [&old[..HOLE], &new[..]].concat();
+    for operations in 0..12 {
+        for seed in 0..3 {
+            let machine = prepared();
+            machine.disks[2].halt_after(operations);
+            drop(Machine::open_used(&machine.disks, [9, 5, 9]));
+            machine.disks.iter().for_each(|disk| disk.crash(&CrashPlan::seeded(seed)));
+            let volumes = Machine::open_used(&machine.disks, [9, 5, 9]).unwrap();
+            assert_eq!(machine.with(&file(1)), [2]);
+            let found = volumes.read(&file(1), 0, 1 << 30).unwrap();
+            let differs = (0..expected.len()).find(|at| found.get(*at) != expected.get(*at));
+            assert!(found == expected, "cut at {operations}, {seed}: {} {} {differs:?}", found.len(), expected.len());
+        }
+    }
+    // Made, and nothing written to it yet.
+    let machine = prepared();
+    machine.disks[2].perform(&create(1)).unwrap();
+    let volumes = Machine::open_used(&machine.disks, [9, 5, 9]).unwrap();
+    assert!(volumes.read(&file(1), 0, 1 << 30).unwrap() == old);
+}
+
+#[test]
+fn each_directory_has_its_reserve() {
+    let machine = Machine::new();
+    let reserve = reserve_file();
+    machine.perform(&DiskOp::Create { file: reserve.clone() });
+    machine.perform(&DiskOp::Preallocate { file: reserve.clone(), len: 64 << 10 });
+    assert_eq!(machine.with(&reserve), [0, 1, 2]);
+    assert!(machine.disks.iter().all(|disk| disk.used() >= 64 << 10));
+    machine.perform(&DiskOp::Remove { file: reserve.clone() });
+    assert_eq!(machine.with(&reserve), [0; 0]);
+}
+
+#[test]
+fn want_is_no_failure_of_a_directory() {
+    let machine = Machine::new();
+    machine.perform(&create(1));
+    machine.disks[0].set_want(true);
+    machine.volumes.read(&file(1), 0, 1).unwrap_err();
+    machine.volumes.note::<()>(1, &Err(DiskError::new("open", "f", &std::io::ErrorKind::OutOfMemory.into())));
+    assert!(machine.volumes.end().is_empty());
 }
 
 #[test]

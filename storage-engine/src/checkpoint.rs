@@ -4,10 +4,10 @@
 //! from journal blocks below `replay_from`. What the segments hold beyond counts as not written.
 //!
 //! ```text
-//! file    0 magic "LVDACKP" and the format, 1 or 2 | 8 body length u64 | 16 body | crc u32 of all before; twice, see atomic_file.rs
+//! file    0 magic "LVDACKP" and the format, 1 to 3 | 8 body length u64 | 16 body | crc u32 of all before; twice, see atomic_file.rs
 //! body    directory (16) | lsn u64 | replay from u64 | doubt u8 (0 none, 1 groups, 2 all) | doubted u32
-//!         doubted group u64 * doubted | groups u32 | group * groups
-//! group   group u64 | topic (16) | partition u32 | term u64 | vote u64 | commit u64 | applied u64 | born u64 (format 2)
+//!         doubted group u64 * doubted | accounted u64 (format 3) | groups u32 | group * groups
+//! group   group u64 | topic (16) | partition u32 | term u64 | vote u64 | commit u64 | applied u64 | born u64 (from format 2)
 //!         log start u64
 //!         first segment continues: index u64, offset u64, crc u32, generation u32 | term before u64
 //!         terms u32 | (first index u64, term u64) * terms | segments u32 | segment * segments
@@ -40,7 +40,9 @@ const MAGIC: [u8; 7] = *b"LVDACKP";
 /// Before groups could come back under their number.
 const FORMAT_FIRST: u8 = 1;
 /// With the block behind which a group was begun.
-const FORMAT: u8 = 2;
+const FORMAT_BORN: u8 = 2;
+/// With the block up to which damage is accounted for.
+const FORMAT: u8 = 3;
 const WHAT: &str = "the checkpoint";
 const PREFIX_BYTES: usize = 16;
 const CRC_BYTES: usize = 4;
@@ -61,6 +63,8 @@ pub(crate) struct Checkpoint {
     pub(crate) replay_from: Lsn,
     /// Groups that a replay found in doubt, and that were not removed since.
     pub(crate) doubt: Doubt,
+    /// Of damage up to this block that may be about any group, `doubt` names all groups that it can be about; 0: of none.
+    pub(crate) accounted: Lsn,
     pub(crate) groups: Vec<GroupRecord>,
 }
 
@@ -82,7 +86,8 @@ pub(crate) struct GroupRecord {
 impl Checkpoint {
     /// Of a data directory that has nothing.
     pub(crate) const fn empty(directory: IncarnationId) -> Self {
-        Self { directory, lsn: Lsn(0), replay_from: Lsn(1), doubt: Doubt::None, groups: Vec::new() }
+        let (lsn, replay_from, accounted) = (Lsn(0), Lsn(1), Lsn(0));
+        Self { directory, lsn, replay_from, doubt: Doubt::None, accounted, groups: Vec::new() }
     }
 
     /// The checkpoint of a data directory.
@@ -104,8 +109,12 @@ impl Checkpoint {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        // As long as no group needs the second format, builds that know the first can read it, too.
-        let format = if self.groups.iter().all(|group| group.born == Lsn(0)) { FORMAT_FIRST } else { FORMAT };
+        // As long as nothing needs a later format, builds that know an earlier one can read it, too.
+        let format = match self.accounted {
+            Lsn(0) if self.groups.iter().all(|group| group.born == Lsn(0)) => FORMAT_FIRST,
+            Lsn(0) => FORMAT_BORN,
+            _ => FORMAT,
+        };
         let mut out = Vec::new();
         out.put_slice(&MAGIC);
         out.put_u8(format);
@@ -114,6 +123,9 @@ impl Checkpoint {
         out.put_u64_le(self.lsn.get());
         out.put_u64_le(self.replay_from.get());
         encode_doubt(&self.doubt, &mut out);
+        if format >= FORMAT {
+            out.put_u64_le(self.accounted.get());
+        }
         put_len(&mut out, self.groups.len());
         self.groups.iter().for_each(|group| group.encode(format, &mut out));
         let body = (out.len() - PREFIX_BYTES) as u64;
@@ -149,9 +161,10 @@ impl Checkpoint {
         let directory = IncarnationId::from_bytes(fields.array()?);
         let (lsn, replay_from) = (Lsn(fields.u64()?), Lsn(fields.u64()?));
         let doubt = decode_doubt(fields)?;
+        let accounted = if format >= FORMAT { Lsn(fields.u64()?) } else { Lsn(0) };
         let count = fields.count(GROUP_BYTES_MIN)?;
         let groups = (0..count).map(|_| GroupRecord::decode_in(format, fields)).collect::<Option<_>>()?;
-        Some(Self { directory, lsn, replay_from, doubt, groups })
+        Some(Self { directory, lsn, replay_from, doubt, accounted, groups })
     }
 }
 
@@ -169,7 +182,7 @@ impl GroupRecord {
         out.put_u64_le(self.hard_state.vote);
         out.put_u64_le(self.hard_state.commit.get());
         out.put_u64_le(self.applied.get());
-        if format >= FORMAT {
+        if format >= FORMAT_BORN {
             out.put_u64_le(self.born.get());
         }
         encode_log(&self.log, out);
@@ -193,7 +206,7 @@ impl GroupRecord {
             },
             hard_state: HardState { term: Term(fields.u64()?), vote: fields.u64()?, commit: LogIndex(fields.u64()?) },
             applied: LogIndex(fields.u64()?),
-            born: if format >= FORMAT { Lsn(fields.u64()?) } else { Lsn(0) },
+            born: if format >= FORMAT_BORN { Lsn(fields.u64()?) } else { Lsn(0) },
             log: decode_log(fields)?,
             conf_state: Bytes::copy_from_slice(fields.bytes()?),
             app_state: Bytes::copy_from_slice(fields.bytes()?),
@@ -335,7 +348,20 @@ mod tests {
             lsn: Lsn(100),
             replay_from: Lsn(90),
             doubt: Doubt::Groups([GroupId(9)].into()),
+            accounted: Lsn(0),
             groups: vec![group],
+        }
+    }
+
+    #[test]
+    fn each_format_has_what_it_must() {
+        let born = sample();
+        let first = GroupRecord { born: Lsn(0), ..born.groups[0].clone() };
+        let first = Checkpoint { groups: vec![first], ..born.clone() };
+        let accounted = Checkpoint { accounted: Lsn(95), ..born.clone() };
+        for (format, checkpoint) in [(1, first), (2, born), (3, accounted)] {
+            let bytes = checkpoint.encode();
+            assert_eq!((bytes[7], Checkpoint::decode(&bytes).unwrap()), (format, checkpoint));
         }
     }
 
@@ -381,9 +407,9 @@ mod tests {
         assert_eq!((bytes[7], bytes.len()), (FORMAT_FIRST, sample().encode().len() - 8));
         assert_eq!(Checkpoint::decode(&bytes).unwrap(), first);
         let mut later = bytes;
-        later[7] = 3;
+        later[7] = 4;
         let refused = Checkpoint::decode(&later).unwrap_err();
-        assert!(matches!(refused, DamageCause::Version { version: 3, .. }), "{refused}");
+        assert!(matches!(refused, DamageCause::Version { version: 4, .. }), "{refused}");
     }
 
     #[test]

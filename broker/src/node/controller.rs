@@ -76,9 +76,12 @@ impl Controller {
     ) -> std::result::Result<Self, NodeOpenError> {
         let group = GroupId::METADATA;
         if store.doubts(group) {
-            let membership = recovered.and_then(|found| Membership::decode(&found.conf_state).ok().flatten());
+            let (conf_state, state) = recovered.map(|found| (found.conf_state, found.app_state)).unwrap_or_default();
+            let unreadable = |why: String| NodeOpenError::State { group, why };
+            let membership = Membership::decode(&conf_state).map_err(|error| unreadable(error.to_string()))?;
+            let metadata = Metadata::decode(state).map_err(|error| unreadable(error.to_string()))?;
             let replica = membership.map_or(ReplicaId(config.node.get()), |membership| membership.replica);
-            return Err(NodeOpenError::MetadataDamaged { replica });
+            return Err(NodeOpenError::metadata_damaged(replica, &metadata));
         }
         let applied = recovered_applied(recovered.as_ref());
         let log = store.create_group(GroupInit { group, topic: TopicId::default(), partition: PartitionId(0) });
@@ -143,6 +146,20 @@ impl Controller {
     /// The metadata as it is at this moment.
     pub(super) const fn current(&self) -> &Metadata {
         &self.metadata
+    }
+
+    /// Whether this node was given another replica of group 0 than this one.
+    pub(super) fn is_renewed(&self) -> bool {
+        let member = self.metadata.nodes().get(&self.node).and_then(|known| known.member);
+        member.is_some_and(|member| member != self.group.replica())
+    }
+
+    /// Whether a replica of group 0 may have done something already: then nobody else gets its number.
+    pub(super) fn has_begun(&self, replica: ReplicaId) -> bool {
+        let conf = self.group.conf();
+        conf.voters.contains(&replica)
+            || conf.outgoing.contains(&replica)
+            || self.group.matched().into_iter().any(|(known, matched)| known == replica && matched > LogIndex(0))
     }
 
     /// Whether this node is known with another data directory than this one.
@@ -391,6 +408,10 @@ impl Node {
     fn follow_joined(&mut self, node: NodeId, topics: Vec<Arc<metadata::Topic>>, out: &mut Vec<Effect>) {
         if node == self.config.node && self.controller.is_superseded(self.config.incarnation) {
             let message = NodeOpenError::Superseded { node }.to_string();
+            out.push(Effect::Fatal { message });
+        } else if node == self.config.node && self.controller.is_renewed() {
+            let metadata = self.controller.current();
+            let message = NodeOpenError::metadata_damaged(self.controller.group.replica(), metadata).to_string();
             out.push(Effect::Fatal { message });
         } else {
             // It has just asked to.

@@ -226,11 +226,15 @@ impl Node {
             return Err(NodeOpenError::Superseded { node: node.config.node });
         }
         let metadata = node.controller.metadata();
+        if node.controller.is_renewed() {
+            return Err(NodeOpenError::metadata_damaged(node.controller.group.replica(), &metadata));
+        }
         // Nobody has asked for anything yet, so nobody is answered.
         let mut nothing = Vec::new();
         for topic in metadata.topics() {
             node.open_topic(topic, &mut nothing)?;
         }
+        node.forget_deleted(&metadata);
         node.view.metadata.send_replace(metadata);
         Ok(node)
     }
@@ -523,15 +527,19 @@ pub enum NodeOpenError {
     /// The data directory.
     #[error(transparent)]
     Store(#[from] OpenError),
-    /// The journal lost what the metadata group had promised. The controller gives the node another replica
-    /// ([`Node::renew_metadata`]).
+    /// The journal lost what the metadata group had promised, or it counts as lost. The controller gives the node another
+    /// replica ([`Node::renew_metadata`]).
     #[error(
-        "the journal is damaged where it holds the metadata group: this replica must not vote any more, and there is no other \
-         node to get another from; keep the data directory for whoever looks into it"
+        "replica {replica} of the metadata group must not vote any more (the journal is damaged where it holds that group, or it \
+         was, and the cluster has given the node another); no other node is known that could give it one: name some as \
+         seed_nodes, or say `levada cluster replace` on one of them. In a cluster of one node, bring the data directory back \
+         from a copy"
     )]
     MetadataDamaged {
         /// The replica.
         replica: ReplicaId,
+        /// Where other nodes were, as far as this one knew.
+        known: BTreeMap<NodeId, String>,
     },
     /// The build is older than what the cluster has written.
     #[error(

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use levada_protocol::ids::GroupId;
+use levada_protocol::ids::{GroupId, ReplicaId};
 use levada_storage_engine::{
     disk::Disk,
     store::{DirIdentity, GroupState, Store},
@@ -31,6 +31,31 @@ impl Node {
             .map(|partition| partition.group)
             .collect();
         Ok(Store::open(disk, config.store, &identity)?.store.renew_metadata(state, replicated)?)
+    }
+}
+
+impl Node {
+    /// Groups of topics that were deleted before the metadata begins that this node has: no command says so any more. Numbers of
+    /// groups are given in order and once, so who is not named by now never will be.
+    pub(super) fn forget_deleted(&mut self, metadata: &Metadata) {
+        let is_deleted = |group: &GroupId| {
+            *group != GroupId::METADATA && *group < metadata.next_group() && metadata.partition_of(*group).is_none()
+        };
+        let here = self.dormant.keys().copied().chain(self.store.doubted());
+        let deleted: BTreeSet<GroupId> = here.filter(is_deleted).collect();
+        for group in deleted {
+            self.dormant.remove(&group);
+            self.store.remove_group(group);
+        }
+    }
+}
+
+impl NodeOpenError {
+    /// Of this replica of group 0; the metadata is what the node knew.
+    pub(super) fn metadata_damaged(replica: ReplicaId, metadata: &Metadata) -> Self {
+        let nodes = metadata.nodes().iter();
+        let known = nodes.map(|(node, known)| (*node, known.addresses.native.clone())).collect();
+        Self::MetadataDamaged { replica, known }
     }
 }
 

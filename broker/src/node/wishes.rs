@@ -162,6 +162,15 @@ impl Node {
             }
             Request::RenewMember { node, incarnation, lost } => {
                 self.needs(LEVEL_RECOVERY)?;
+                let known = self.controller.current().nodes().get(&node).and_then(|known| known.member);
+                if let Some(member) = known.filter(|member| *member != lost && self.controller.has_begun(*member)) {
+                    let why = format!(
+                        "node {node} has had replica {member} of the metadata since it lost replica {lost}; this is an older copy of \
+                         its data directory: bring the newer one back, or, if it is lost, let an empty one take its place \
+                         (`levada cluster replace {node}`)"
+                    );
+                    return Err(Error::new(ErrorCode::WrongIncarnation, why));
+                }
                 let incarnation = Bytes::copy_from_slice(&incarnation.to_bytes());
                 Kind::RenewMember(wire::RenewMember { node_id: node.get(), incarnation, member_id: lost.get() })
             }

@@ -92,12 +92,12 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
     let core = node_config(&config, &identity);
     let opened = open_node(core.clone(), begins_with, Arc::clone(&disk)).await;
     let node = match opened {
-        Err(ServerError::Recovery(NodeOpenError::MetadataDamaged { replica })) => {
-            let known = identity.members.iter().map(|(node, member)| (*node, member.native.clone()));
-            let mut others: BTreeMap<NodeId, String> = known.chain(seeds.clone()).collect();
+        Err(ServerError::Recovery(NodeOpenError::MetadataDamaged { replica, known })) => {
+            let founders = identity.members.iter().map(|(node, member)| (*node, member.native.clone()));
+            let mut others: BTreeMap<NodeId, String> = founders.chain(known.clone()).chain(seeds.clone()).collect();
             others.remove(&identity.node);
             if others.is_empty() {
-                return Err(NodeOpenError::MetadataDamaged { replica }.into());
+                return Err(NodeOpenError::MetadataDamaged { replica, known }.into());
             }
             let state = another_member(&desk.record(), &applicant, &others, replica, progress).await?;
             let (renewed, from) = (core.clone(), Arc::clone(&disk));

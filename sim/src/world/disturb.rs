@@ -291,7 +291,7 @@ impl World {
                 self.tell(format_args!("n{node} without power while it starts: {plan:?}"));
                 return self.queue.after(RESTART_US, Happening::Start(node));
             }
-            Err(NotStarted::Failed { error: NodeOpenError::MetadataDamaged { replica }, .. }) => {
+            Err(NotStarted::Failed { error: NodeOpenError::MetadataDamaged { replica, .. }, .. }) => {
                 let incarnation = process.incarnation();
                 self.tell(format_args!("n{node} has lost its replica {replica} of the metadata"));
                 self.renewing.insert(node);

@@ -88,7 +88,14 @@ fn group(born: Lsn) -> GroupRecord {
 #[must_use]
 pub fn checkpoints() -> Vec<Vec<u8>> {
     let directory = IncarnationId::from_bytes([7; 16]);
-    let of = |doubt, groups| Checkpoint { doubt, groups, lsn: Lsn(100), replay_from: Lsn(90), directory };
+    let of = |doubt, groups| Checkpoint {
+        doubt,
+        groups,
+        lsn: Lsn(100),
+        replay_from: Lsn(90),
+        accounted: Lsn(95),
+        directory,
+    };
     let all = [
         Checkpoint::empty(directory),
         of(Doubt::Groups([GroupId(9)].into()), vec![group(Lsn(0))]),

@@ -103,7 +103,7 @@ impl Plan {
         let mut expected = start;
         for (lsn, i) in chain.range(start..) {
             if *lsn > expected {
-                self.damage_all(expected);
+                self.damage_all(expected, Lsn(lsn.get() - 1));
             }
             expected = Lsn(lsn.get() + 1);
             let block = &survey.found[*i];
@@ -114,7 +114,7 @@ impl Plan {
             }
         }
         if expected <= self.proven {
-            self.damage_all(expected);
+            self.damage_all(expected, self.proven);
         }
     }
 
@@ -134,7 +134,7 @@ impl Plan {
         if may_hide_another(survey, last) {
             let hidden = Lsn(self.proven.get() + 1 + u64::from(self.tail.take().is_some()));
             self.proven = hidden;
-            self.damage_all(hidden);
+            self.damage_all(hidden, hidden);
         }
     }
 
@@ -142,12 +142,13 @@ impl Plan {
         let id = block.header.id;
         self.damaged.push(DamagedBlock {
             lsn: id.lsn,
+            last: id.lsn,
             place: Some((files::name(id.file), id.pos())),
             groups: Some(block.header.table.keys().copied().collect()),
         });
     }
 
-    fn damage_all(&mut self, lsn: Lsn) {
-        self.damaged.push(DamagedBlock { lsn, place: None, groups: None });
+    fn damage_all(&mut self, lsn: Lsn, last: Lsn) {
+        self.damaged.push(DamagedBlock { lsn, last, place: None, groups: None });
     }
 }

@@ -65,6 +65,8 @@ pub enum ReplayError {
 pub struct DamagedBlock {
     /// The block, or the first of several.
     pub lsn: Lsn,
+    /// The last of them.
+    pub last: Lsn,
     /// Where it stands, if its header is sound.
     pub place: Option<(FileName, u64)>,
     /// The groups that had something in it; `None` when that is not known.
@@ -74,6 +76,9 @@ pub struct DamagedBlock {
 impl fmt::Display for DamagedBlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "journal block {}", self.lsn)?;
+        if self.last > self.lsn {
+            write!(f, " to {}", self.last)?;
+        }
         match &self.place {
             Some((file, pos)) => write!(f, " in {file} at byte {pos} is damaged")?,
             None => write!(f, " is missing")?,
@@ -144,9 +149,10 @@ pub struct Replay<'a> {
     files: Files,
     /// Damaged blocks that a group had something in, in order: from the first of them on nothing of it is handed out.
     doubted: BTreeMap<GroupId, Vec<Lsn>>,
-    /// The same of any group: blocks that nobody knows the groups of, in order.
-    doubted_all: Vec<Lsn>,
-    /// Such blocks that were accounted for, from the first of them: nothing up to here is handed out.
+    /// The same of any group: blocks that nobody knows the groups of, in order, each with the last of its kind.
+    doubted_all: Vec<(Lsn, Lsn)>,
+    /// Such blocks that were accounted for, from the first of them: nothing up to the end is handed out. All groups that had
+    /// anything in there were put in doubt by name, so nobody lacks it.
     accounted: Option<RangeInclusive<Lsn>>,
 }
 
@@ -161,10 +167,9 @@ impl<'a> Replay<'a> {
         let mut doubted: BTreeMap<GroupId, Vec<Lsn>> = BTreeMap::new();
         let mut doubted_all = Vec::new();
         for damaged in &plan.damaged {
-            tracing::error!(%damaged, "journal.damaged: acknowledged entries may be lost here");
             match &damaged.groups {
                 Some(groups) => groups.iter().for_each(|group| doubted.entry(*group).or_default().push(damaged.lsn)),
-                None => doubted_all.push(damaged.lsn),
+                None => doubted_all.push((damaged.lsn, damaged.last)),
             }
         }
         let tail = match plan.tail.and_then(|tail| survey.found.get(tail)) {
@@ -190,16 +195,20 @@ impl<'a> Replay<'a> {
 
     /// Damage in blocks up to `born` does not concern this group: it was begun behind them.
     pub fn absolve(&mut self, group: GroupId, born: Lsn) {
-        if let Some(damaged) = self.doubted.get_mut(&group) {
-            damaged.retain(|damaged| *damaged > born);
+        let Some(damaged) = self.doubted.get_mut(&group) else { return };
+        damaged.retain(|damaged| *damaged > born);
+        if damaged.is_empty() {
+            self.doubted.remove(&group);
         }
-        self.doubted.retain(|_, damaged| !damaged.is_empty());
     }
 
     /// Of damage in blocks up to `at` that may be about any group, it was written down then about which it is.
     pub fn account(&mut self, at: Lsn) {
-        let accounted: Vec<Lsn> = self.doubted_all.extract_if(.., |damaged| *damaged <= at).collect();
-        self.accounted = accounted.into_iter().min().map(|first| first..=at);
+        let accounted: Vec<(Lsn, Lsn)> = self.doubted_all.extract_if(.., |(first, _)| *first <= at).collect();
+        self.accounted = accounted.first().map(|(first, _)| *first..=at);
+        // Blocks that are missing in a row may have gone at different times.
+        let later = accounted.into_iter().filter(|(_, last)| *last > at);
+        self.doubted_all.splice(0..0, later.map(|(_, last)| (Lsn(at.get() + 1), last)).collect::<Vec<_>>());
     }
 
     /// Whether what is handed out is all that was acknowledged; known before the first block is read.
@@ -214,7 +223,19 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// What is damaged, for the operator.
+    /// Says what is damaged, for the operator.
+    pub fn tell(&self) {
+        let is_settled = self.doubt() == Doubt::None;
+        for damaged in &self.plan.damaged {
+            if is_settled {
+                tracing::info!(%damaged, "journal.damaged: what it had is known to be in doubt, or replaced");
+            } else {
+                tracing::error!(%damaged, "journal.damaged: acknowledged entries may be lost here");
+            }
+        }
+    }
+
+    /// What is damaged.
     #[must_use]
     pub fn damaged(&self) -> &[DamagedBlock] {
         &self.plan.damaged
@@ -229,7 +250,7 @@ impl<'a> Replay<'a> {
             let Some(index) = self.plan.blocks.get(self.next).copied() else { return Ok(None) };
             let Some(found) = self.found.get(index) else { return Ok(None) };
             let lsn = found.header.id.lsn;
-            if self.doubted_all.iter().any(|from| lsn >= *from) {
+            if self.doubted_all.iter().any(|(from, _)| lsn >= *from) {
                 return Ok(None);
             }
             self.next += 1;

@@ -182,7 +182,10 @@ impl Store {
         let number = self.checkpoints;
         let known = self.groups.values().filter(|group| group.first_checkpoint <= number).map(record);
         let groups: Vec<GroupRecord> = known.chain(removed.iter().cloned()).collect();
-        let checkpoint = Checkpoint { directory: self.identity.incarnation, lsn, replay_from, doubt, groups };
+        // What is not replayed any more needs no excuse.
+        let accounted = if self.accounted >= replay_from { self.accounted } else { Lsn(0) };
+        let directory = self.identity.incarnation;
+        let checkpoint = Checkpoint { directory, lsn, replay_from, doubt, accounted, groups };
         let mut ops = self.sync_segments();
         ops.extend(checkpoint.write());
         effects.push(self.effect(Lane::Segments, Job::Checkpoint, ops));

@@ -15,7 +15,7 @@
 //! earlier one is gone ([`Store::is_gone`]), and remembers before which block nothing is its own.
 
 use bytes::Bytes;
-use levada_protocol::ids::{GroupId, LogIndex, Lsn};
+use levada_protocol::ids::{GroupId, LogIndex};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -191,7 +191,8 @@ impl Store {
         let handle = log.log().clone();
         let mut state = Group::new(log);
         state.hard_state = hard_state;
-        state.born = Lsn(self.journal.next_lsn().get() - 1);
+        // Nothing of an earlier replica is under way; and a block that is may never be, and its number come again.
+        state.born = self.journal.synced_lsn();
         state.captured = Captured {
             applied: record.applied,
             log: record.log,

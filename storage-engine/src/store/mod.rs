@@ -45,7 +45,7 @@ use bytes::Bytes;
 use checkpointing::Checkpointing;
 use group::Group;
 use incoming::Incoming;
-use levada_protocol::ids::{GroupId, LogIndex, Offset, PartitionId, Term, TopicId, TopicPartition};
+use levada_protocol::ids::{GroupId, LogIndex, Lsn, Offset, PartitionId, Term, TopicId, TopicPartition};
 use space::Space;
 
 pub use self::{
@@ -231,6 +231,8 @@ pub struct Store {
     space: Space,
     /// Groups that may have lost something that was acknowledged.
     doubt: Doubt,
+    /// Damage up to this block is in `doubt` by the names of its groups, though the block itself does not tell them.
+    accounted: Lsn,
     poisoned: Option<Poisoned>,
 }
 
@@ -364,6 +366,15 @@ impl Store {
     #[must_use]
     pub fn doubts(&self, group: GroupId) -> bool {
         self.doubt.covers(group)
+    }
+
+    /// The groups of which that is so, by name.
+    #[must_use]
+    pub fn doubted(&self) -> BTreeSet<GroupId> {
+        match &self.doubt {
+            Doubt::Groups(groups) => groups.clone(),
+            Doubt::None | Doubt::All => BTreeSet::new(),
+        }
     }
 
     /// The log of a group.

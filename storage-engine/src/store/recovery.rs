@@ -85,14 +85,16 @@ impl Store {
         }
         let checkpoint = Checkpoint::read(&*disk, identity.incarnation)?;
         let mut recovery = Recovery::new(Arc::clone(&disk), config, &checkpoint);
-        let start = ReplayStart { lsn: checkpoint.replay_from, synced: checkpoint.lsn };
+        // A block behind which the metadata began anew was there, whatever is found of it.
+        let metadata = checkpoint.groups.iter().find(|group| group.group == GroupId::METADATA);
+        let synced = checkpoint.lsn.max(metadata.map_or(Lsn(0), |metadata| metadata.born));
+        let start = ReplayStart { lsn: checkpoint.replay_from, synced };
         let mut replay = Replay::open(&*disk, journal_id, start)?;
         for group in &checkpoint.groups {
             replay.absolve(group.group, group.born);
-            if group.group == GroupId::METADATA {
-                replay.account(group.born);
-            }
         }
+        replay.account(checkpoint.accounted);
+        replay.tell();
         recovery.doubt(replay.doubt());
         while let Some(block) = replay.next_block()? {
             recovery.play(block);
@@ -132,6 +134,7 @@ impl Store {
             suspects,
             missing: files.missing,
             doubt: doubt.clone(),
+            accounted: checkpoint.accounted,
             poisoned: None,
         };
         Ok(Recovered { store, groups: recovered, doubt })
@@ -254,7 +257,8 @@ impl Recovery {
             }
         }
         for (id, hard_state) in block.hard_states {
-            if let (false, Some(group)) = (is_covered, self.groups.get_mut(&id)) {
+            let group = self.groups.get_mut(&id).filter(|group| !is_covered && block.lsn > group.born);
+            if let Some(group) = group {
                 group.hard_state = hard_state;
             }
         }

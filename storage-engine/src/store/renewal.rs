@@ -6,7 +6,8 @@
 //!
 //! **Which groups are in doubt** is not known where not even the table of a damaged block can be read. The metadata as it is told
 //! says which groups had a replica here: these, and those that are here, are all that can have had something in that block.
-//! So from then on they are in doubt by name, and what comes later is not (`born` of this replica says what is later).
+//! So from then on they are in doubt by name, and what comes later is not: the checkpoint says up to which block
+//! (`accounted`). Damage that a later start finds up to there was about none but these; damage behind it is another matter.
 
 use std::collections::BTreeSet;
 
@@ -26,13 +27,17 @@ impl Store {
     /// If it is another group's state.
     pub fn renew_metadata(self, state: GroupState, replicated: BTreeSet<GroupId>) -> Result<(), OpenError> {
         assert_eq!(state.group, GroupId::METADATA, "only the metadata begins like this");
+        debug_assert!(self.jobs.is_empty() && self.checkpoints == 0, "the store was just opened");
         let mut checkpoint = Checkpoint::read(&*self.disk, self.identity.incarnation)?;
         // What was found at the journal's end is durable under this number.
         let born = Lsn(self.journal.next_lsn().get() - 1);
         let mut doubted = match self.doubt {
             Doubt::None => BTreeSet::new(),
             Doubt::Groups(groups) => groups,
-            Doubt::All => self.groups.into_keys().chain(replicated).collect(),
+            Doubt::All => {
+                checkpoint.accounted = born;
+                self.groups.into_keys().chain(replicated).collect()
+            }
         };
         doubted.remove(&GroupId::METADATA);
         checkpoint.doubt = if doubted.is_empty() { Doubt::None } else { Doubt::Groups(doubted) };

@@ -177,6 +177,12 @@ impl Default for Metadata {
 }
 
 impl Metadata {
+    /// The number that the next group gets; all below were given.
+    #[must_use]
+    pub const fn next_group(&self) -> GroupId {
+        GroupId(self.next_group)
+    }
+
     /// The registered nodes.
     #[must_use]
     pub const fn nodes(&self) -> &BTreeMap<NodeId, Node> {

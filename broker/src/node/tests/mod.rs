@@ -275,7 +275,7 @@ fn a_node_that_lost_metadata_gets_another_replica_of_it() {
         let disk = Arc::clone(&world.disks[&damaged]);
         let lost = ReplicaId(damaged.get());
         let opened = Node::open(disk.clone(), config(damaged, 3));
-        assert!(matches!(opened, Err(NodeOpenError::MetadataDamaged { replica }) if replica == lost));
+        assert!(matches!(opened, Err(NodeOpenError::MetadataDamaged { replica, .. }) if replica == lost));
         world.produce(place, batch(&["b"], 1)).unwrap();
 
         let incarnation = config(damaged, 3).incarnation;

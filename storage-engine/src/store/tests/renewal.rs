@@ -211,3 +211,62 @@ fn damage_before_and_after_it_began_anew() {
     let again = FRAMES.into_iter().flat_map(|at| damages(&disk, at)).filter(is_about_it).count();
     assert!(again > 0);
 }
+
+/// Blocks behind the first renewal are nobody's but those of the groups that wrote them.
+#[test]
+fn a_second_renewal_takes_nothing_from_groups_that_are_not_in_doubt() {
+    const LATER: GroupId = GroupId(8);
+    let disk = all_in_doubt();
+    open(&disk).unwrap().store.renew_metadata(state(30), BTreeSet::from([OTHER, YOUNG])).unwrap();
+    let mut world = World::with(Arc::clone(&disk), open(&disk).unwrap().store, BTreeMap::new(), 3);
+    world.create(LATER);
+    append(&mut world, LATER);
+    world.store.append(METADATA, commands(31..32), None).unwrap();
+    world.settle();
+    append(&mut world, LATER);
+    append(&mut world, LATER);
+    let named = FRAMES.into_iter().flat_map(|at| damages(&disk, at));
+    let is_about_it =
+        |disk: &Arc<SimDisk>| matches!(open(disk).unwrap().doubt, Doubt::Groups(groups) if groups.contains(&METADATA));
+    let disk = named.into_iter().find(is_about_it).unwrap();
+    open(&disk).unwrap().store.renew_metadata(state(40), BTreeSet::from([LATER])).unwrap();
+    let recovered = open(&disk).unwrap();
+    assert_eq!(recovered.doubt, Doubt::Groups([OTHER, YOUNG].into()));
+    let later = recovered.groups.iter().find(|found| found.group == LATER).unwrap();
+    assert_eq!((later.log.last_index(), later.damaged), (LogIndex(3), false));
+}
+
+/// The first damage was in one block, of which it is known which groups it was about. No other is excused by that.
+#[test]
+fn damage_that_nobody_has_seen_before_is_in_doubt_however_old_the_block() {
+    let is_about_it =
+        |disk: &Arc<SimDisk>| matches!(open(disk).unwrap().doubt, Doubt::Groups(groups) if groups.contains(&METADATA));
+    let named = FRAMES.into_iter().flat_map(|at| damages(&world().disk, at));
+    let disk = named.into_iter().find(is_about_it).unwrap();
+    open(&disk).unwrap().store.renew_metadata(state(30), BTreeSet::new()).unwrap();
+    let all = damages(&disk, HEADER).iter().filter(|disk| open(disk).unwrap().doubt == Doubt::All).count();
+    assert!(all > 3, "{all}");
+}
+
+/// Two blocks in a row are gone: the one was accounted for, the other was written since.
+#[test]
+fn of_a_gap_only_what_was_accounted_for_is_excused() {
+    let headers = |disk: &SimDisk| damages(disk, HEADER);
+    let mut seen = BTreeSet::new();
+    for disk in headers(&world().disk).into_iter().filter(|disk| open(disk).unwrap().doubt == Doubt::All) {
+        open(&disk).unwrap().store.renew_metadata(state(30), BTreeSet::from([OTHER, YOUNG])).unwrap();
+        let mut world = World::with(Arc::clone(&disk), open(&disk).unwrap().store, BTreeMap::new(), 3);
+        world.store.append(METADATA, commands(31..32), None).unwrap();
+        world.settle();
+        world.create(GroupId(8));
+        append(&mut world, GroupId(8));
+        for again in headers(&disk) {
+            let Recovered { doubt, groups, .. } = open(&again).unwrap();
+            let metadata = groups.iter().find(|found| found.group == METADATA).unwrap();
+            let is_whole = metadata.log.last_index() == LogIndex(31);
+            assert!(is_whole || doubt.covers(METADATA), "it lost what it had acknowledged: {doubt:?}");
+            seen.insert((is_whole, doubt.covers(METADATA)));
+        }
+    }
+    assert!(seen.is_superset(&BTreeSet::from([(true, false), (false, true)])), "{seen:?}");
+}

@@ -62,5 +62,6 @@ pub(crate) fn parse(filter: &str) -> Result<EnvFilter, ConfigError> {
     if !filter.is_ascii() {
         return Err(wrong("it has letters that no name in the program has".to_owned()));
     }
-    EnvFilter::try_new(filter).map_err(|error| wrong(error.to_string()))
+    // A value is that value, and no pattern: some patterns take the parser minutes.
+    EnvFilter::builder().with_regex(false).parse(filter).map_err(|error| wrong(error.to_string()))
 }

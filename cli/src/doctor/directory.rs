@@ -29,32 +29,33 @@ const SYNC_SLOW: Duration = Duration::from_millis(20);
 
 pub(super) async fn check(configuration: &Configuration) -> Vec<Finding> {
     let mut findings = check_data_dir(configuration).await;
-    for directory in &configuration.config.segment.dirs {
-        findings.extend(check_segment_dir(directory, &configuration.config.data_dir).await);
+    let config = &configuration.config;
+    for (at, directory) in config.segment.dirs.iter().enumerate() {
+        let others = std::iter::once(&config.data_dir).chain(config.segment.dirs.iter().take(at));
+        findings.extend(check_segment_dir(directory, others).await);
     }
     findings
 }
 
 /// A directory that only takes segments. It may fail, and a node starts without it; but it should not.
-async fn check_segment_dir(wanted: &Path, data_dir: &Path) -> Vec<Finding> {
+async fn check_segment_dir(wanted: &Path, mut others: impl Iterator<Item = &PathBuf>) -> Vec<Finding> {
     const CHECK: &str = "segment.dirs";
     let (directory, finding) = match place(CHECK, wanted) {
         Ok(found) => found,
         Err(finding) => return vec![finding],
     };
     let device = |path: &Path| fs::metadata(path).ok().map(|found| found.dev());
-    let is_shared = place(CHECK, data_dir).is_ok_and(|(home, _)| device(&home) == device(&directory));
-    let finding = if is_shared {
-        let saw = format!("{} is on the file system of the data directory", directory.display());
-        Finding::warning(
-            CHECK,
-            saw,
-            "mount a disk of its own there: like this it makes neither more space nor less damage",
-        )
-    } else {
-        finding
+    let on = |path: &Path| place(CHECK, path).ok().and_then(|(directory, _)| device(&directory));
+    let finding = match others.find(|other| on(other) == device(&directory)) {
+        Some(other) => {
+            let saw = format!("{}; it is on the file system of {}", finding.saw, other.display());
+            let todo = "mount a disk of its own there: like this it makes neither more space nor less damage";
+            Finding::warning(CHECK, saw, todo)
+        }
+        None => finding,
     };
-    vec![finding, space(&directory, 0), syncs(directory).await]
+    let name = |finding: Finding| Finding { saw: format!("{}: {}", wanted.display(), finding.saw), ..finding };
+    vec![finding, name(space(&directory, 0)), name(syncs(directory).await)]
 }
 
 async fn check_data_dir(configuration: &Configuration) -> Vec<Finding> {

@@ -410,9 +410,9 @@ impl Node {
             let message = NodeOpenError::Superseded { node }.to_string();
             out.push(Effect::Fatal { message });
         } else if node == self.config.node && self.controller.is_renewed() {
-            let metadata = self.controller.current();
-            let message = NodeOpenError::metadata_damaged(self.controller.group.replica(), metadata).to_string();
-            out.push(Effect::Fatal { message });
+            // It ends when it knows that at its next start.
+            self.renewed_at = Some(self.controller.applied);
+            self.begin_checkpoint();
         } else {
             // It has just asked to.
             self.view.hear(node, self.now.mono_ms);

@@ -166,10 +166,9 @@ impl Mends {
     /// How many segments whose files were not there at the start may be asked for, too. Those that nobody seems to have do not
     /// keep others out.
     fn room(&self) -> usize {
-        let hopeful = self.mends.values().filter(|mend| mend.hopeless_rounds == 0 && !mend.nodes.is_empty()).count();
-        let fresh = self.mends.values().filter(|mend| mend.in_vain == 0 && mend.nodes.is_empty()).count();
-        let free = MENDS_MAX.saturating_sub(self.mends.len());
-        free.min(MISSING_MAX.saturating_sub(hopeful + fresh))
+        let has_turn_to_come = |mend: &&Mend| matches!(mend.stage, Stage::Waiting { not_before: 0 }) || mend.is_going();
+        let hopeful = self.mends.values().filter(has_turn_to_come).count();
+        MENDS_MAX.saturating_sub(self.mends.len()).min(MISSING_MAX.saturating_sub(hopeful))
     }
 
     /// How many were mended since the start.
@@ -387,7 +386,10 @@ impl Node {
     /// Looks for what is damaged, and goes on mending.
     pub(super) fn mend(&mut self, out: &mut Vec<Effect>) {
         if self.ticks.is_multiple_of(SEGMENT_TICKS) {
-            for (group, first_index) in self.store.take_suspects(self.mends.room()) {
+            let partitions = &self.partitions;
+            let has_others =
+                |group| partitions.get(&group).is_some_and(|partition| !others(&partition.group).is_empty());
+            for (group, first_index) in self.store.take_suspects(self.mends.room(), has_others) {
                 self.mends.note(group, first_index);
             }
         }

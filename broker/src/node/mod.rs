@@ -140,6 +140,8 @@ pub struct Node {
     alone: Alone,
     /// As leader of groups: which replicas have damaged segments.
     reports: Reports,
+    /// Another replica of group 0 was given to this node, with this entry: the one here is to end.
+    renewed_at: Option<LogIndex>,
     /// As controller: everybody has the place in group 0 that is meant for it.
     metadata_settled: bool,
     /// Groups that may have something ready.
@@ -209,6 +211,7 @@ impl Node {
             lost: BTreeMap::new(),
             alone: Alone::default(),
             reports: Reports::default(),
+            renewed_at: None,
             metadata_settled: false,
             dirty: BTreeSet::from([GroupId::METADATA]),
             admission: Admission::default(),
@@ -428,6 +431,7 @@ impl Node {
                 StoreEvent::IncomingFull { group } => self.copies.on_full(group, &mut self.store),
                 StoreEvent::Repaired { group, first_index } => self.mends.on_repaired(group, first_index),
                 StoreEvent::Checkpointed { number } => {
+                    self.end_renewed(out);
                     self.go_alone();
                     for arrived in self.copies.on_checkpoint(number) {
                         if let Err(error) = self.open_arrived(arrived) {

@@ -13,7 +13,7 @@ use levada_storage_engine::{
     store::{DirIdentity, GroupState, Store},
 };
 
-use super::{Node, NodeConfig, NodeOpenError};
+use super::{Node, NodeConfig, NodeOpenError, event::Effect};
 use crate::cluster::metadata::Metadata;
 
 impl Node {
@@ -35,6 +35,19 @@ impl Node {
 }
 
 impl Node {
+    /// A checkpoint is durable: ends the node if it has another replica of group 0 now, and the checkpoint says so.
+    pub(super) fn end_renewed(&mut self, out: &mut Vec<Effect>) {
+        let Some(renewed_at) = self.renewed_at else { return };
+        let is_known = self.store.snapshot(GroupId::METADATA).is_some_and(|known| known.applied() >= renewed_at);
+        if is_known {
+            let metadata = self.controller.current();
+            let message = NodeOpenError::metadata_damaged(self.controller.group.replica(), metadata).to_string();
+            out.push(Effect::Fatal { message });
+        } else {
+            self.begin_checkpoint();
+        }
+    }
+
     /// Groups of topics that were deleted before the metadata begins that this node has: no command says so any more. Numbers of
     /// groups are given in order and once, so who is not named by now never will be.
     pub(super) fn forget_deleted(&mut self, metadata: &Metadata) {

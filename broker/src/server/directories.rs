@@ -16,7 +16,7 @@ use levada_storage_engine::{
     disk::Disk,
     error::OpenError,
     std_disk::{LockError, StdDisk, StdDiskConfig},
-    volumes::{Owner, OwnerError, Volume, VolumeError, Volumes, next_start},
+    volumes::{ALWAYS, Owner, OwnerError, Volume, VolumeError, Volumes, next_start},
 };
 
 use tokio::{task::spawn_blocking, time::timeout};
@@ -67,10 +67,10 @@ impl Directories {
             if without.contains(path) {
                 left_alone(path, "it failed while the node ran");
             } else {
-                others.extend(take(path, of_others, owner, start)?);
+                others.extend(take(path, of_others, owner)?);
             }
         }
-        let home = Volume { path: root.clone(), disk: home, last_used: start - 1 };
+        let home = Volume { path: root.clone(), disk: home, last_used: ALWAYS };
         let volumes = loop {
             match Volumes::open(home.clone(), others.clone()) {
                 Ok(volumes) => break Arc::new(volumes),
@@ -81,6 +81,12 @@ impl Directories {
                 Err(VolumeError { error, .. }) => return Err(BootstrapError::from(error).into()),
             }
         };
+        // Only now: what a directory brings back is settled by when it was used before.
+        for Volume { path, disk, .. } in &others {
+            if let Some(Err(error)) = start.map(|start| owner.stamp(&**disk, start)) {
+                tracing::warn!(directory = %path.display(), %error, "directory.unstamped: it counts as older than it is");
+            }
+        }
         let is_used = |path: &PathBuf| others.iter().any(|volume| volume.path == *path);
         let used = dirs.iter().map(|path| (path.clone(), is_used(path))).collect();
         Ok((Self { disk: Arc::clone(&volumes) as Arc<dyn Disk>, volumes: Some(volumes), used }, record))
@@ -101,7 +107,7 @@ impl Directories {
 }
 
 /// Takes one directory; `None` if it cannot be used.
-fn take(path: &Path, settings: StdDiskConfig, owner: Owner, start: u64) -> Result<Option<Volume>, ServerError> {
+fn take(path: &Path, settings: StdDiskConfig, owner: Owner) -> Result<Option<Volume>, ServerError> {
     let disk = match StdDisk::open(path, settings) {
         Ok(disk) => Arc::new(disk),
         Err(LockError::Io { error, .. }) => {
@@ -110,7 +116,7 @@ fn take(path: &Path, settings: StdDiskConfig, owner: Owner, start: u64) -> Resul
         }
         Err(error @ LockError::InUse { .. }) => return Err(error.into()),
     };
-    match owner.take(&*disk, start) {
+    match owner.take(&*disk) {
         Ok(last_used) => Ok(Some(Volume { path: path.to_owned(), disk, last_used })),
         Err(error @ (OwnerError::Other { .. } | OwnerError::Open(OpenError::NotEmpty { .. }))) => {
             Err(ServerError::SegmentDir { path: path.to_owned(), error })

@@ -169,7 +169,12 @@ impl World {
         let within =
             if at % 2 == 0 { part(block.header_bytes, at) } else { block.header_bytes + part(block.frame_bytes, at) };
         self.tell(format_args!("byte {within} of {block:?} is damaged"));
-        disk.flip_bit(&block.file, block.position + within, u8::try_from(at % 8).unwrap_or(0));
+        // Or the disk does not give it back.
+        if at % 3 == 2 {
+            disk.make_unreadable(&block.file, block.position, 4096);
+        } else {
+            disk.flip_bit(&block.file, block.position + within, u8::try_from(at % 8).unwrap_or(0));
+        }
         self.count("journal rot");
     }
 

@@ -58,7 +58,7 @@ pub(super) const FIXED_BYTES: usize = 96;
 pub(super) const TABLE_ENTRY_BYTES: usize = 56;
 pub(super) const FRAME_HEADER_BYTES: usize = 40;
 /// A block stands on a multiple of this.
-pub(super) const PAGE_BYTES: usize = JOURNAL_BLOCK_ALIGN;
+pub(crate) const PAGE_BYTES: usize = JOURNAL_BLOCK_ALIGN;
 
 const HAS_HARD_STATE: u32 = 1;
 static ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];

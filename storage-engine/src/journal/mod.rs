@@ -84,6 +84,7 @@ use levada_protocol::{
     limits::{ENTRY_BYTES_MAX, JOURNAL_BLOCK_BYTES_MAX, MIB},
 };
 
+pub(crate) use self::{format::PAGE_BYTES, survey::unreadable_pages};
 pub use self::{
     replay::{DamagedBlock, Doubt, JournalEnd, Replay, ReplayError, ReplayStart, ReplayedBlock},
     writer::JournalWriter,

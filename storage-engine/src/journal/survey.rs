@@ -105,6 +105,12 @@ impl Pages<'_> {
     }
 }
 
+/// Pages of the journal that the disk does not give back.
+pub(crate) fn unreadable_pages(disk: &dyn Disk, journal: JournalId) -> Result<Vec<(FileName, u64)>, ReplayError> {
+    let unreadable = survey(disk, journal)?.unreadable;
+    Ok(unreadable.into_iter().map(|(file, pos)| (files::name(file), pos)).collect())
+}
+
 /// Looks at all files.
 pub(super) fn survey(disk: &dyn Disk, journal: JournalId) -> Result<Survey, ReplayError> {
     let mut survey = Survey::default();

@@ -11,10 +11,17 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use levada_protocol::ids::{GroupId, Lsn};
 
 use super::{Store, snapshot::GroupState};
-use crate::{checkpoint::Checkpoint, error::OpenError, journal::Doubt};
+use crate::{
+    checkpoint::Checkpoint,
+    disk::DiskOp,
+    error::OpenError,
+    identity::DirIdentity,
+    journal::{Doubt, PAGE_BYTES, unreadable_pages},
+};
 
 impl Store {
     /// Lets the metadata group begin anew with this state, durably. `replicated` are the groups that had a replica here
@@ -31,18 +38,34 @@ impl Store {
         let mut checkpoint = Checkpoint::read(&*self.disk, self.identity.incarnation)?;
         // What was found at the journal's end is durable under this number.
         let born = Lsn(self.journal.next_lsn().get() - 1);
-        let mut doubted = match self.doubt {
+        let mut doubted = match &self.doubt {
             Doubt::None => BTreeSet::new(),
-            Doubt::Groups(groups) => groups,
+            Doubt::Groups(groups) => groups.clone(),
             Doubt::All => {
                 checkpoint.accounted = born;
-                self.groups.into_keys().chain(replicated).collect()
+                self.groups.keys().copied().chain(replicated).collect()
             }
         };
         doubted.remove(&GroupId::METADATA);
         checkpoint.doubt = if doubted.is_empty() { Doubt::None } else { Doubt::Groups(doubted) };
         checkpoint.groups.retain(|record| record.group != GroupId::METADATA);
         checkpoint.groups.push(state.record(born));
-        Ok(checkpoint.write().iter().try_for_each(|op| self.disk.perform(op))?)
+        checkpoint.write().iter().try_for_each(|op| self.disk.perform(op))?;
+        // What may have stood there was accounted for. Unreadable, it would be in doubt again at every start.
+        if checkpoint.accounted == born {
+            self.blank_unreadable()?;
+        }
+        Ok(())
+    }
+
+    fn blank_unreadable(&self) -> Result<(), OpenError> {
+        let Some((_, journal)) = DirIdentity::read_with_journal(&*self.disk)? else { return Ok(()) };
+        for (file, pos) in unreadable_pages(&*self.disk, journal)? {
+            tracing::warn!(%file, pos, "journal.blanked: a page that cannot be read, and was accounted for");
+            let bufs = vec![Bytes::from_static(&[0; PAGE_BYTES])];
+            self.disk.perform(&DiskOp::Write { file: file.clone(), pos, bufs })?;
+            self.disk.perform(&DiskOp::Sync { file })?;
+        }
+        Ok(())
     }
 }

@@ -27,12 +27,22 @@ use crate::{
 
 impl Store {
     /// Segments that somebody could not read since this was asked last, by group and first entry; and up to `room` of those
-    /// whose files were not there at the start.
+    /// whose files were not there at the start, of groups that can be helped.
     #[must_use]
-    pub fn take_suspects(&mut self, room: usize) -> BTreeSet<(GroupId, LogIndex)> {
+    pub fn take_suspects(
+        &mut self,
+        room: usize,
+        can_be_helped: impl Fn(GroupId) -> bool,
+    ) -> BTreeSet<(GroupId, LogIndex)> {
+        if !self.missing.is_empty() {
+            // Some may be gone with their groups, or by retention.
+            let missing = std::mem::take(&mut self.missing);
+            self.missing =
+                missing.into_iter().filter(|(group, first)| self.segment(*group, *first).is_some()).collect();
+        }
         let mut suspects = self.suspects.take();
         let room = room.saturating_sub(suspects.len());
-        suspects.extend(std::iter::from_fn(|| self.missing.pop_first()).take(room));
+        suspects.extend(self.missing.extract_if(.., |(group, _)| can_be_helped(*group)).take(room));
         suspects
     }
 

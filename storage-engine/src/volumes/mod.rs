@@ -32,7 +32,7 @@ use std::{
 use bytes::Bytes;
 use levada_protocol::ids::GroupId;
 
-pub use self::owner::{Owner, OwnerError, next_start};
+pub use self::owner::{ALWAYS, Owner, OwnerError, next_start};
 use crate::{
     disk::{Disk, DiskError, DiskOp, DiskSpace, FileName},
     segment::{DIRECTORY, parse_stem},
@@ -46,7 +46,7 @@ pub struct Volume {
     pub path: PathBuf,
     /// What is there.
     pub disk: Arc<dyn Disk>,
-    /// The last start, by the data directory's count, at which it was used before this one.
+    /// The last start, by the data directory's count, at which it was used before this one; [`ALWAYS`] for that directory.
     pub last_used: u64,
 }
 
@@ -125,7 +125,7 @@ impl Volumes {
             let kept = match places[..] {
                 [place] => Some(place),
                 _ => twice::settle(&volumes.directories, &file, &places)
-                    .map_err(|(place, error)| VolumeError { path: volumes.directories[place].path.clone(), error })?,
+                    .map_err(|error| VolumeError { path: volumes.directories[HOME].path.clone(), error })?,
             };
             if let Some(kept) = kept {
                 volumes.places_mut().put(&file, kept);

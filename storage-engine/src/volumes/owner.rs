@@ -27,6 +27,8 @@ const FOUNDING: &str = "founding";
 const MAGIC: [u8; 7] = *b"LVDADIR";
 const FORMAT: u8 = 1;
 const BYTES: usize = 44;
+/// When the data directory was used last.
+pub const ALWAYS: u64 = u64::MAX;
 const WHAT: &str = "the owner of a directory for segments";
 
 /// Whose a directory is.
@@ -64,12 +66,13 @@ impl Owner {
         Ok(read(disk, FILE)?.map(|(owner, _)| owner))
     }
 
-    /// Takes a directory at this start: one of nobody becomes this owner's, durably. That also shows whether it can be read and
-    /// written. Answers the start at which it was used last, 0 for never.
+    /// Takes a directory: one of nobody becomes this owner's, durably. That also shows whether it can be read and written.
+    /// Answers the start at which it was used last, 0 for never.
     ///
     /// # Errors
     /// It is another's, or cannot be used. That it is full is none, if it is ours.
-    pub fn take(&self, disk: &dyn Disk, start: u64) -> Result<u64, OwnerError> {
+    pub fn take(&self, disk: &dyn Disk) -> Result<u64, OwnerError> {
+        let mut is_ours = true;
         let last_used = match read(disk, FILE)? {
             Some((found, last_used)) if found == *self => last_used,
             Some((found, _)) => return Err(OwnerError::Other { found }),
@@ -79,15 +82,24 @@ impl Owner {
                 if disk.len(&FileName::new(FOUNDING)).map_err(OpenError::from)?.is_some() {
                     return Err(OpenError::NotEmpty { missing: FILE }.into());
                 }
+                is_ours = false;
                 0
             }
         };
-        match write(disk, FILE, *self, start) {
-            Err(error) if last_used > 0 && !error.is_fatal() => {}
+        match write(disk, FILE, *self, last_used) {
+            Err(error) if is_ours && !error.is_fatal() => {}
             written => written.map_err(OpenError::from)?,
         }
         disk.list(segment::DIRECTORY).map_err(OpenError::from)?;
         Ok(last_used)
+    }
+
+    /// Says durably that a directory is used at this start: from now on, what it has is as new as anything.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn stamp(&self, disk: &dyn Disk, start: u64) -> Result<(), DiskError> {
+        write(disk, FILE, *self, start)
     }
 
     pub(crate) fn encode(&self, start: u64) -> Vec<u8> {
@@ -124,16 +136,16 @@ impl Owner {
     }
 }
 
-/// Counts one more start in a data directory, durably. Answers its number.
+/// Counts one more start in a data directory, durably. Answers its number; none if the disk is full: then no other directory is to
+/// say that it was used.
 ///
 /// # Errors
 /// The count cannot be read or written.
-pub fn next_start(home: &dyn Disk, owner: Owner) -> Result<u64, OpenError> {
+pub fn next_start(home: &dyn Disk, owner: Owner) -> Result<Option<u64>, OpenError> {
     let start = read(home, STARTS)?.map_or(0, |(_, start)| start) + 1;
     match write(home, STARTS, owner, start) {
-        // On a full disk the number comes again: nothing is mended while it is full.
-        Err(error) if start > 1 && !error.is_fatal() => Ok(start),
-        written => Ok(written.map(|()| start)?),
+        Err(error) if !error.is_fatal() => Ok(None),
+        written => Ok(written.map(|()| Some(start))?),
     }
 }
 
@@ -184,13 +196,14 @@ mod tests {
     #[test]
     fn a_directory_has_one_owner_for_good() {
         let disk = SimDisk::new(1);
-        assert_eq!(owner(7).take(&disk, 3).unwrap(), 0);
+        assert_eq!(owner(7).take(&disk).unwrap(), 0);
+        owner(7).stamp(&disk, 3).unwrap();
         disk.crash(&CrashPlan::LOSE_ALL);
         assert_eq!(Owner::read(&disk).unwrap(), Some(owner(7)));
-        assert_eq!(owner(7).take(&disk, 5).unwrap(), 3);
-        assert_eq!(owner(7).take(&disk, 6).unwrap(), 5);
+        // A start that comes to nothing says nothing.
+        (0..2).for_each(|_| assert_eq!(owner(7).take(&disk).unwrap(), 3));
         for other in [owner(8), Owner { incarnation: owner(8).incarnation, ..owner(7) }] {
-            let error = other.take(&disk, 7).unwrap_err();
+            let error = other.take(&disk).unwrap_err();
             assert!(matches!(error, OwnerError::Other { found } if found == owner(7)), "{error}");
         }
     }
@@ -199,11 +212,11 @@ mod tests {
     fn starts_are_counted_over_crashes() {
         let disk = SimDisk::new(1);
         for expected in 1..4 {
-            assert_eq!(next_start(&disk, owner(7)).unwrap(), expected);
+            assert_eq!(next_start(&disk, owner(7)).unwrap(), Some(expected));
             disk.crash(&CrashPlan::LOSE_ALL);
         }
         disk.set_capacity(Some(0));
-        assert_eq!(next_start(&disk, owner(7)).unwrap(), 4, "a node starts on a full disk");
+        assert_eq!(next_start(&disk, owner(7)).unwrap(), None, "a node starts on a full disk");
     }
 
     #[test]
@@ -215,7 +228,7 @@ mod tests {
                 disk.perform(&DiskOp::CreateDir { dir: file.dir().to_owned() }).unwrap();
             }
             disk.perform(&DiskOp::Create { file }).unwrap();
-            let error = owner(7).take(&disk, 1).unwrap_err();
+            let error = owner(7).take(&disk).unwrap_err();
             assert!(matches!(error, OwnerError::Open(OpenError::NotEmpty { missing: FILE })), "{name}: {error}");
             assert_eq!(Owner::read(&disk).unwrap(), None);
         }
@@ -224,19 +237,19 @@ mod tests {
     #[test]
     fn one_that_cannot_be_written_to_is_found_out_but_one_that_is_full_is_used() {
         let disk = SimDisk::new(1);
-        owner(7).take(&disk, 1).unwrap();
+        owner(7).take(&disk).unwrap();
         for call in ["create", "write", "fdatasync", "rename", "fsync directory"] {
             let fault = Fault::fail(call);
             // The directory is synced once before, as it is read.
             disk.inject(if call == "fsync directory" { fault.after(1) } else { fault });
-            assert!(matches!(owner(7).take(&disk, 2), Err(OwnerError::Open(OpenError::Disk(_)))), "{call}");
+            assert!(matches!(owner(7).take(&disk), Err(OwnerError::Open(OpenError::Disk(_)))), "{call}");
         }
         let disk = SimDisk::new(1);
-        owner(7).take(&disk, 1).unwrap();
+        owner(7).take(&disk).unwrap();
         disk.set_capacity(Some(disk.used()));
-        assert_eq!(owner(7).take(&disk, 2).unwrap(), 1);
+        assert_eq!(owner(7).take(&disk).unwrap(), 0);
         let empty = SimDisk::new(1);
         empty.set_capacity(Some(0));
-        assert!(owner(7).take(&empty, 2).is_err(), "a new one must have room for that");
+        assert!(owner(7).take(&empty).is_err(), "a new one must have room for that");
     }
 }

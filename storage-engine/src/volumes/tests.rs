@@ -208,9 +208,10 @@ fn what_was_written_on_elsewhere_gets_its_beginning_back() {
         for seed in 0..3 {
             let machine = prepared();
             machine.disks[2].halt_after(operations);
-            drop(Machine::open_used(&machine.disks, [9, 5, 9]));
+            // Where the disk is gone in the middle of it, the other file stays.
+            drop(Machine::open_used(&machine.disks, [ALWAYS, 5, 9]));
             machine.disks.iter().for_each(|disk| disk.crash(&CrashPlan::seeded(seed)));
-            let volumes = Machine::open_used(&machine.disks, [9, 5, 9]).unwrap();
+            let volumes = Machine::open_used(&machine.disks, [ALWAYS, 5, 9]).unwrap();
             assert_eq!(machine.with(&file(1)), [2]);
             let found = volumes.read(&file(1), 0, 1 << 30).unwrap();
             let differs = (0..expected.len()).find(|at| found.get(*at) != expected.get(*at));
@@ -220,8 +221,42 @@ fn what_was_written_on_elsewhere_gets_its_beginning_back() {
     // Made, and nothing written to it yet.
     let machine = prepared();
     machine.disks[2].perform(&create(1)).unwrap();
-    let volumes = Machine::open_used(&machine.disks, [9, 5, 9]).unwrap();
+    let volumes = Machine::open_used(&machine.disks, [ALWAYS, 5, 9]).unwrap();
     assert!(volumes.read(&file(1), 0, 1 << 30).unwrap() == old);
+}
+
+/// One directory after the other was away: each file ends where the next begins.
+#[test]
+fn what_was_written_in_three_places_becomes_one_again() {
+    let machine = Machine::new();
+    let parts: [(usize, u64, &'static [u8]); 3] = [(1, 0, &[1; 128]), (2, 128, &[2; 128]), (0, 256, &[3; 128])];
+    for (at, pos, bytes) in parts {
+        machine.disks[at].perform(&create(1)).unwrap();
+        let bufs = vec![Bytes::from_static(bytes)];
+        machine.disks[at].perform(&DiskOp::Write { file: file(1), pos, bufs }).unwrap();
+    }
+    let volumes = Machine::open_used(&machine.disks, [ALWAYS, 4, 7]).unwrap();
+    assert_eq!(machine.with(&file(1)), [0]);
+    let expected = [[1_u8; 128], [2; 128], [3; 128]].concat();
+    assert_eq!(volumes.read(&file(1), 0, 999).unwrap(), expected);
+}
+
+/// What the newest does not have is not removed, and what cannot be read settles nothing.
+#[test]
+fn what_is_not_covered_is_put_aside() {
+    let machine = Machine::new();
+    let aside = FileName::new(format!("{}.aside", file(1)));
+    for (at, bytes) in [(0, b"22".as_slice()), (1, b"333")] {
+        machine.disks[at].perform(&create(1)).unwrap();
+        machine.disks[at].perform(&write(1, bytes)).unwrap();
+    }
+    machine.disks[1].make_unreadable(&file(1), 0, 1);
+    let volumes = Machine::open_used(&machine.disks, [ALWAYS, 4, 4]).unwrap();
+    assert_eq!((machine.with(&file(1)), volumes.read(&file(1), 0, 9).unwrap()), (vec![0, 1], "22".into()));
+    machine.disks[1].perform(&write(1, b"333")).unwrap();
+    let volumes = Machine::open_used(&machine.disks, [ALWAYS, 4, 4]).unwrap();
+    assert_eq!((machine.with(&file(1)), volumes.read(&file(1), 0, 9).unwrap()), (vec![0], "22".into()));
+    assert_eq!(machine.disks[1].read(&aside, 0, 9).unwrap(), "333");
 }
 
 #[test]

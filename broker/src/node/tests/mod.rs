@@ -313,6 +313,31 @@ fn a_node_that_lost_metadata_gets_another_replica_of_it() {
     }
 }
 
+/// Its journal could not be read, and then it could: by that time the cluster had given it another replica.
+#[test]
+fn a_node_that_was_given_another_replica_ends_and_finds_it_at_its_next_start() {
+    let mut world = World::new(3);
+    let place = world.create_topic(1, &[])[0];
+    world.until(|world| world.nodes.values().all(|node| node.controller.current().feature_level() == LEVEL_MAX));
+    let controller = world.controller().unwrap();
+    let renewed = (1..=3).map(NodeId).find(|node| *node != controller).unwrap();
+    let (lost, incarnation) = (ReplicaId(renewed.get()), config(renewed, 3).incarnation);
+    world.may_end = Some(renewed);
+    let renew = Request::RenewMember { node: renewed, incarnation, lost };
+    world.ask_controller(renew.clone()).unwrap();
+    world.until(|world| !world.nodes.contains_key(&renewed));
+    let disk = Arc::clone(&world.disks[&renewed]);
+    let opened = Node::open(disk.clone(), config(renewed, 3));
+    assert!(matches!(opened, Err(NodeOpenError::MetadataDamaged { replica, .. }) if replica == lost));
+    let Answer::Joined(state) = world.ask_controller(renew).unwrap() else { panic!("no other answer") };
+    Node::renew_metadata(disk, &config(renewed, 3), *state).unwrap();
+    world.events.retain(|(to, _)| *to != renewed);
+    world.restart(renewed);
+    world.produce(place, batch(&["a"], 0)).unwrap();
+    world.until(|world| world.values(renewed, place) == ["a"] && world.nodes.values().all(Node::is_settled));
+    assert!(world.nodes[&renewed].controller.group.replica() > lost);
+}
+
 #[test]
 fn nobody_gets_a_replica_of_the_metadata_that_is_not_the_node_it_says() {
     let mut world = World::new(3);

@@ -44,6 +44,8 @@ pub(super) struct World {
     pub(super) reached: Vec<(RequestId, Stage)>,
     /// What nodes did of late, one line each.
     pub(super) story: Vec<String>,
+    /// A node that may say that it cannot go on; then it is gone.
+    pub(super) may_end: Option<NodeId>,
     /// Messages that the network loses.
     pub(super) drops: Option<fn(NodeId, &PeerMessage) -> bool>,
 }
@@ -104,6 +106,7 @@ impl World {
             scrub: ScrubConfig { bytes_per_s: 0, interval_ms: 0 },
             reached: Vec::new(),
             story: Vec::new(),
+            may_end: None,
             drops: None,
         };
         for id in (1..=count).map(NodeId) {
@@ -193,6 +196,9 @@ impl World {
                     assert!(self.replies.insert(id, result).is_none(), "{id:?} is answered twice");
                 }
                 Effect::Reached { id, stage } => self.reached.push((id, stage)),
+                Effect::Fatal { .. } if self.may_end == Some(id) => {
+                    self.nodes.remove(&id);
+                }
                 Effect::Fatal { message } => panic!("{message}"),
                 Effect::ReadyToStop => {
                     self.nodes.remove(&id);

@@ -341,7 +341,7 @@ fn a_damaged_segment_gets_the_file_of_another_replica() {
             });
             assert!(!is_sound, "way {way} of {file}");
             has_damage(&world, *group);
-            suspected += u32::from(world.store.take_suspects(9).contains(&(*group, spec.first_index())));
+            suspected += u32::from(world.store.take_suspects(9, |_| true).contains(&(*group, spec.first_index())));
 
             let bytes = sound.disk.read(&file, 0, 1 << 24).unwrap();
             for piece in bytes.chunks(500) {
@@ -352,7 +352,7 @@ fn a_damaged_segment_gets_the_file_of_another_replica() {
             world.store.replace_segment(*group, spec.first_index());
             world.settle();
             assert!(!has_damage(&world, *group), "way {way} of {file}");
-            assert_eq!(world.store.take_suspects(9), BTreeSet::new());
+            assert_eq!(world.store.take_suspects(9, |_| true), BTreeSet::new());
             disk.crash(&CrashPlan::LOSE_ALL);
             let Recovered { store, doubt, .. } = open(&disk).unwrap();
             assert_eq!(doubt, Doubt::None);
@@ -390,7 +390,7 @@ fn a_segment_whose_index_is_lost_waits_for_a_sound_file() {
         world.settle();
         if world.store.awaits_repair(GROUP) {
             assert!(!world.store.log(GROUP).unwrap().segments()[0].sealed);
-            assert!(world.store.take_suspects(9).contains(&(GROUP, LogIndex(1))));
+            assert!(world.store.take_suspects(9, |_| true).contains(&(GROUP, LogIndex(1))));
             if let Some(theirs) = theirs {
                 let spec = world.store.segment(GROUP, LogIndex(1)).unwrap();
                 let bytes = theirs.slice(..usize::try_from(spec.bytes()).unwrap());
@@ -456,9 +456,14 @@ fn segments_whose_files_are_not_there_are_known_from_the_start() {
     assert!(gone.len() > 2, "{gone:?}");
     let Recovered { mut store, doubt, .. } = open(&disk).unwrap();
     assert_eq!((doubt, store.missing()), (Doubt::None, gone.len()));
-    let mut found = store.take_suspects(2);
+    assert!(store.take_suspects(2, |_| false).is_empty(), "nobody could help these");
+    let mut found = store.take_suspects(2, |_| true);
     assert_eq!((found.len(), store.missing()), (2, gone.len() - 2), "only as many as there is room for");
-    found.extend(store.take_suspects(1_000));
-    assert_eq!((found, store.missing()), (gone, 0));
-    assert!(store.take_suspects(1_000).is_empty());
+    found.extend(store.take_suspects(1_000, |_| true));
+    assert_eq!((found, store.missing()), (gone.clone(), 0));
+    assert!(store.take_suspects(1_000, |_| true).is_empty());
+
+    let Recovered { mut store, .. } = open(&disk).unwrap();
+    gone.iter().for_each(|(group, _)| store.remove_group(*group));
+    assert!(store.take_suspects(1_000, |_| true).is_empty() && store.missing() == 0, "they are gone with their groups");
 }

@@ -270,3 +270,29 @@ fn of_a_gap_only_what_was_accounted_for_is_excused() {
     }
     assert!(seen.is_superset(&BTreeSet::from([(true, false), (false, true)])), "{seen:?}");
 }
+
+/// A page that cannot be read may hide a block, and would at every start.
+#[test]
+fn what_cannot_be_read_is_in_doubt_once() {
+    let (mut all, disk) = (0, world().disk);
+    let names = disk.list("journal").unwrap();
+    let files = names.iter().map(|name| FileName::new(format!("journal/{name}")));
+    for (file, page) in files.flat_map(|file| (0..8).map(move |page| (file.clone(), page))) {
+        let disk = Arc::new(disk.fork());
+        disk.make_unreadable(&file, page * PAGE, PAGE);
+        let Recovered { store, doubt, .. } = open(&disk).unwrap();
+        if doubt != Doubt::All {
+            continue;
+        }
+        all += 1;
+        store.renew_metadata(state(30), BTreeSet::from([OTHER, YOUNG])).unwrap();
+        for _ in 0..2 {
+            let recovered = open(&disk).unwrap();
+            assert_eq!(
+                (recovered.doubt.clone(), metadata(&recovered).2),
+                (Doubt::Groups([OTHER, YOUNG].into()), false)
+            );
+        }
+    }
+    assert!(all > 2, "{all}");
+}

@@ -16,6 +16,8 @@ use anyhow::{Context as _, Result, bail};
 use levada_client::{Delivered, PartitionId, Producer, Record};
 use tokio::task::JoinHandle;
 
+use crate::waiting::until;
+
 /// Records that one writer keeps under way.
 pub const IN_FLIGHT: usize = 200;
 
@@ -54,6 +56,19 @@ impl Ledger {
     #[must_use]
     pub fn by_partition(&self) -> BTreeMap<u32, u64> {
         lock(&self.partitions).iter().map(|(&number, partition)| (number, partition.count)).collect()
+    }
+
+    /// Waits until this many more records are acknowledged in every one of that many partitions.
+    ///
+    /// # Errors
+    /// They are not within two minutes.
+    pub async fn progress(&self, partitions: u32, more: u64) -> Result<()> {
+        let before = self.by_partition();
+        until("writes go on in every partition", async || {
+            let now = self.by_partition();
+            Ok((0..partitions).all(|number| now.get(&number) >= Some(&(before.get(&number).unwrap_or(&0) + more))))
+        })
+        .await
     }
 
     /// The longest time without an acknowledgement in any one partition since the last call.

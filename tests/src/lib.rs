@@ -10,3 +10,4 @@ pub mod ledger;
 pub mod nodes;
 pub mod prometheus;
 pub mod tools;
+pub mod waiting;

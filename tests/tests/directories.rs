@@ -18,6 +18,7 @@ use levada_tests::{
     ledger::{Ledger, Load},
     nodes::Nodes,
     tools,
+    waiting::until,
 };
 use tempfile::TempDir;
 
@@ -85,26 +86,6 @@ impl Cluster {
     }
 }
 
-/// Looks again and again until something is so.
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while !is_so().await.unwrap_or(false) {
-        ensure!(Instant::now() < deadline, "not within two minutes: {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    Ok(())
-}
-
-/// Waits until this many more records are acknowledged in every partition.
-async fn progress(ledger: &Ledger, more: u64) -> Result<()> {
-    let before = ledger.by_partition();
-    until("writes go on in every partition", async || {
-        let now = ledger.by_partition();
-        Ok((0..PARTITIONS).all(|number| now.get(&number) >= Some(&(before.get(&number).unwrap_or(&0) + more))))
-    })
-    .await
-}
-
 fn said(log: &str, event: &str, directory: &Path) -> bool {
     log.lines().any(|line| line.contains(event) && line.contains(&directory.display().to_string()))
 }
@@ -141,7 +122,7 @@ async fn a_directory_that_fails_takes_nothing_with_it() -> Result<()> {
     let again = began.elapsed();
     cluster.until_whole(&admin, victim, true).await?;
     let whole = began.elapsed();
-    progress(&ledger, 500).await?;
+    ledger.progress(PARTITIONS, 500).await?;
     let pause = ledger.take_pause();
     assert_eq!(cluster.nodes.process(victim)?, pid, "whoever started it has not noticed");
     assert!(cluster.is_used(other)?);

@@ -16,6 +16,7 @@ use levada_tests::{
     ledger::{Ledger, Load},
     nodes::Nodes,
     tools,
+    waiting::until,
 };
 use tempfile::TempDir;
 
@@ -71,26 +72,6 @@ async fn create_topic(admin: &Admin, name: &str, partitions: u32) -> Result<()> 
     Ok(())
 }
 
-/// Looks again and again until something is so.
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while !is_so().await.unwrap_or(false) {
-        ensure!(Instant::now() < deadline, "not within two minutes: {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    Ok(())
-}
-
-/// Waits until this many more records are acknowledged in every partition.
-async fn progress(ledger: &Ledger, more: u64) -> Result<()> {
-    let before = ledger.by_partition();
-    until("writes go on in every partition", async || {
-        let now = ledger.by_partition();
-        Ok((0..PARTITIONS).all(|number| now.get(&number) >= Some(&(before.get(&number).unwrap_or(&0) + more))))
-    })
-    .await
-}
-
 /// The nodes that lead the topic's partitions.
 async fn leaders(admin: &Admin) -> Result<Vec<u64>> {
     let topic = admin.describe_topic(TOPIC).await?;
@@ -124,7 +105,7 @@ async fn a_full_disk_on_one_node_stops_no_writes_and_loses_nothing() -> Result<(
     create_topic(&admin, TOPIC, PARTITIONS).await?;
     let ledger = Arc::new(Ledger::default());
     let load = Load::start(&cluster.nodes.bootstrap(), TOPIC, PARTITIONS, WRITERS, &ledger).await?;
-    progress(&ledger, 500).await?;
+    ledger.progress(PARTITIONS, 500).await?;
     let victim = leaders(&admin).await?[0];
     ledger.take_pause();
 
@@ -132,16 +113,16 @@ async fn a_full_disk_on_one_node_stops_no_writes_and_loses_nothing() -> Result<(
     cluster.disk(victim)?.fill(LITTLE)?;
     until_fullness(&cluster.nodes, victim, 2.0).await?;
     until("others lead", async || Ok(!leaders(&admin).await?.contains(&victim))).await?;
-    progress(&ledger, 500).await?;
+    ledger.progress(PARTITIONS, 500).await?;
     // And now nothing is left at all.
     cluster.disk(victim)?.fill(0)?;
-    progress(&ledger, 3_000).await?;
+    ledger.progress(PARTITIONS, 3_000).await?;
     // It can even be started like this.
     cluster.nodes.kill(victim)?;
     cluster.nodes.spawn(victim)?;
     cluster.nodes.wait_ready()?;
     until_fullness(&cluster.nodes, victim, 2.0).await?;
-    progress(&ledger, 500).await?;
+    ledger.progress(PARTITIONS, 500).await?;
     let status = admin.cluster_status(true).await?;
     let full = status.nodes.iter().filter(|node| node.disk_fullness == 2);
     let full: Vec<u64> = full.filter_map(|node| Some(node.addresses.as_ref()?.node_id)).collect();
@@ -155,7 +136,7 @@ async fn a_full_disk_on_one_node_stops_no_writes_and_loses_nothing() -> Result<(
     until_fullness(&cluster.nodes, victim, 0.0).await?;
     until("it catches up", async || are_equal(&admin).await).await?;
     until("it leads again", async || Ok(leaders(&admin).await?.contains(&victim))).await?;
-    progress(&ledger, 500).await?;
+    ledger.progress(PARTITIONS, 500).await?;
     let pause = ledger.take_pause();
     load.stop().await?;
     writeln!(std::io::stderr(), "the longest pause of writes, with a full disk on a leader: {pause:?}")?;
@@ -181,7 +162,7 @@ async fn full_disks_on_all_nodes_refuse_writes_and_serve_reads_until_a_topic_is_
     }
     let ledger = Arc::new(Ledger::default());
     let load = Load::start(&cluster.nodes.bootstrap(), TOPIC, PARTITIONS, WRITERS, &ledger).await?;
-    progress(&ledger, 500).await?;
+    ledger.progress(PARTITIONS, 500).await?;
     load.stop().await?;
 
     for disk in &cluster.disks {
@@ -226,7 +207,7 @@ async fn full_disks_on_all_nodes_refuse_writes_and_serve_reads_until_a_topic_is_
     }
     let ledger = Arc::new(Ledger::default());
     let load = Load::start(&cluster.nodes.bootstrap(), TOPIC, PARTITIONS, WRITERS, &ledger).await?;
-    progress(&ledger, 500).await?;
+    ledger.progress(PARTITIONS, 500).await?;
     load.stop().await
 }
 
@@ -248,7 +229,7 @@ async fn a_read_only_disk_ends_its_node_alone_and_says_why() -> Result<()> {
     create_topic(&admin, TOPIC, PARTITIONS).await?;
     let ledger = Arc::new(Ledger::default());
     let load = Load::start(&cluster.nodes.bootstrap(), TOPIC, PARTITIONS, WRITERS, &ledger).await?;
-    progress(&ledger, 500).await?;
+    ledger.progress(PARTITIONS, 500).await?;
     let victim = leaders(&admin).await?[0];
     ledger.take_pause();
 
@@ -258,7 +239,7 @@ async fn a_read_only_disk_ends_its_node_alone_and_says_why() -> Result<()> {
     for part in ["out of service", "Read-only file system", &directory, "levada cluster replace"] {
         assert!(said.contains(part), "it does not say {part:?}:\n{said}");
     }
-    progress(&ledger, 500).await?;
+    ledger.progress(PARTITIONS, 500).await?;
     assert!(!leaders(&admin).await?.contains(&victim));
     let pause = ledger.take_pause();
 
@@ -294,7 +275,7 @@ async fn leaders_move_away_from_a_slow_disk_and_come_back() -> Result<()> {
     create_topic(&admin, TOPIC, PARTITIONS).await?;
     let ledger = Arc::new(Ledger::default());
     let load = Load::start(&cluster.nodes.bootstrap(), TOPIC, PARTITIONS, 1, &ledger).await?;
-    progress(&ledger, 500).await?;
+    ledger.progress(PARTITIONS, 500).await?;
     let quick = rate(&ledger, 5).await;
     let victim = leaders(&admin).await?[0];
     let throttle = Throttle::begin(cluster.disk(victim)?, cluster.nodes.process(victim)?, 12)?;

@@ -310,6 +310,7 @@ pub const fn api_name(api: u16) -> &'static str {
         Some(Api::ResizeTopic) => "resize_topic",
         Some(Api::DescribeReplica) => "describe_replica",
         Some(Api::RecoverPartition) => "recover_partition",
+        Some(Api::RecoverMetadata) => "recover_metadata",
         Some(Api::DescribeConfig) => "describe_config",
         Some(Api::ReloadConfig) => "reload_config",
         Some(Api::JoinCluster) => "join_cluster",

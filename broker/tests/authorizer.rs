@@ -24,8 +24,8 @@ use levada_protocol::{
             AdmitNodeRequest, AlterTopicRequest, BalanceRequest, ClusterStatusRequest, ClusterStatusResponse,
             CreateTopicRequest, DeleteTopicRequest, DescribeConfigRequest, DescribeReplicaRequest, DrainNodeRequest,
             FetchRequest, HandshakeRequest, InitProducerRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse,
-            NodeAddresses, PeerIdentity, RecoverPartitionRequest, RegisterNodeRequest, ReloadConfigRequest,
-            ResizeTopicRequest, TopicInfo, TransferLeaderRequest,
+            NodeAddresses, PeerIdentity, RecoverMetadataRequest, RecoverPartitionRequest, RegisterNodeRequest,
+            ReloadConfigRequest, ResizeTopicRequest, TopicInfo, TransferLeaderRequest,
         },
         peer::{FoundClusterRequest, JoinClusterRequest, RaftFrame, SeedStateRequest},
     },
@@ -102,6 +102,7 @@ fn fate(api: Api) -> Fate {
         | Api::DrainNode
         | Api::Balance
         | Api::RecoverPartition
+        | Api::RecoverMetadata
         | Api::ReloadConfig
         | Api::JoinCluster => Fate::Refused(Action::Alter, cluster),
         Api::ResizeTopic => Fate::Refused(Action::Alter, topic),
@@ -152,6 +153,9 @@ async fn ask(client: &mut Client, api: Api, topic: &TopicInfo) -> Result<Bytes> 
         Api::RecoverPartition => {
             let request = RecoverPartitionRequest { topic: name, partition: 0, accept_data_loss: true };
             client.call(api, &request, nothing).await
+        }
+        Api::RecoverMetadata => {
+            client.call(api, &RecoverMetadataRequest { accept_data_loss: true, forwarded: false }, nothing).await
         }
         Api::AdmitNode => client.call(api, &AdmitNodeRequest { node_id: 9, replace: false }, nothing).await,
         Api::DrainNode => {
@@ -242,7 +246,9 @@ async fn every_request_of_a_client_is_refused_and_changes_nothing() {
         if let Fate::Refused(..) = fate(api) {
             match ask(&mut client, api, &topic).await {
                 // It has a leader.
-                Err(error) if api == Api::RecoverPartition => assert_eq!(error.code, ErrorCode::InvalidRequest),
+                Err(error) if matches!(api, Api::RecoverPartition | Api::RecoverMetadata) => {
+                    assert_eq!(error.code, ErrorCode::InvalidRequest)
+                }
                 answer => drop(answer.unwrap_or_else(|error| panic!("{api:?}: {error}"))),
             }
             if api == Api::DeleteTopic {

@@ -11,8 +11,9 @@ use levada_protocol::{
         AdmitNodeRequest, AdmitNodeResponse, AlterTopicRequest, BalanceRequest, ClusterStatusRequest,
         ClusterStatusResponse, CreateTopicRequest, DeleteTopicRequest, DescribeConfigRequest, DescribeConfigResponse,
         DrainNodeRequest, FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest,
-        MoveInfo, MovesResponse, RecoverPartitionRequest, RecoverPartitionResponse, ReloadConfigRequest,
-        ReloadConfigResponse, ResizeTopicRequest, TopicResponse, TransferLeaderRequest, TransferLeaderResponse,
+        MoveInfo, MovesResponse, RecoverMetadataRequest, RecoverMetadataResponse, RecoverPartitionRequest,
+        RecoverPartitionResponse, ReloadConfigRequest, ReloadConfigResponse, ResizeTopicRequest, TopicResponse,
+        TransferLeaderRequest, TransferLeaderResponse,
     },
     source::NewTopic,
 };
@@ -316,6 +317,18 @@ impl Admin {
     ) -> Result<RecoverPartitionResponse> {
         let request = RecoverPartitionRequest { topic: topic.to_owned(), partition: partition.get(), accept_data_loss };
         let frame = self.cluster.call(Target::Controller, Api::RecoverPartition, &request, Duration::ZERO).await?;
+        frame.message()
+    }
+
+    /// How the cluster's metadata, which has lost a majority of the nodes that vote on it, can go on with what one node has. With
+    /// `accept_data_loss` it does, and changes that only the others had are gone.
+    ///
+    /// # Errors
+    /// `InvalidRequest`: somebody leads it, or will, or nothing is left of it; `NotReady`: a node that may have more of it is
+    /// starting; `FeatureLevel`: the cluster has never been at the level that this needs.
+    pub async fn recover_metadata(&self, accept_data_loss: bool) -> Result<RecoverMetadataResponse> {
+        let request = RecoverMetadataRequest { accept_data_loss, forwarded: false };
+        let frame = self.cluster.call(Target::Any, Api::RecoverMetadata, &request, Duration::ZERO).await?;
         frame.message()
     }
 

@@ -73,6 +73,8 @@ pub enum Api {
     DescribeReplica = 16,
     /// A partition without a majority of its replicas goes on with what one of them has.
     RecoverPartition = 17,
+    /// The metadata, without a majority of those who vote on it, goes on with what one node has.
+    RecoverMetadata = 24,
     /// A node's configuration.
     DescribeConfig = 18,
     /// A node reads its configuration again.
@@ -116,6 +118,7 @@ impl Api {
             21 => Self::FoundCluster,
             22 => Self::Raft,
             23 => Self::JoinCluster,
+            24 => Self::RecoverMetadata,
             _ => return None,
         })
     }
@@ -386,6 +389,7 @@ mod tests {
             Api::FoundCluster => 21,
             Api::Raft => 22,
             Api::JoinCluster => 23,
+            Api::RecoverMetadata => 24,
         }
     }
 
@@ -393,7 +397,7 @@ mod tests {
     fn the_numbers_are_pinned() {
         let known: Vec<_> = (0..=u16::MAX).filter_map(|value| Some((value, Api::from_u16(value)?))).collect();
         let values: Vec<_> = known.iter().map(|(value, _)| *value).collect();
-        assert_eq!(values, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23]);
+        assert_eq!(values, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24]);
         for (value, api) in known {
             assert_eq!((number(api), api as u16), (value, value), "{api:?}");
         }

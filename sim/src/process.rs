@@ -10,7 +10,7 @@ use std::{
 };
 
 use levada_broker::node::{
-    Node, NodeConfig, NodeOpenError, ScrubConfig, Watermarks,
+    MemberLoss, Node, NodeConfig, NodeOpenError, ScrubConfig, Watermarks,
     event::{Now, RequestId},
     sleeping::{SleepTotals, Wake},
 };
@@ -192,6 +192,8 @@ pub struct Process<H> {
     ticks: u64,
     /// It was asked to stop; then it comes back after this time.
     pub stopping_us: Option<u64>,
+    /// The last run said that its replica of the metadata is of no use.
+    member_loss: Option<MemberLoss>,
 }
 
 impl<H> Process<H> {
@@ -241,6 +243,8 @@ impl<H> Process<H> {
             scrub: ScrubConfig { bytes_per_s: 128 << 20, interval_ms: 5_000 },
             watermarks: Watermarks { reserve_bytes: options.reserve_bytes, reserve_percent: 100 },
             slow_disk_ms: 20,
+            member_loss: None,
+            metadata_log_bytes: draw(1 << 10..=16 << 10),
         };
         let disk = Arc::new(SimDisk::new(dice.seed()));
         let identity = DirIdentity { cluster: config.cluster, node, incarnation: config.incarnation };
@@ -260,6 +264,7 @@ impl<H> Process<H> {
             is_full: false,
             ticks: 0,
             stopping_us: None,
+            member_loss: None,
         };
         (process, identity, journal)
     }
@@ -291,7 +296,8 @@ impl<H> Process<H> {
     pub fn start(&mut self, at_us: u64, unsteady: bool) -> Result<(), NotStarted> {
         self.run += 1;
         self.stopping_us = None;
-        let config = NodeConfig { seed: self.dice.seed(), ..self.config.clone() };
+        let member_loss = self.member_loss.take();
+        let config = NodeConfig { seed: self.dice.seed(), member_loss, ..self.config.clone() };
         let cut = unsteady && self.dice.chance(10);
         let off_at = self.disk.performed() + self.dice.between(1..=8);
         if cut {
@@ -332,6 +338,11 @@ impl<H> Process<H> {
     /// The disk refuses.
     pub fn renew_metadata(&mut self, state: GroupState) -> Result<(), NodeOpenError> {
         Node::renew_metadata(Arc::clone(&self.disk) as Arc<_>, &self.config, state)
+    }
+
+    /// It does not start with its replica of the metadata as it is.
+    pub const fn give_up_metadata(&mut self, loss: MemberLoss) {
+        self.member_loss = Some(loss);
     }
 
     /// Whether it may end because of its disk now, and how long it is down then. That the disk is full is no reason.

@@ -200,6 +200,107 @@ async fn without_another_replica_damage_is_named_and_the_rest_served() -> Result
     Ok(())
 }
 
+/// The metadata's segments are needed by nobody who has a checkpoint: a damaged one goes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_segment_of_the_metadata_goes() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut nodes = start(dir.path(), 3)?;
+    topic(&nodes, 1, 3).await?;
+    // Two megabytes later there is a checkpoint, up to which the scrub reads.
+    let ledger = Arc::new(Ledger::default());
+    let load = Load::start(&nodes.bootstrap(), TOPIC, 1, 2, &ledger).await?;
+    let metadata = |id: u64| -> Result<Option<PathBuf>> {
+        let names = fs::read_dir(nodes.nodes[&id].data_dir.join("segments"))?.map(|entry| Ok(entry?.path()));
+        let mut paths = names.collect::<Result<Vec<_>>>()?.into_iter();
+        let is_its = |path: &PathBuf| path.to_string_lossy().contains(&format!("/{}-", "0".repeat(20)));
+        Ok(paths.find(|path| is_its(path) && path.extension().is_some_and(|extension| extension == "seg")))
+    };
+    for id in [1, 2] {
+        let path = eventually("the metadata has a segment", || metadata(id)).await?;
+        flip(&path, 200)?;
+        mended(&nodes, id, 1).await?;
+        ensure!(metadata(id)?.as_ref() != Some(&path) || !path.exists(), "{} is still there", path.display());
+    }
+    let (ok, out, err) = levada(&nodes, &["topic", "create", "later"])?;
+    ensure!(ok, "{out}{err}");
+    for id in 1..=3 {
+        nodes.kill(id)?;
+        nodes.spawn(id)?;
+        nodes.wait_ready()?;
+    }
+    let (ok, out, _) = levada(&nodes, &["topic", "list"])?;
+    ensure!(ok && out.contains("later") && out.contains(TOPIC), "{out}");
+    let (_, out, _) = levada(&nodes, &["cluster", "status"])?;
+    eventually("all is well", || Ok(levada(&nodes, &["cluster", "status"])?.1.contains("safe: ").then_some(())))
+        .await
+        .with_context(|| out)?;
+    load.stop().await.context("no write fails for it")?;
+    writeln!(std::io::stderr(), "{}", ledger.judge(tools::python(), &nodes.nodes[&1].flight, TOPIC, dir.path())?)?;
+    Ok(())
+}
+
+/// The checkpoint is there twice in its file. Without either, nothing says what the journal needs not: the node does not start, says
+/// what to do, and that helps.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_checkpoint_is_read_from_its_second_copy_or_the_node_is_replaced() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut nodes = start(dir.path(), 3)?;
+    topic(&nodes, 2, 3).await?;
+    let ledger = Arc::new(Ledger::default());
+    let load = Load::start(&nodes.bootstrap(), TOPIC, 2, 2, &ledger).await?;
+    let path = nodes.nodes[&3].data_dir.join("checkpoint");
+    let copy = |path: &Path| Ok::<u64, anyhow::Error>(fs::metadata(path)?.len() / 2);
+    eventually("there are segments", || Ok((sealed(&nodes, 3)?.len() >= 3).then_some(()))).await?;
+    for second in [false, true] {
+        nodes.kill(3)?;
+        flip(&path, 100 + if second { copy(&path)? } else { 0 })?;
+        nodes.spawn(3)?;
+        nodes.wait_ready()?;
+    }
+    ensure!(nodes.log(3)?.contains("file.copy.damaged"), "it says so");
+    eventually("it catches up", || Ok(levada(&nodes, &["cluster", "status"])?.1.contains("safe: ").then_some(())))
+        .await?;
+
+    nodes.kill(3)?;
+    let whole = fs::read(&path)?;
+    let length = copy(&path)?;
+    let (mut flipped, mut swapped) = (whole.clone(), whole.clone());
+    for at in [100, 100 + usize::try_from(length)?] {
+        flipped[at] ^= 4;
+    }
+    // Another node's: it is of another data directory.
+    swapped.clone_from(&fs::read(nodes.nodes[&2].data_dir.join("checkpoint"))?);
+    let cut = whole[..usize::try_from(length / 2)?].to_vec();
+    for (content, says) in [(flipped, "DAMAGED"), (cut, "DAMAGED"), (swapped, "WRONG_INCARNATION")] {
+        fs::write(&path, &content)?;
+        nodes.spawn(3)?;
+        let log = nodes.wait_ended(3)?;
+        ensure!(log.contains("checkpoint") && log.contains("levada cluster replace"), "it says what to do: {log}");
+        writeln!(std::io::stderr(), "{says}: {}", log.lines().last().unwrap_or_default())?;
+    }
+    // Nothing else was touched: the right one brings the node back.
+    fs::write(&path, &whole)?;
+    nodes.spawn(3)?;
+    nodes.wait_ready()?;
+    nodes.kill(3)?;
+
+    fs::write(&path, b"nothing of it is left")?;
+    nodes.spawn(3)?;
+    nodes.wait_ended(3)?;
+    nodes.wipe(3)?;
+    let (ok, out, err) = levada(&nodes, &["cluster", "replace", "3", "--no-wait"])?;
+    ensure!(ok, "{out}{err}");
+    nodes.spawn(3)?;
+    nodes.wait_ready()?;
+    eventually("it has all its replicas again", || {
+        Ok(levada(&nodes, &["cluster", "status"])?.1.contains("safe: ").then_some(()))
+    })
+    .await?;
+    load.stop().await.context("no write fails for it")?;
+    writeln!(std::io::stderr(), "{}", ledger.judge(tools::python(), &nodes.nodes[&3].flight, TOPIC, dir.path())?)?;
+    Ok(())
+}
+
 /// A block of the journal as `docs/format.md` draws it.
 struct Block {
     file: PathBuf,
@@ -272,7 +373,7 @@ async fn journal_is_damaged(in_header: bool) -> Result<()> {
     nodes.spawn(3)?;
     eventually("the damage is found, and made good", || {
         let log = fs::read_to_string(dir.path().join("node-3.log"))?;
-        let is_renewed = log.contains("metadata.damaged") == in_header;
+        let is_renewed = log.contains("metadata.lost") == in_header;
         Ok((is_renewed && log.contains("partition.damaged") && log.contains("copy.complete")).then_some(()))
     })
     .await?;

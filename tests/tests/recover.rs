@@ -46,6 +46,13 @@ fn status(nodes: &Nodes) -> Result<Value> {
     Ok(serde_json::from_str(&ok(nodes, &["cluster", "status", "--output", "json"], "")?)?)
 }
 
+/// The cluster is at the level of this build: before all nodes have registered it is not.
+fn all_know_each_other(nodes: &Nodes) -> Result<()> {
+    eventually("the feature level rises", Duration::from_secs(20), || {
+        Ok((status(nodes)?["feature_level"].as_u64() >= Some(3)).then_some(()))
+    })
+}
+
 fn eventually<T>(what: &str, patience: Duration, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let began = Instant::now();
     loop {
@@ -63,6 +70,7 @@ fn a_partition_goes_on_with_what_is_left_of_it() -> Result<()> {
     let data_dirs: Vec<PathBuf> = (1..=5).map(|id| dir.path().join(format!("node-{id}"))).collect();
     data_dirs.iter().try_for_each(std::fs::create_dir_all)?;
     let mut nodes = Nodes::start_with(tools::levada(), &data_dirs, dir.path(), &[])?;
+    all_know_each_other(&nodes)?;
     ok(&nodes, &["topic", "create", TOPIC, "--replicas", "3"], "")?;
     produce(&nodes, 0..1_000)?;
     let partition = status(&nodes)?["partitions"][0].clone();
@@ -113,5 +121,83 @@ fn a_partition_goes_on_with_what_is_left_of_it() -> Result<()> {
         ok(&nodes, &["cluster", "move-leader", TOPIC, "0", &node.to_string()], "")?;
         ensure!(consume(&nodes)? == expected, "with node {node} as leader");
     }
+    Ok(())
+}
+
+/// Two of three nodes are gone for good, and with them every majority: of the metadata, and of each partition.
+#[test]
+fn a_cluster_of_three_goes_on_with_the_one_node_that_is_left() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let data_dirs: Vec<PathBuf> = (1..=3).map(|id| dir.path().join(format!("node-{id}"))).collect();
+    data_dirs.iter().try_for_each(std::fs::create_dir_all)?;
+    let mut nodes = Nodes::start_with(tools::levada(), &data_dirs, dir.path(), &[])?;
+    all_know_each_other(&nodes)?;
+    ok(&nodes, &["topic", "create", TOPIC, "--partitions", "1"], "")?;
+    ok(&nodes, &["topic", "create", "others", "--partitions", "20"], "")?;
+    produce(&nodes, 0..1_000)?;
+    let (done, _, error) = levada(&nodes, &["cluster", "recover", "--accept-data-loss"], "")?;
+    ensure!(!done && error.contains("leads the metadata: there is nothing to recover"), "{error}");
+
+    let controller = status(&nodes)?["controller"].as_u64().context("no controller")?;
+    let survivor = (1..=3).find(|node| *node != controller).context("another")?;
+    let gone: Vec<u64> = (1..=3).filter(|node| *node != survivor).collect();
+    let (wiped, back) = (gone[0], gone[1]);
+    gone.iter().try_for_each(|node| nodes.kill(*node))?;
+    nodes.wipe(wiped)?;
+
+    // Nothing else helps.
+    let (done, _, error) = levada(&nodes, &["partition", "recover", TOPIC, "0", "--timeout", "3s"], "")?;
+    ensure!(!done && error.contains("levada cluster status"), "it says who knows more: {error}");
+    let says = ok(&nodes, &["cluster", "status"], "")?;
+    ensure!(says.contains("NOT AVAILABLE") && says.contains("`levada cluster recover` says what is left"), "{says}");
+    let plan = eventually("it is known what is left", Duration::from_secs(20), || {
+        let (done, out, _) = levada(&nodes, &["cluster", "recover"], "")?;
+        Ok(done.then_some(out))
+    })?;
+    for part in ["no answer", "sound, goes on", "would go on with", "Nothing has been changed"] {
+        ensure!(plan.contains(part), "{part:?} is not in:\n{plan}");
+    }
+    ensure!(status(&nodes)?["controller"].is_null(), "nothing has been changed");
+    let out = ok(&nodes, &["cluster", "recover", "--accept-data-loss"], "")?;
+    ensure!(out.contains(&format!("node {survivor} is the controller")), "{out}");
+
+    // What the others had is given up for all partitions at once.
+    let plan = eventually("it is known what is left of them", Duration::from_secs(20), || {
+        let (done, out, _) = levada(&nodes, &["partition", "recover", "--all"], "")?;
+        Ok((done && out.contains("others")).then_some(out))
+    })?;
+    ensure!(plan.lines().filter(|line| line.contains("offsets 0 to")).count() == 21, "{plan}");
+    let done = ok(&nodes, &["partition", "recover", "--all", "--accept-data-loss", "--output", "json"], "")?;
+    let done: Value = serde_json::from_str(&done)?;
+    let partitions = done["partitions"].as_array().context("partitions")?;
+    ensure!(partitions.iter().all(|partition| partition["recovered"] == true), "{done}");
+    ensure!(consume(&nodes)? == (0..1_000).collect::<Vec<u32>>(), "what it had");
+    produce(&nodes, 1_000..1_100)?;
+    let out = ok(&nodes, &["partition", "recover", "--all"], "")?;
+    ensure!(out.contains("there is nothing to recover"), "{out}");
+
+    // One comes back with all that it had, which counts no more; one with an empty directory.
+    nodes.spawn(back)?;
+    ok(&nodes, &["cluster", "replace", &wiped.to_string(), "--no-wait"], "")?;
+    nodes.spawn(wiped)?;
+    nodes.wait_ready()?;
+    eventually("the cluster is whole again", Duration::from_secs(60), || {
+        let status = status(&nodes)?;
+        let mut nodes = status["nodes"].as_array().into_iter().flatten();
+        Ok((status["safe"] == true && nodes.all(|node| node["metadata_voter"] == true)).then_some(()))
+    })?;
+    ensure!(nodes.log(back)?.contains("metadata.given_up"), "it was told");
+    let expected: Vec<u32> = (0..1_100).collect();
+    for node in 1..=3 {
+        ok(&nodes, &["cluster", "move-leader", TOPIC, "0", &node.to_string()], "")?;
+        ensure!(consume(&nodes)? == expected, "with node {node} as leader");
+    }
+    // Whoever is left of them is a majority.
+    nodes.kill(survivor)?;
+    eventually("the two others go on", Duration::from_secs(20), || {
+        let (done, _, _) = levada(&nodes, &["topic", "create", "later"], "")?;
+        Ok(done.then_some(()))
+    })?;
+    ensure!(consume(&nodes)? == expected, "without the survivor");
     Ok(())
 }

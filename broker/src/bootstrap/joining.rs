@@ -87,19 +87,22 @@ fn request(own: &Record, applicant: &Applicant) -> JoinClusterRequest {
         rack: applicant.rack.clone(),
         feature_level_max: LEVEL_MAX,
         lost_member: 0,
+        sound_below: 0,
     }
 }
 
-/// Asks the nodes that are known, one after the other, for another replica of the metadata group: `lost` may not vote any more.
-/// `Err` within says why there is none yet.
+/// Asks the nodes that are known, one after the other, for another replica of the metadata group: `lost` may not vote any more. If
+/// it may, as it is `sound_to` an entry, for a later state of it. `Err` within says why there is none yet.
 pub(crate) async fn renew(
     own: &Record,
     applicant: &Applicant,
     nodes: &BTreeMap<NodeId, String>,
     lost: ReplicaId,
+    sound_to: Option<LogIndex>,
 ) -> Result<Result<GroupState, String>, BootstrapError> {
     let Some(decision) = &own.decision else { return Ok(Err("the node is of no cluster".to_owned())) };
-    let request = JoinClusterRequest { lost_member: lost.get(), ..request(own, applicant) };
+    let sound_below = sound_to.map_or(0, |last| last.next().get());
+    let request = JoinClusterRequest { lost_member: lost.get(), sound_below, ..request(own, applicant) };
     let stranger = Record { decision: None, ..own.clone() };
     let mut silent = "no other node of the cluster answers".to_owned();
     for (node, address) in nodes {
@@ -108,7 +111,7 @@ pub(crate) async fn renew(
         match answer {
             Ok(joined) => {
                 let Knocked::Joined(given, state) = read(decision, joined)? else { continue };
-                if given.joined != Some(lost) {
+                if given.joined != Some(lost) || sound_to.is_some_and(|last| last <= state.applied) {
                     return Ok(Ok(state));
                 }
                 silent = format!("the build of node {node} is older and gives no other replica");

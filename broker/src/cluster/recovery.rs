@@ -1,4 +1,4 @@
-//! Whether a partition may go on from one replica, and from which.
+//! Whether a partition, or the metadata, may go on from one replica, and from which.
 //!
 //! As long as a majority of a group's voters is there, it elects a leader that has everything that was acknowledged, and nobody
 //! has to decide anything. When a majority is gone for good, what the rest has is all there is. Of these replicas the one with
@@ -71,22 +71,52 @@ pub struct Plan {
     pub known_end: Offset,
 }
 
-/// Decides from which replica a partition goes on.
+/// What goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// A partition.
+    Partition,
+    /// The metadata of the cluster.
+    Metadata,
+}
+
+impl Subject {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Partition => "the partition",
+            Self::Metadata => "the metadata",
+        }
+    }
+
+    const fn nothing_left(self) -> &'static str {
+        match self {
+            Self::Partition => "nothing is left of it but its name: delete the topic, or go on without the partition",
+            Self::Metadata => {
+                "nothing is left of the cluster but records that nobody can assign: bring data directories back from copies"
+            }
+        }
+    }
+}
+
+/// Decides from which replica it goes on.
 ///
 /// # Errors
 /// It needs no such thing: somebody leads, or will; or nothing is left of it.
-pub fn plan(found: &[Found]) -> Result<Plan> {
+pub fn plan(subject: Subject, found: &[Found]) -> Result<Plan> {
+    let name = subject.name();
     let reports = || found.iter().filter_map(|found| Some((found.replica, found.report.as_ref()?)));
     if let Some((leader, _)) = reports().find(|(_, report)| report.leads) {
-        let why = format!("node {} leads the partition: there is nothing to recover", leader.node);
+        let why = format!("node {} leads {name}: there is nothing to recover", leader.node);
         return Err(Error::new(ErrorCode::InvalidRequest, why));
     }
     let sound =
         || reports().filter(|(replica, report)| report.state == ReplicaState::Sound && report.replica == replica.id);
     let Some((survivor, best)) = sound().max_by_key(|(replica, report)| (report.last, std::cmp::Reverse(replica.id)))
     else {
-        let why = "no node that answers has a sound replica of the partition. Start the nodes that had one; if none of them \
-                   comes back, nothing is left of it but its name: delete the topic, or go on without the partition";
+        let why = format!(
+            "no node that answers has a sound replica of {name}. Start the nodes that had one; if none of them comes back, {}",
+            subject.nothing_left()
+        );
         return Err(Error::new(ErrorCode::InvalidRequest, why));
     };
     let is_sound = |replica: &ReplicaId| sound().any(|(found, _)| found.id == *replica);
@@ -177,9 +207,10 @@ mod tests {
 
     #[test]
     fn who_is_left_goes_on_and_what_others_had_is_told() {
-        let plan = plan(&[silent(1), found(2, Sound, (3, 50), 40), found(3, Lost, (4, 70), 60)]).unwrap();
+        let plan =
+            plan(Subject::Partition, &[silent(1), found(2, Sound, (3, 50), 40), found(3, Lost, (4, 70), 60)]).unwrap();
         assert_eq!((plan.survivor.id, plan.end, plan.known_end), (ReplicaId(2), Offset(40), Offset(60)));
-        let plan = super::plan(&[silent(1), found(2, Sound, (3, 50), 40), silent(3)]).unwrap();
+        let plan = super::plan(Subject::Partition, &[silent(1), found(2, Sound, (3, 50), 40), silent(3)]).unwrap();
         assert_eq!((plan.end, plan.known_end), (Offset(40), Offset(40)));
     }
 
@@ -192,21 +223,25 @@ mod tests {
         };
         let all =
             [silent(1), five(found(2, Sound, (3, 90), 80)), silent(3), five(found(4, Sound, (4, 60), 50)), silent(5)];
-        assert_eq!(plan(&all).unwrap().survivor.id, ReplicaId(4));
+        assert_eq!(plan(Subject::Partition, &all).unwrap().survivor.id, ReplicaId(4));
         let all =
             [silent(1), five(found(2, Sound, (4, 61), 51)), silent(3), five(found(4, Sound, (4, 60), 50)), silent(5)];
-        let plan = plan(&all).unwrap();
+        let plan = plan(Subject::Partition, &all).unwrap();
         assert_eq!((plan.survivor.id, plan.end), (ReplicaId(2), Offset(51)));
     }
 
     #[test]
     fn nothing_is_done_where_a_majority_is_left() {
-        let error = plan(&[silent(1), found(2, Sound, (3, 50), 40), found(3, Sound, (3, 50), 40)]).unwrap_err();
+        let error = plan(Subject::Partition, &[silent(1), found(2, Sound, (3, 50), 40), found(3, Sound, (3, 50), 40)])
+            .unwrap_err();
         assert_eq!(error.code, ErrorCode::InvalidRequest);
         assert!(error.message.contains("nodes 12, 13"), "{error}");
         let mut leader = found(2, Sound, (3, 50), 40);
         leader.report.as_mut().unwrap().leads = true;
-        assert_eq!(plan(&[silent(1), leader, silent(3)]).unwrap_err().code, ErrorCode::InvalidRequest);
+        assert_eq!(
+            plan(Subject::Partition, &[silent(1), leader, silent(3)]).unwrap_err().code,
+            ErrorCode::InvalidRequest
+        );
     }
 
     #[test]
@@ -218,17 +253,17 @@ mod tests {
         };
         let all =
             [silent(1), joint(found(2, Sound, (3, 50), 40)), joint(found(3, Sound, (3, 50), 40)), silent(4), silent(5)];
-        assert_eq!(plan(&all).unwrap().survivor.id, ReplicaId(2));
+        assert_eq!(plan(Subject::Partition, &all).unwrap().survivor.id, ReplicaId(2));
     }
 
     #[test]
     fn where_nothing_is_left_nothing_can_be_done() {
-        let error = plan(&[silent(1), found(2, Lost, (3, 50), 40), silent(3)]).unwrap_err();
+        let error = plan(Subject::Partition, &[silent(1), found(2, Lost, (3, 50), 40), silent(3)]).unwrap_err();
         assert!(error.message.contains("delete the topic"), "{error}");
         // What another replica of that node has is not this one's.
         let mut other = found(2, Sound, (3, 50), 40);
         other.replica.id = ReplicaId(9);
-        assert!(plan(&[other]).is_err());
+        assert!(plan(Subject::Partition, &[other]).is_err());
     }
 
     #[test]

@@ -193,6 +193,7 @@ impl Handler for Dispatch {
             Api::RecoverPartition => {
                 beside(&frame, responder, |m, r| recovery::recover_partition(broker, session, m, r))
             }
+            Api::RecoverMetadata => beside(&frame, responder, |m, r| recovery::recover_metadata(broker, session, m, r)),
             Api::TransferLeader => beside(&frame, responder, |m, r| admin::transfer_leader(broker, session, m, r)),
             Api::DescribeConfig => beside(&frame, responder, |m, r| config::describe_config(broker, session, m, r)),
             Api::ReloadConfig => beside(&frame, responder, |m, r| config::reload_config(broker, session, m, r)),

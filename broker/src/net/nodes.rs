@@ -1,13 +1,13 @@
 //! Requests about nodes: they register and join, operators add, replace and drain them, and spread replicas.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use levada_protocol::{
     context::{Action, RequestContext, Resource},
     error::{Error, ErrorCode, NodeAddresses, Result},
     frame::Api,
-    ids::{GroupId, IncarnationId, NodeId, ReplicaId},
+    ids::{GroupId, IncarnationId, LogIndex, NodeId, ReplicaId},
     messages::{
         native::{
             AdmitNodeRequest, AdmitNodeResponse, BalanceRequest, DrainNodeRequest, MoveInfo, MovesResponse,
@@ -44,6 +44,9 @@ impl Broker {
     async fn join(&self, ctx: &RequestContext, request: JoinClusterRequest) -> Result<JoinClusterResponse> {
         self.authorize(ctx, Action::Alter, Resource::Cluster)?;
         let deadline = clock::deadline(ctx, DEFAULT_WAIT);
+        if let Some(state) = self.later_state(&request, deadline).await? {
+            return self.joined(*state);
+        }
         let controller = self.find_leader(GroupId::METADATA, deadline).await?;
         if controller != self.node() {
             return Ok(self.forwarder.call(controller, Api::JoinCluster, request, Bytes::new(), deadline).await?);
@@ -72,6 +75,21 @@ impl Broker {
                 self.joined(*state)
             }
             _ => Err(unexpected()),
+        }
+    }
+
+    /// For a replica that is sound and only needs a later state: that, if this node has it. Nobody has to agree.
+    async fn later_state(&self, request: &JoinClusterRequest, deadline: Instant) -> Result<Option<Box<GroupState>>> {
+        let Some(sound_to) = request.sound_below.checked_sub(1).map(LogIndex) else { return Ok(None) };
+        let (node, incarnation) = (NodeId(request.node_id), incarnation(&request.incarnation)?);
+        let wish = Request::CatchUpMember { node, incarnation, replica: ReplicaId(request.lost_member), sound_to };
+        match self.worker.ask(wish, deadline, Charge::default()).await {
+            Ok(Answer::Joined(state)) => Ok(Some(state)),
+            Ok(_) => Err(unexpected()),
+            Err(error) => {
+                tracing::debug!(node = node.get(), %error, "metadata.member.behind: there is no later state for it here");
+                Ok(None)
+            }
         }
     }
 

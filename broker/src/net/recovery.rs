@@ -1,6 +1,6 @@
-//! Requests about partitions that have no majority of their replicas any more.
+//! Requests about partitions, and the metadata, that have no majority of their replicas any more.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -8,10 +8,10 @@ use levada_protocol::{
     context::{Action, RequestContext, Resource},
     error::{Error, ErrorCode, Result},
     frame::Api,
-    ids::{GroupId, PartitionId},
+    ids::{GroupId, NodeId, PartitionId, ReplicaId},
     messages::native::{
-        DescribeReplicaRequest, DescribeReplicaResponse, RecoverPartitionRequest, RecoverPartitionResponse,
-        RecoverableReplica,
+        DescribeReplicaRequest, DescribeReplicaResponse, RecoverMetadataRequest, RecoverMetadataResponse,
+        RecoverPartitionRequest, RecoverPartitionResponse, RecoverableReplica,
     },
 };
 
@@ -20,7 +20,7 @@ use crate::{
     broker::{Broker, DEFAULT_WAIT},
     cluster::{
         metadata::{Partition, Replica, unknown_topic},
-        recovery::{Found, ReplicaReport, plan},
+        recovery::{Found, ReplicaReport, Subject, plan},
     },
     node::event::{Answer, Request},
     runtime::{budget::Charge, clock},
@@ -55,7 +55,14 @@ impl Broker {
         }
     }
 
-    async fn recover(
+    /// What their nodes say of all replicas of a group.
+    async fn find_all(&self, group: GroupId, replicas: BTreeMap<ReplicaId, NodeId>) -> Result<Vec<Found>> {
+        let replicas = replicas.into_iter().map(|(id, node)| Replica { id, node });
+        let found = join_all(replicas.map(|replica| self.find(group, replica))).await;
+        found.into_iter().collect()
+    }
+
+    async fn recover_partition(
         &self,
         ctx: &RequestContext,
         request: RecoverPartitionRequest,
@@ -66,10 +73,8 @@ impl Broker {
         self.worker.ask(Request::MetadataBarrier, deadline, Charge::default()).await?;
         let partition = self.partition_named(&request.topic, PartitionId(request.partition))?;
         let group = partition.group;
-        let replicas = partition.everybody().into_iter().map(|(id, node)| Replica { id, node });
-        let found = join_all(replicas.map(|replica| self.find(group, replica))).await;
-        let found: Vec<Found> = found.into_iter().collect::<Result<_>>()?;
-        let plan = plan(&found)?;
+        let found = self.find_all(group, partition.everybody()).await?;
+        let plan = plan(Subject::Partition, &found)?;
         if request.accept_data_loss {
             let survivor = plan.survivor.id;
             tracing::warn!(?plan, topic = request.topic, partition = request.partition, "partition.recover");
@@ -77,18 +82,51 @@ impl Broker {
             let recover = Request::RecoverPartition { group, survivor, targets_given };
             self.worker.ask(recover, deadline, Charge::default()).await?;
         }
-        let replica = |found: &Found| RecoverableReplica {
-            replica_id: found.replica.id.get(),
-            node_id: found.replica.node.get(),
-            report: found.report.as_ref().map(ReplicaReport::to_wire),
-        };
         Ok(RecoverPartitionResponse {
-            replicas: found.iter().map(replica).collect(),
+            replicas: found.iter().map(to_wire).collect(),
             survivor: plan.survivor.id.get(),
             survivor_node: plan.survivor.node.get(),
             log_start_offset: plan.log_start.get(),
             end_offset: plan.end.get(),
             known_end_offset: plan.known_end.get(),
+            recovered: request.accept_data_loss,
+        })
+    }
+
+    /// As nobody leads the metadata, any node decides by what all say.
+    async fn recover_metadata(
+        &self,
+        ctx: &RequestContext,
+        request: RecoverMetadataRequest,
+    ) -> Result<RecoverMetadataResponse> {
+        self.authorize(ctx, Action::Alter, Resource::Cluster)?;
+        let deadline = clock::deadline(ctx, DEFAULT_WAIT);
+        let members = self.metadata().members(self.identity.members.keys().copied());
+        let found = self.find_all(GroupId::METADATA, members).await?;
+        let plan = plan(Subject::Metadata, &found)?;
+        let node = plan.survivor.node;
+        if request.accept_data_loss {
+            tracing::warn!(?plan, "metadata.recover");
+            if node == self.node() {
+                self.worker.ask(Request::RecoverMetadata, deadline, Charge::default()).await?;
+            } else if request.forwarded {
+                let why = format!("node {node} has more of the metadata than node {}; try again", self.node());
+                return Err(Error::new(ErrorCode::NotReady, why));
+            } else {
+                let request = RecoverMetadataRequest { forwarded: true, ..request };
+                let call = self.forwarder.call(node, Api::RecoverMetadata, request, Bytes::new(), deadline);
+                return call.await.map_err(Error::from);
+            }
+        }
+        let survivor = found.iter().find(|found| found.replica == plan.survivor);
+        let (last_term, last_index) =
+            survivor.and_then(|found| found.report.as_ref()).map(|report| report.last).unwrap_or_default();
+        Ok(RecoverMetadataResponse {
+            replicas: found.iter().map(to_wire).collect(),
+            survivor: plan.survivor.id.get(),
+            survivor_node: node.get(),
+            last_term: last_term.get(),
+            last_index: last_index.get(),
             recovered: request.accept_data_loss,
         })
     }
@@ -101,6 +139,14 @@ impl Broker {
                 format!("topic {topic:?} has {} partitions, and none with number {number}", known.partitions.len());
             Error::new(ErrorCode::UnknownPartition, why)
         })
+    }
+}
+
+fn to_wire(found: &Found) -> RecoverableReplica {
+    RecoverableReplica {
+        replica_id: found.replica.id.get(),
+        node_id: found.replica.node.get(),
+        report: found.report.as_ref().map(ReplicaReport::to_wire),
     }
 }
 
@@ -125,5 +171,15 @@ pub(crate) async fn recover_partition(
     request: RecoverPartitionRequest,
     responder: Responder,
 ) {
-    responder.answer(broker.recover(&session.context(), request).await);
+    responder.answer(broker.recover_partition(&session.context(), request).await);
+}
+
+/// The metadata goes on with what one node has.
+pub(crate) async fn recover_metadata(
+    broker: Arc<Broker>,
+    session: Arc<Session>,
+    request: RecoverMetadataRequest,
+    responder: Responder,
+) {
+    responder.answer(broker.recover_metadata(&session.context(), request).await);
 }

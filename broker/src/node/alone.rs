@@ -29,6 +29,7 @@ use crate::{
         recovery::{ReplicaReport, ReplicaState},
     },
     partition::machine::Partition,
+    raft::group::Group,
 };
 
 /// Groups here that are about to go on alone.
@@ -52,9 +53,13 @@ impl Node {
     /// Looks which groups are to go on alone, and begins.
     pub(super) fn look_for_survivors(&mut self) {
         for id in self.sleepers.awake() {
-            let is_due = self.partitions.get(&id).is_some_and(is_left_alone);
-            if is_due && !self.alone.captured.contains(&id) {
-                self.alone.waiting.insert(id);
+            let Some(partition) = self.partitions.get_mut(&id).filter(|partition| is_left_alone(partition)) else {
+                continue;
+            };
+            if !self.alone.captured.contains(&id) && self.alone.waiting.insert(id) {
+                // Durable before the membership is: whoever starts with that goes on in a later term, too.
+                partition.group.skip_terms();
+                self.dirty.insert(id);
             }
         }
         let partitions = &self.partitions;
@@ -95,6 +100,9 @@ impl Node {
     /// # Errors
     /// `NotReady`: it has started, and does not know yet to which partition what it has belongs.
     pub(super) fn describe_replica(&self, group: GroupId) -> Result<ReplicaReport> {
+        if group == GroupId::METADATA {
+            return Ok(report(&self.controller.group));
+        }
         if self.dormant.contains_key(&group) {
             let why = format!("node {} has something of raft group {group}, and is starting", self.config.node);
             return Err(Error::new(ErrorCode::NotReady, why));
@@ -112,12 +120,11 @@ impl Node {
         Ok(ReplicaReport {
             state,
             replica,
-            leads: open.is_some_and(|open| open.group.is_leader()),
-            conf: open.map(|open| open.group.conf().clone()).unwrap_or_default(),
             last: (last_term, last_index),
             log_start: log.map(Log::log_start).unwrap_or_default(),
             high_watermark: open.map(|open| open.view.state.borrow().high_watermark).unwrap_or_default(),
             end: log.map(Log::next_offset).unwrap_or_default(),
+            ..open.map(|open| report(&open.group)).unwrap_or_default()
         })
     }
 
@@ -128,6 +135,19 @@ impl Node {
         !partition.group.has_member(replica)
             && self.controller.current().has_given(replica)
             && !partition.placed().is_some_and(is_known)
+    }
+}
+
+/// What a sound replica says of itself, but for its records.
+fn report(group: &Group) -> ReplicaReport {
+    let last_index = group.last_index();
+    ReplicaReport {
+        state: ReplicaState::Sound,
+        replica: group.replica(),
+        leads: group.is_leader(),
+        conf: group.conf().clone(),
+        last: (group.log().term(last_index).unwrap_or_default(), last_index),
+        ..ReplicaReport::default()
     }
 }
 

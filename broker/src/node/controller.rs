@@ -13,12 +13,13 @@ use levada_protocol::{
 };
 use levada_storage_engine::{
     entry::EntryKind,
+    log::Log,
     store::{GroupCheckpoint, GroupInit, GroupState, RecoveredGroup, Store},
 };
 use prost::Message as _;
 
 use super::{
-    Node, NodeConfig, NodeOpenError,
+    MemberLoss, Node, NodeConfig, NodeOpenError,
     event::{Answer, Effect, RequestId},
     placing::Duty,
     recovered_applied,
@@ -75,13 +76,15 @@ impl Controller {
         logger: &slog::Logger,
     ) -> std::result::Result<Self, NodeOpenError> {
         let group = GroupId::METADATA;
-        if store.doubts(group) {
+        if store.doubts(group) || config.member_loss.is_some() {
             let (conf_state, state) = recovered.map(|found| (found.conf_state, found.app_state)).unwrap_or_default();
             let unreadable = |why: String| NodeOpenError::State { group, why };
             let membership = Membership::decode(&conf_state).map_err(|error| unreadable(error.to_string()))?;
             let metadata = Metadata::decode(state).map_err(|error| unreadable(error.to_string()))?;
             let replica = membership.map_or(ReplicaId(config.node.get()), |membership| membership.replica);
-            return Err(NodeOpenError::metadata_damaged(replica, &metadata));
+            let is_sound = !store.doubts(group) && config.member_loss == Some(MemberLoss::Behind);
+            let sound_to = is_sound.then(|| store.log(group).map_or(LogIndex(0), Log::last_index));
+            return Err(NodeOpenError::metadata_damaged(replica, sound_to, &metadata));
         }
         let applied = recovered_applied(recovered.as_ref());
         let log = store.create_group(GroupInit { group, topic: TopicId::default(), partition: PartitionId(0) });
@@ -143,6 +146,19 @@ impl Controller {
         self.metadata.nodes().get(&node).map(|node| node.addresses.clone())
     }
 
+    /// The last entry of the metadata that is applied here.
+    pub(super) const fn applied(&self) -> LogIndex {
+        self.applied
+    }
+
+    /// Whether a replica of group 0 is gone for good: its node has another, or was removed. (Who does not know of a number that
+    /// was given out says nothing against it: it has old metadata itself.)
+    pub(super) fn has_given_up(&self, replica: ReplicaId) -> bool {
+        !self.group.has_member(replica)
+            && self.metadata.has_given_member(replica)
+            && !self.members().contains_key(&replica)
+    }
+
     /// The metadata as it is at this moment.
     pub(super) const fn current(&self) -> &Metadata {
         &self.metadata
@@ -197,6 +213,21 @@ impl Controller {
             conf_state: self.group.membership().encode(),
             app_state: self.metadata.encode(),
         }
+    }
+
+    /// The metadata with this replica alone.
+    pub(super) fn alone(&self) -> Metadata {
+        let mut metadata = self.metadata.clone();
+        metadata.go_on_alone(self.node, self.founders.iter().copied());
+        metadata
+    }
+
+    /// From now on this replica alone belongs to group 0, and that is the metadata.
+    pub(super) fn go_on_alone(&mut self) {
+        self.metadata = self.alone();
+        self.shown = Arc::new(self.metadata.clone());
+        self.group.go_alone();
+        self.group.set_replicas(self.members());
     }
 
     /// The error of a node that is not the controller.
@@ -305,7 +336,7 @@ impl Controller {
     }
 
     /// Group 0 as a new replica begins with it.
-    fn state_for(&self, replica: ReplicaId) -> GroupState {
+    pub(super) fn state_for(&self, replica: ReplicaId) -> GroupState {
         let log = self.group.log();
         GroupState {
             group: GroupId::METADATA,

@@ -11,7 +11,7 @@ use levada_storage_engine::{
     store::GroupState,
 };
 
-use super::ScrubConfig;
+use super::{MemberLoss, ScrubConfig};
 use crate::{
     cluster::{
         balance::Move,
@@ -202,6 +202,19 @@ pub enum Request {
         /// Which replicas it is to have, when that was decided.
         targets_given: u64,
     },
+    /// The metadata as it is here, for a node whose replica of group 0 needs entries that no log has any more. Any node.
+    CatchUpMember {
+        /// The node.
+        node: NodeId,
+        /// Its data directory.
+        incarnation: IncarnationId,
+        /// Its replica.
+        replica: ReplicaId,
+        /// The last entry that it has.
+        sound_to: LogIndex,
+    },
+    /// The metadata goes on with what this node has of it, as a majority of those who vote on it is gone for good.
+    RecoverMetadata,
     /// Waits until this node's metadata is as new as the call. Controller only.
     MetadataBarrier,
     /// Leadership of a group goes to a replica on that node. Leader only.
@@ -295,6 +308,14 @@ pub enum Effect {
     /// The data directory failed: the process must end at once.
     Fatal {
         /// What happened, and what to do.
+        message: String,
+    },
+    /// This node's replica of the metadata group is of no use any more: the process must end at once, and begin again with
+    /// another ([`NodeConfig::member_loss`](super::NodeConfig::member_loss)).
+    GiveUpMetadata {
+        /// Why.
+        loss: MemberLoss,
+        /// What happened.
         message: String,
     },
     /// After [`Event::Shutdown`]: nothing is led here any more, or nobody can take it.

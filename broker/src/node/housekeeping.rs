@@ -64,7 +64,9 @@ impl Node {
             self.show_replicas();
             self.show_nodes();
             self.leave_damage();
+            self.shorten_metadata();
             self.look_for_survivors();
+            self.go_on_regaining(out);
             self.see_to_unsound(out);
         }
         self.retain();
@@ -170,8 +172,8 @@ impl Node {
         self.view.set_upkeep(Upkeep {
             copying: self.copies.len(),
             copied_bytes: self.copies.copied_bytes() + self.mends.fetched_bytes(),
-            damaged_segments: self.mends.len() + self.store.missing(),
-            mended_segments: self.mends.mended(),
+            damaged_segments: self.mends.len() + self.shortening.damaged() + self.store.missing(),
+            mended_segments: self.mends.mended() + self.shortening.let_go(),
             lost_replicas: self.lost.len(),
             scrub_passes: self.scrub.passes(),
             scrubbed_bytes: self.scrub.bytes(),

@@ -387,10 +387,12 @@ impl Node {
     pub(super) fn mend(&mut self, out: &mut Vec<Effect>) {
         if self.ticks.is_multiple_of(SEGMENT_TICKS) {
             let partitions = &self.partitions;
-            let has_others =
-                |group| partitions.get(&group).is_some_and(|partition| !others(&partition.group).is_empty());
-            for (group, first_index) in self.store.take_suspects(self.mends.room(), has_others) {
-                self.mends.note(group, first_index);
+            let can_be_helped = |group| {
+                let has_others = |partition: &Partition| !others(&partition.group).is_empty();
+                group == GroupId::METADATA || partitions.get(&group).is_some_and(has_others)
+            };
+            for (group, first_index) in self.store.take_suspects(self.mends.room(), can_be_helped) {
+                self.note_damage(group, first_index);
             }
         }
         if self.mends.len() == 0 {

@@ -25,9 +25,11 @@ mod mending;
 mod partitions;
 mod placing;
 mod reads;
+mod regaining;
 mod renewal;
 mod rota;
 mod scrubbing;
+pub(crate) mod shortening;
 pub mod sleeping;
 mod slow;
 mod space;
@@ -62,8 +64,10 @@ use self::{
     followed::FollowedRequests,
     mending::Mends,
     reads::Reads,
+    regaining::Regaining,
     rota::Rota,
     scrubbing::Scrub,
+    shortening::Shortening,
     sleeping::Sleepers,
     slow::SlowDisk,
     space::Space,
@@ -86,7 +90,7 @@ pub use space::Watermarks;
 /// How often a checkpoint is begun because it makes space, at most.
 const FREEING_TICKS: u64 = 2_000 / TICK_MS;
 
-pub use self::scrubbing::ScrubConfig;
+pub use self::{renewal::MemberLoss, scrubbing::ScrubConfig};
 
 /// Who a node is and how it behaves.
 #[derive(Clone, Debug)]
@@ -113,6 +117,11 @@ pub struct NodeConfig {
     pub watermarks: Watermarks,
     /// A disk whose journal blocks take less than this is never slow; 0: none is.
     pub slow_disk_ms: u64,
+    /// About how much of the metadata's log it keeps, for members that are behind.
+    pub metadata_log_bytes: u64,
+    /// It cannot go on with its replica of the metadata group as it is, the last run said ([`Effect::GiveUpMetadata`]): it does not
+    /// open with it.
+    pub member_loss: Option<MemberLoss>,
 }
 
 /// The core of one node.
@@ -142,6 +151,12 @@ pub struct Node {
     reports: Reports,
     /// Another replica of group 0 was given to this node, with this entry: the one here is to end.
     renewed_at: Option<LogIndex>,
+    /// As leader of group 0: members that were asked half a second ago whether they still need what no log has.
+    asked_further: BTreeSet<ReplicaId>,
+    /// Whether group 0 is about to go on from what is here.
+    regaining: Regaining,
+    /// Of the log of group 0.
+    shortening: Shortening,
     /// As controller: everybody has the place in group 0 that is meant for it.
     metadata_settled: bool,
     /// Groups that may have something ready.
@@ -190,6 +205,7 @@ impl Node {
         // Not the numbers that ids are made of.
         let sleepers = Sleepers::new(Random::new(!config.seed).next());
         let (budget, scrub) = (Budget::new(config.copy_bytes_per_s), Scrub::new(config.scrub));
+        let shortening = Shortening::new(config.metadata_log_bytes);
         let mut node = Self {
             random: Random::new(config.seed),
             space,
@@ -212,6 +228,9 @@ impl Node {
             alone: Alone::default(),
             reports: Reports::default(),
             renewed_at: None,
+            asked_further: BTreeSet::new(),
+            regaining: Regaining::default(),
+            shortening,
             metadata_settled: false,
             dirty: BTreeSet::from([GroupId::METADATA]),
             admission: Admission::default(),
@@ -230,7 +249,7 @@ impl Node {
         }
         let metadata = node.controller.metadata();
         if node.controller.is_renewed() {
-            return Err(NodeOpenError::metadata_damaged(node.controller.group.replica(), &metadata));
+            return Err(NodeOpenError::metadata_damaged(node.controller.group.replica(), None, &metadata));
         }
         // Nobody has asked for anything yet, so nobody is answered.
         let mut nothing = Vec::new();
@@ -391,7 +410,7 @@ impl Node {
         if self.store.is_checkpointing() {
             return;
         }
-        let mut groups: Vec<GroupCheckpoint> = vec![self.controller.checkpoint()];
+        let mut groups: Vec<GroupCheckpoint> = vec![self.regaining.capture(&self.controller)];
         let moved = |partition: &&Partition| self.store.has_moved(partition.group.id(), partition.applied());
         let alone = &mut self.alone;
         groups.extend(self.partitions.values().filter(moved).map(|partition| {
@@ -433,6 +452,7 @@ impl Node {
                 StoreEvent::Checkpointed { number } => {
                     self.end_renewed(out);
                     self.go_alone();
+                    self.go_on_with_metadata_alone(out);
                     for arrived in self.copies.on_checkpoint(number) {
                         if let Err(error) = self.open_arrived(arrived) {
                             out.push(Effect::Fatal { message: error.to_string() });
@@ -446,7 +466,7 @@ impl Node {
     fn on_read(&mut self, token: u64, result: Result<Bytes, DiskError>, out: &mut Vec<Effect>) {
         if Scrub::is_its(token) {
             if let Some((group, first_index)) = self.scrub.on_read(token, result, &self.store, out) {
-                self.mends.note(group, first_index);
+                self.note_damage(group, first_index);
             }
         } else {
             self.copies.on_read(token, result, &mut self.budget, &mut self.store, out);
@@ -457,7 +477,12 @@ impl Node {
         self.hear_node(from);
         match message {
             PeerMessage::Raft { group, message } => {
-                if self.is_gone(group, ReplicaId(message.get_from())) || !self.wake_for(group, &message) {
+                let replica = ReplicaId(message.get_from());
+                if group == GroupId::METADATA && self.controller.has_given_up(replica) {
+                    self.tell_member_that_it_is_lost(from, replica, MemberLoss::GivenUp, out);
+                    return;
+                }
+                if self.is_gone(group, replica) || !self.wake_for(group, &message) {
                     return;
                 }
                 let known = if group == GroupId::METADATA {
@@ -487,6 +512,7 @@ impl Node {
             }
             PeerMessage::Placed { group, voters, targets_given } => self.on_placed(group, &voters, targets_given),
             PeerMessage::Lost { group, replica } => self.on_lost(group, replica, out),
+            PeerMessage::MemberLost { replica, loss, term } => self.on_member_lost((from, term), replica, loss, out),
             PeerMessage::Replace { group, replica, settled_at } => self.on_replace(group, replica, settled_at),
             PeerMessage::Damaged { group, replica, is_unsound } => self.on_damaged(group, replica, is_unsound),
             PeerMessage::Roll { group } => self.on_roll_wanted(group),
@@ -507,6 +533,11 @@ impl Node {
             Request::Bounds { partition } => self.bounds(id, partition, out),
             Request::DescribeReplica { group } => {
                 let result = self.describe_replica(group).map(|report| Answer::Replica(Box::new(report)));
+                out.push(Effect::Reply { id, result });
+            }
+            Request::RecoverMetadata => self.regain_metadata(id, out),
+            Request::CatchUpMember { node, incarnation, replica, sound_to } => {
+                let result = self.state_for_member(node, incarnation, replica, sound_to);
                 out.push(Effect::Reply { id, result });
             }
             Request::TransferLeader { group, to } => self.transfer_leader(id, group, to, out),
@@ -531,8 +562,8 @@ pub enum NodeOpenError {
     /// The data directory.
     #[error(transparent)]
     Store(#[from] OpenError),
-    /// The journal lost what the metadata group had promised, or it counts as lost. The controller gives the node another
-    /// replica ([`Node::renew_metadata`]).
+    /// The node cannot go on with the replica of the metadata group that it has. The controller gives it another, or any node a later
+    /// state ([`Node::renew_metadata`]).
     #[error(
         "replica {replica} of the metadata group must not vote any more (the journal is damaged where it holds that group, or it \
          was, and the cluster has given the node another); no other node is known that could give it one: name some as \
@@ -542,6 +573,8 @@ pub enum NodeOpenError {
     MetadataDamaged {
         /// The replica.
         replica: ReplicaId,
+        /// Up to where its log is sound; `None` if it must not vote any more.
+        sound_to: Option<LogIndex>,
         /// Where other nodes were, as far as this one knew.
         known: BTreeMap<NodeId, String>,
     },

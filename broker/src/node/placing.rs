@@ -83,6 +83,7 @@ impl Node {
         if looks {
             self.report_stranded(&mut says);
             self.report_lost(out);
+            self.see_to_stranded_members(out);
         }
         for message in says {
             self.tell_controller(message, out);
@@ -198,22 +199,6 @@ impl Node {
         }
         if looks {
             group.set_mark();
-            self.leave_metadata();
-        }
-    }
-
-    /// As controller: a member needs entries of group 0 from before this node joined, which it does not have. Whoever joined
-    /// earlier has more of them, founders have all: numbers of members rise.
-    fn leave_metadata(&mut self) {
-        let group = &mut self.controller.group;
-        let Some(&stranded) = stranded(group).first() else { return };
-        let earlier = group.conf().voters.range(..group.replica()).copied();
-        let able = earlier.filter(|voter| group.has_caught_up(*voter));
-        let able = able.filter_map(|voter| group.replicas().get(&voter).copied()).next();
-        tracing::warn!(replica = %stranded, to = able.map(NodeId::get), "metadata.member.stranded: it needs what was before this node; who joined earlier is to lead, or its node to be replaced");
-        if let Some(to) = able {
-            group.transfer_leader(to, true);
-            self.dirty.insert(GroupId::METADATA);
         }
     }
 
@@ -340,7 +325,7 @@ pub(super) enum Duty {
 }
 
 /// Replicas that answer, and have said that they need entries below the first that the leader has.
-fn stranded(group: &Group) -> Vec<ReplicaId> {
+pub(super) fn stranded(group: &Group) -> Vec<ReplicaId> {
     let first = group.log().first_index();
     let matched = group.matched().into_iter();
     let is_stranded = |(replica, matched): (ReplicaId, LogIndex)| {

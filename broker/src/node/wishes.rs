@@ -217,7 +217,9 @@ impl Node {
             Request::Produce { .. }
             | Request::Bounds { .. }
             | Request::TransferLeader { .. }
-            | Request::DescribeReplica { .. } => {
+            | Request::DescribeReplica { .. }
+            | Request::CatchUpMember { .. }
+            | Request::RecoverMetadata => {
                 return Err(Error::new(ErrorCode::Internal, "not a request to the controller"));
             }
         };
@@ -229,7 +231,7 @@ impl Node {
     }
 
     /// Nodes of older builds must not meet commands that they do not know.
-    fn needs(&self, level: u32) -> Result<()> {
+    pub(super) fn needs(&self, level: u32) -> Result<()> {
         let metadata = self.controller.current();
         if metadata.feature_level() >= level {
             return Ok(());

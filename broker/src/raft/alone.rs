@@ -39,14 +39,24 @@ impl Group {
         Membership { replica: self.replica(), conf: Conf::of([self.replica()]) }
     }
 
+    /// Goes on in a much later term, without a leader. What others say in earlier ones counts no more.
+    pub fn skip_terms(&mut self) {
+        self.raw.raft.become_follower(self.raw.raft.term + TERMS_SKIPPED, 0);
+    }
+
+    /// Takes everything that is in the log for committed: what this replica has is all there is.
+    pub fn commit_all(&mut self) {
+        let log = &mut self.raw.raft.raft_log;
+        log.commit_to(log.last_index());
+    }
+
     /// From now on only this replica belongs to the group. It asks for votes, its own, and leads.
     ///
     /// # Panics
     /// If raft refuses what it cannot refuse.
     pub fn go_alone(&mut self) {
         let own = self.replica();
-        let term = self.raw.raft.term + TERMS_SKIPPED;
-        self.raw.raft.become_follower(term, 0);
+        self.skip_terms();
         if self.conf().is_joint() {
             self.force(&Step::Leave);
         }

@@ -313,6 +313,16 @@ impl Group {
         self.raw.raft.prs().get(replica.get()).map(|progress| LogIndex(progress.next_idx))
     }
 
+    /// As leader: asks a replica that needs earlier entries than there are whether it has come further since, by another way.
+    pub fn ask_further(&mut self, replica: ReplicaId) {
+        let first = self.log.first_index().get();
+        if let Some(progress) = self.raw.raft.mut_prs().get_mut(replica.get()).filter(|known| known.next_idx < first) {
+            progress.become_probe();
+            progress.next_idx = first;
+            self.raw.raft.send_append(replica.get());
+        }
+    }
+
     /// As leader: whether a replica has answered lately.
     #[must_use]
     pub fn is_active(&self, replica: ReplicaId) -> bool {

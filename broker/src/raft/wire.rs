@@ -15,7 +15,7 @@ use levada_storage_engine::entry::EntryKind;
 use raft::eraftpb;
 
 use super::hibernation::Notice;
-use crate::cluster::health::Health;
+use crate::{cluster::health::Health, node::MemberLoss};
 
 /// No index or term comes near: raft adds to them without looking.
 const NUMBER_MAX: u64 = i64::MAX as u64;
@@ -52,6 +52,15 @@ pub enum PeerMessage {
         group: GroupId,
         /// The replica.
         replica: ReplicaId,
+    },
+    /// From the controller: the receiver's replica of the metadata group is lost, and is to be exchanged for another.
+    MemberLost {
+        /// The replica.
+        replica: ReplicaId,
+        /// Why.
+        loss: MemberLoss,
+        /// The term in which the sender leads.
+        term: Term,
     },
     /// To the controller, from a group's leader: a replica is to be replaced by a new one. As there is a leader, the others
     /// have what it has lost.
@@ -145,7 +154,11 @@ impl PeerMessage {
             }
             Self::Leadership { .. } => 16,
             Self::Placed { voters, .. } => 24 + 8 * voters.len(),
-            Self::Lost { .. } | Self::Damaged { .. } | Self::Roll { .. } | Self::Health(_) => 24,
+            Self::Lost { .. }
+            | Self::MemberLost { .. }
+            | Self::Damaged { .. }
+            | Self::Roll { .. }
+            | Self::Health(_) => 24,
             Self::Replace { .. } => 32,
             Self::CatchUp { what, .. } => match what {
                 CatchUp::Snapshot(Some(bytes)) | CatchUp::Segment { bytes: Some(bytes), .. } => 48 + bytes.len(),
@@ -179,6 +192,13 @@ pub fn encode(messages: Vec<PeerMessage>) -> (peer::RaftFrame, Vec<Bytes>) {
             PeerMessage::Lost { group, replica } => frame.placements.push(peer::Placement {
                 group: group.get(),
                 lost_replica: replica.get(),
+                ..peer::Placement::default()
+            }),
+            PeerMessage::MemberLost { replica, loss, term } => frame.placements.push(peer::Placement {
+                group: GroupId::METADATA.get(),
+                lost_replica: replica.get(),
+                behind: loss == MemberLoss::Behind,
+                term: term.get(),
                 ..peer::Placement::default()
             }),
             PeerMessage::Replace { group, replica, settled_at } => frame.placements.push(peer::Placement {
@@ -331,6 +351,10 @@ pub fn decode(frame: peer::RaftFrame, mut payload: Bytes) -> Result<Vec<PeerMess
                 replica: ReplicaId(replace),
                 settled_at: placement.only_settled.then_some(placement.targets_given),
             },
+            (lost, _, _) if group == GroupId::METADATA => {
+                let loss = if placement.behind { MemberLoss::Behind } else { MemberLoss::GivenUp };
+                PeerMessage::MemberLost { replica: ReplicaId(lost), loss, term: Term(placement.term) }
+            }
             (lost, _, _) => PeerMessage::Lost { group, replica: ReplicaId(lost) },
         }
     }));
@@ -478,6 +502,9 @@ mod tests {
         messages.push(PeerMessage::Leadership { group, term: Term(9) });
         messages.push(PeerMessage::Placed { group, voters: vec![ReplicaId(1), ReplicaId(5)], targets_given: 2 });
         messages.push(PeerMessage::Lost { group, replica: ReplicaId(5) });
+        for loss in [MemberLoss::Behind, MemberLoss::GivenUp] {
+            messages.push(PeerMessage::MemberLost { replica: ReplicaId(5), loss, term: Term(8) });
+        }
         for settled_at in [None, Some(0), Some(3)] {
             messages.push(PeerMessage::Replace { group, replica: ReplicaId(6), settled_at });
         }

@@ -44,7 +44,7 @@ use super::{budget::Charge, clock::Clock, lanes::Lanes, peers::Peers, reads::Rea
 use crate::{
     follow::ProduceStory,
     node::{
-        Node,
+        MemberLoss, Node,
         event::{Answer, Event, Request, Settings},
     },
     raft::wire::PeerMessage,
@@ -76,6 +76,16 @@ pub enum WorkerState {
     Stopped,
     /// It has ended by itself, for this reason.
     Failed(Arc<str>),
+    /// It has ended by itself, as the node needs another replica of the metadata group, for this reason.
+    GaveUpMetadata(MemberLoss, Arc<str>),
+}
+
+impl WorkerState {
+    /// Whether it has ended.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        matches!(self, Self::Stopped | Self::Failed(_) | Self::GaveUpMetadata(..))
+    }
 }
 
 enum Input {
@@ -346,7 +356,7 @@ impl Drop for End<'_> {
         drop(left);
         self.state.send_if_modified(|state| {
             *state = match state {
-                WorkerState::Failed(_) => return false,
+                WorkerState::Failed(_) | WorkerState::GaveUpMetadata(..) => return false,
                 _ if panicked => {
                     WorkerState::Failed("the node core panicked; its last words are on standard error".into())
                 }

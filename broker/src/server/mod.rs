@@ -58,7 +58,7 @@ use crate::{
     broker::Broker,
     config::{Doors, Reloader, ServerConfig},
     net::connection::Bounds,
-    node::NodeOpenError,
+    node::{MemberLoss, NodeOpenError},
     runtime::{
         tasks::{Stopper, Tasks},
         worker::WorkerState,
@@ -106,6 +106,10 @@ pub enum ServerError {
         /// What happened.
         why: Arc<str>,
     },
+    /// The node needs another replica of the metadata group. Nothing is acknowledged any more; a server can start again at once
+    /// and get one ([`Hooks::member_loss`]).
+    #[error("the node has stopped: {1}")]
+    MetadataGivenUp(MemberLoss, Arc<str>),
     /// The node has no place in a cluster.
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),
@@ -151,7 +155,7 @@ impl ServerError {
             },
             Self::Recovery(NodeOpenError::Store(error)) => of_open(error),
             Self::Recovery(NodeOpenError::TooOld { .. }) => ErrorCode::UnsupportedVersion,
-            Self::Recovery(_) => ErrorCode::Damaged,
+            Self::Recovery(_) | Self::MetadataGivenUp(..) => ErrorCode::Damaged,
             Self::Refused(error) => error.code,
             Self::Failed(_) | Self::SegmentDirsFailed { .. } => ErrorCode::StorageFailed,
             Self::System(_) => ErrorCode::Internal,
@@ -173,11 +177,21 @@ pub struct Hooks {
     pub reloader: Option<Arc<Reloader>>,
     /// Directories for segments that have failed while the process runs: they are left alone.
     pub without: BTreeSet<PathBuf>,
+    /// The node cannot go on with its replica of the metadata group as it is, the run before said: the server asks for another, or
+    /// a later state of it, before it starts.
+    pub member_loss: Option<MemberLoss>,
 }
 
 impl Default for Hooks {
     fn default() -> Self {
-        Self { codec: None, authorizer: Arc::new(AllowAll), tracer: None, reloader: None, without: BTreeSet::new() }
+        Self {
+            codec: None,
+            authorizer: Arc::new(AllowAll),
+            tracer: None,
+            reloader: None,
+            without: BTreeSet::new(),
+            member_loss: None,
+        }
     }
 }
 
@@ -323,7 +337,7 @@ impl Running {
         let mut refused = self.refused.clone();
         let failed = tokio::select! {
             () = shutdown.cancelled() => None,
-            why = ended(&mut state) => Some(ServerError::Failed(why)),
+            error = ended(&mut state) => Some(error),
             error = refusal(&mut refused) => Some(ServerError::Refused(error)),
         };
         match failed {
@@ -337,6 +351,11 @@ impl Running {
                 } else {
                     ServerError::SegmentDirsFailed { paths, why }
                 })
+            }
+            Some(error @ ServerError::MetadataGivenUp(..)) => {
+                self.readiness.stopping();
+                self.finish().await;
+                Err(error)
             }
             other => {
                 self.stop().await?;
@@ -373,8 +392,7 @@ impl Running {
     async fn end_worker(&self) {
         let mut state = self.broker.worker.state();
         self.broker.worker.stop();
-        let over = |state: &WorkerState| matches!(state, WorkerState::Stopped | WorkerState::Failed(_));
-        if timeout(WORKER_END_MAX, state.wait_for(over)).await.is_err() {
+        if timeout(WORKER_END_MAX, state.wait_for(WorkerState::is_over)).await.is_err() {
             tracing::error!("server.worker.stuck");
         }
     }
@@ -389,11 +407,11 @@ impl Running {
 }
 
 /// Waits until the worker ends by itself.
-async fn ended(state: &mut watch::Receiver<WorkerState>) -> Arc<str> {
-    let over = |state: &WorkerState| matches!(state, WorkerState::Stopped | WorkerState::Failed(_));
-    match state.wait_for(over).await.as_deref() {
-        Ok(WorkerState::Failed(why)) => Arc::clone(why),
-        _ => "the worker ended".into(),
+async fn ended(state: &mut watch::Receiver<WorkerState>) -> ServerError {
+    match state.wait_for(WorkerState::is_over).await.as_deref() {
+        Ok(WorkerState::Failed(why)) => ServerError::Failed(Arc::clone(why)),
+        Ok(WorkerState::GaveUpMetadata(loss, why)) => ServerError::MetadataGivenUp(*loss, Arc::clone(why)),
+        _ => ServerError::Failed("the worker ended".into()),
     }
 }
 

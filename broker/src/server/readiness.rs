@@ -71,6 +71,7 @@ impl Readiness {
             Some(broker) => {
                 match &*broker.worker.state().borrow() {
                     WorkerState::Failed(why) => reasons.push(format!("the node core has failed: {why}")),
+                    WorkerState::GaveUpMetadata(_, why) => reasons.push(why.to_string()),
                     WorkerState::Stopped => reasons.push("the node core has ended".to_owned()),
                     WorkerState::Running | WorkerState::ReadyToStop => {}
                 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use levada_protocol::ids::{ClusterId, NodeId, ReplicaId};
+use levada_protocol::ids::{ClusterId, LogIndex, NodeId, ReplicaId};
 use levada_storage_engine::{
     disk::Disk,
     identity::DirIdentity,
@@ -38,7 +38,7 @@ use crate::{
         connection::Bounds, dial::Caller, dispatch::Dispatch, door::UNFOLDED_AT_ONCE, listener::listen,
         room::descriptors_for_connections,
     },
-    node::{Node, NodeConfig, NodeOpenError},
+    node::{Node, NodeConfig, NodeOpenError, shortening::LOG_BYTES},
     runtime::{
         budget::Budget, clock::Clock, peers::Peers, random_seed, random_uuid, strangers::Strangers, worker::Worker,
     },
@@ -90,16 +90,17 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
     readiness.waiting("recovering from the journal");
 
     let core = node_config(&config, &identity);
-    let opened = open_node(core.clone(), begins_with, Arc::clone(&disk)).await;
+    let first = NodeConfig { member_loss: hooks.member_loss, ..core.clone() };
+    let opened = open_node(first, begins_with, Arc::clone(&disk)).await;
     let node = match opened {
-        Err(ServerError::Recovery(NodeOpenError::MetadataDamaged { replica, known })) => {
+        Err(ServerError::Recovery(NodeOpenError::MetadataDamaged { replica, sound_to, known })) => {
             let founders = identity.members.iter().map(|(node, member)| (*node, member.native.clone()));
             let mut others: BTreeMap<NodeId, String> = founders.chain(known.clone()).chain(seeds.clone()).collect();
             others.remove(&identity.node);
             if others.is_empty() {
-                return Err(NodeOpenError::MetadataDamaged { replica, known }.into());
+                return Err(NodeOpenError::MetadataDamaged { replica, sound_to, known }.into());
             }
-            let state = another_member(&desk.record(), &applicant, &others, replica, progress).await?;
+            let state = another_member(&desk.record(), &applicant, &others, (replica, sound_to), progress).await?;
             let (renewed, from) = (core.clone(), Arc::clone(&disk));
             blocking(move || Ok(Node::renew_metadata(from, &renewed, state)?)).await?;
             open_node(core, None, Arc::clone(&disk)).await?
@@ -186,13 +187,13 @@ async fn another_member(
     own: &Record,
     applicant: &Applicant,
     others: &BTreeMap<NodeId, String>,
-    lost: ReplicaId,
+    (lost, sound_to): (ReplicaId, Option<LogIndex>),
     progress: impl Fn(&str),
 ) -> Result<GroupState, ServerError> {
-    tracing::error!(replica = %lost, "metadata.damaged: the journal has lost what this replica had promised; the controller is asked for another");
+    tracing::error!(replica = %lost, sound_to = sound_to.map(LogIndex::get), "metadata.lost: the node cannot go on with this replica; others are asked for another, or a later state of it");
     let mut told = String::new();
     loop {
-        match joining::renew(own, applicant, others, lost).await? {
+        match joining::renew(own, applicant, others, lost, sound_to).await? {
             Ok(state) => return Ok(state),
             Err(why) => {
                 progress(&format!("the replica of the metadata here is lost, and there is no other yet: {why}"));
@@ -219,6 +220,8 @@ fn node_config(config: &ServerConfig, identity: &Identity) -> NodeConfig {
         scrub: settings::scrub(config),
         watermarks: config.watermarks(),
         slow_disk_ms: config.disk.slow_ms,
+        member_loss: None,
+        metadata_log_bytes: LOG_BYTES,
     }
 }
 

@@ -3,6 +3,7 @@
 //! What changes the cluster is carried out by its controller, step by step, and goes on whatever becomes of the command:
 //! that only begins it, watches (`watch.rs`), and says at the end what was moved in what time. Begun again it watches on.
 
+mod recover;
 mod status;
 mod verdict;
 mod watch;
@@ -67,6 +68,13 @@ pub(crate) enum ClusterCommand {
         #[arg(long)]
         no_wait: bool,
     },
+    /// Shows what is left of the cluster's metadata when a majority of the nodes that vote on it is gone for good, and lets it go
+    /// on with that
+    Recover {
+        /// Does it: changes that only those knew that are lost are gone. Otherwise it is only said what would be
+        #[arg(long)]
+        accept_data_loss: bool,
+    },
     /// Moves the leadership of a partition to another node that has a replica of it
     MoveLeader {
         /// The topic
@@ -94,6 +102,7 @@ pub(crate) async fn run(global: &Global, command: ClusterCommand) -> Result<()> 
         }
         ClusterCommand::Decommission { node, no_wait, .. } => decommission(global, &admin, NodeId(node), no_wait).await,
         ClusterCommand::Balance { dry_run, no_wait } => balance(global, &admin, dry_run, no_wait).await,
+        ClusterCommand::Recover { accept_data_loss } => recover::run(global, &admin, accept_data_loss).await,
         ClusterCommand::MoveLeader { topic, partition, node } => {
             admin
                 .transfer_leader(&topic, PartitionId(partition), NodeId(node))

@@ -29,6 +29,9 @@ fn show(status: &ClusterStatusResponse, verdict: &Verdict, only_nodes: bool) -> 
     let cluster = ClusterId::from_slice(&status.cluster_id).map_or_else(|| "?".to_owned(), |id| id.to_string());
     print::line(&format!("cluster {cluster}, feature level {}", status.feature_level))?;
     print::line(&format!("{verdict}\n"))?;
+    if let Some(words) = verdict.last_resort() {
+        print::line(&format!("{words}\n"))?;
+    }
     let columns = [
         Column::Number("node"),
         Column::Text("state"),
@@ -133,6 +136,7 @@ fn status_json(status: &ClusterStatusResponse, verdict: &Verdict) -> Value {
     json!({
         "safe": verdict.is_safe(),
         "verdict": verdict.to_string(),
+        "last_resort": verdict.last_resort(),
         "feature_level": status.feature_level,
         "admitted": status.admitted,
         "cluster_id": ClusterId::from_slice(&status.cluster_id).map(|id| id.to_string()),

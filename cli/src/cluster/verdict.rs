@@ -51,6 +51,23 @@ impl Verdict {
     pub(super) const fn is_safe(&self) -> bool {
         self.has_controller && self.leaderless == 0 && self.under_replicated == 0 && self.damaged.is_empty()
     }
+
+    /// What to do if nodes that are down do not come back.
+    pub(super) const fn last_resort(&self) -> Option<&'static str> {
+        if !self.has_controller {
+            Some(
+                "Start the nodes that are down: a majority of those that vote on metadata has to be up. If they are gone for good, \
+                 `levada cluster recover` says what is left",
+            )
+        } else if self.leaderless > 0 {
+            Some(
+                "A partition needs a majority of its replicas: start the nodes that are down. If they are gone for good, `levada \
+                 partition recover --all` says what is left",
+            )
+        } else {
+            None
+        }
+    }
 }
 
 fn damage(node: &NodeStatus) -> Option<(u64, u32, u32)> {
@@ -135,6 +152,13 @@ mod tests {
         let mut damaged = status(&[true, true], Some(1), 3);
         damaged.nodes[1].upkeep = Some(Upkeep { damaged_segments: 3, ..Upkeep::default() });
         assert_eq!(says(&damaged), "AT RISK: a disk has lost something; node 2: 3 damaged segments to be mended");
-        assert!(says(&status(&[true, true], None, 0)).starts_with("NOT AVAILABLE: 1 of 1 partitions have no leader"));
+        let leaderless = status(&[true, true], None, 0);
+        assert!(says(&leaderless).starts_with("NOT AVAILABLE: 1 of 1 partitions have no leader"));
+        let last_resort = |status: &ClusterStatusResponse| Verdict::of(status).last_resort().unwrap_or_default();
+        assert!(last_resort(&leaderless).contains("levada partition recover --all"));
+        assert!(
+            last_resort(&ClusterStatusResponse { controller: None, ..leaderless }).contains("levada cluster recover")
+        );
+        assert_eq!(last_resort(&damaged), "");
     }
 }

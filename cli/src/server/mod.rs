@@ -11,10 +11,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use levada_broker::{
     config::{Reloader, ServerConfig, Source},
     logging, metrics,
+    node::MemberLoss,
     server::{Hooks, Listeners, Running, ServerError, descriptors_for_connections, report_faults},
 };
 use levada_compute::{
@@ -48,6 +49,9 @@ pub(crate) struct ServerArgs {
     /// A directory of segment.dirs that has failed: what started this process said so
     #[arg(long, hide = true, value_name = "DIRECTORY")]
     without_segment_dir: Vec<PathBuf>,
+    /// What is amiss with the replica of the metadata in the data directory: what started this process said so
+    #[arg(long, hide = true)]
+    metadata_replica: Option<Replica>,
     #[command(flatten)]
     flags: ConfigFlags,
 }
@@ -61,28 +65,78 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
     let config = reloader.config();
     logging::init(&config.log)?;
     let is_json = config.log.format == "json";
-    let without = args.without_segment_dir.into_iter().collect();
+    let without =
+        Without { segment_dirs: args.without_segment_dir.into_iter().collect(), metadata: args.metadata_replica };
     let ended = serve(config, &reloader, args.until_stdin_closes, without).await;
-    let ended = ended.map_err(|error| match error.downcast_ref() {
-        Some(ServerError::SegmentDirsFailed { paths, .. }) => start_again_without(paths, &error),
-        _ => error,
+    let ended = ended.map_err(|error| match Without::what_has_failed(&error) {
+        Some(failed) => failed.start_again(&error),
+        None => error,
     });
     // Whoever reads the log as JSON gets the last words as JSON, too.
     ended.map_err(|error| if is_json { tell(error) } else { error })
 }
 
-/// Another start takes this process's place, as after a crash, and leaves directories alone: what failed there may have
-/// left anything behind, and what this process believes of it is worth nothing.
-fn start_again_without(directories: &[PathBuf], why: &anyhow::Error) -> anyhow::Error {
-    tracing::error!(why = exit::words(why), "server.again: without what has failed");
-    let mut arguments = std::env::args_os();
-    // The program that runs, whatever stands under its name by now.
-    let mut program = Command::new("/proc/self/exe");
-    program.arg0(arguments.next().unwrap_or_default()).args(arguments);
-    for directory in directories {
-        program.arg("--without-segment-dir").arg(directory);
+/// What a node goes on without, as the process before said in whose place this one is.
+#[derive(Default)]
+struct Without {
+    segment_dirs: BTreeSet<PathBuf>,
+    /// Its replica of the metadata, as it is.
+    metadata: Option<Replica>,
+}
+
+/// What can be amiss with a replica of the metadata.
+#[derive(Clone, Copy, ValueEnum)]
+enum Replica {
+    Behind,
+    Lost,
+}
+
+impl From<Replica> for MemberLoss {
+    fn from(replica: Replica) -> Self {
+        match replica {
+            Replica::Behind => Self::Behind,
+            Replica::Lost => Self::GivenUp,
+        }
     }
-    anyhow::Error::new(program.exec()).context(format!("{why}; nor can the node start again without it"))
+}
+
+impl Without {
+    /// What another start can do without; `None` if that would not help.
+    fn what_has_failed(error: &anyhow::Error) -> Option<Self> {
+        let nothing = Self::default();
+        match error.downcast_ref()? {
+            ServerError::SegmentDirsFailed { paths, .. } => {
+                Some(Self { segment_dirs: paths.iter().cloned().collect(), ..nothing })
+            }
+            ServerError::MetadataGivenUp(MemberLoss::Behind, _) => {
+                Some(Self { metadata: Some(Replica::Behind), ..nothing })
+            }
+            ServerError::MetadataGivenUp(MemberLoss::GivenUp, _) => {
+                Some(Self { metadata: Some(Replica::Lost), ..nothing })
+            }
+            _ => None,
+        }
+    }
+
+    /// Another start takes this process's place, as after a crash, and leaves alone what has failed: it may have left
+    /// anything behind, and what this process believes of it is worth nothing.
+    fn start_again(&self, why: &anyhow::Error) -> anyhow::Error {
+        const METADATA: &str = "--metadata-replica=";
+        tracing::error!(why = exit::words(why), "server.again: without what has failed");
+        let mut arguments = std::env::args_os();
+        // The program that runs, whatever stands under its name by now.
+        let mut program = Command::new("/proc/self/exe");
+        program.arg0(arguments.next().unwrap_or_default());
+        // What the process before said of that has been made good.
+        program.args(arguments.filter(|argument| !argument.as_encoded_bytes().starts_with(METADATA.as_bytes())));
+        for directory in &self.segment_dirs {
+            program.arg("--without-segment-dir").arg(directory);
+        }
+        if let Some(replica) = self.metadata.and_then(|replica| replica.to_possible_value()) {
+            program.arg(format!("{METADATA}{}", replica.get_name()));
+        }
+        anyhow::Error::new(program.exec()).context(format!("{why}; nor can the node start again without it"))
+    }
 }
 
 fn tell(error: anyhow::Error) -> anyhow::Error {
@@ -95,7 +149,7 @@ async fn serve(
     config: ServerConfig,
     reloader: &Arc<Reloader>,
     until_stdin_closes: bool,
-    without: BTreeSet<PathBuf>,
+    without: Without,
 ) -> Result<()> {
     log_panics();
     raise_file_limit();
@@ -118,7 +172,8 @@ async fn serve(
         authorizer: Arc::clone(&authorizer),
         tracer: tracer.clone(),
         reloader: Some(Arc::clone(reloader)),
-        without,
+        without: without.segment_dirs,
+        member_loss: without.metadata.map(MemberLoss::from),
     };
     let (listeners, flight_listener) = Listeners::bind(&config).await?;
     let running = tokio::select! {
@@ -138,7 +193,7 @@ async fn serve(
     });
     let node_ended = running.run_until(shutdown.clone()).await;
     shutdown.cancel();
-    if matches!(node_ended, Err(ServerError::SegmentDirsFailed { .. })) {
+    if matches!(node_ended, Err(ServerError::SegmentDirsFailed { .. } | ServerError::MetadataGivenUp(..))) {
         // Whoever reads slowly is not waited for: the node is to be back at once.
         flight.abort();
     }

@@ -43,6 +43,8 @@ const MESSAGES: &[Check] = &[
     one::<native::DescribeReplicaResponse>,
     one::<native::RecoverPartitionRequest>,
     one::<native::RecoverPartitionResponse>,
+    one::<native::RecoverMetadataRequest>,
+    one::<native::RecoverMetadataResponse>,
     one::<native::DescribeConfigRequest>,
     one::<native::DescribeConfigResponse>,
     one::<native::ReloadConfigRequest>,

@@ -2,8 +2,8 @@
 
 use levada_broker::node::event::{Answer, Request};
 use levada_protocol::{
-    error::ErrorClass,
-    ids::{IncarnationId, NodeId, ReplicaId},
+    error::{ErrorClass, ErrorCode},
+    ids::{IncarnationId, LogIndex, NodeId, ReplicaId},
 };
 
 use super::{Call, CallId, Client, Context, Input, PATIENCE_US, Response, mover::Wish};
@@ -17,6 +17,8 @@ pub struct Renewal {
     node: NodeId,
     incarnation: IncarnationId,
     lost: ReplicaId,
+    /// Up to where its log is sound: then a later state of it will do, which any node may have.
+    sound_to: Option<LogIndex>,
     aim: NodeId,
     asked: Option<(CallId, u64)>,
     is_done: bool,
@@ -25,8 +27,8 @@ pub struct Renewal {
 impl Renewal {
     /// Of this node.
     #[must_use]
-    pub const fn new(node: NodeId, incarnation: IncarnationId, lost: ReplicaId) -> Self {
-        Self { node, incarnation, lost, aim: node, asked: None, is_done: false }
+    pub const fn new(node: NodeId, incarnation: IncarnationId, lost: ReplicaId, sound_to: Option<LogIndex>) -> Self {
+        Self { node, incarnation, lost, sound_to, aim: node, asked: None, is_done: false }
     }
 }
 
@@ -49,7 +51,10 @@ impl Client for Renewal {
                     self.aim = ctx.any_node();
                 }
                 let Self { node, incarnation, lost, .. } = *self;
-                let renew = Request::RenewMember { node, incarnation, lost };
+                let renew = match self.sound_to.filter(|_| ctx.dice.chance(50)) {
+                    Some(sound_to) => Request::CatchUpMember { node, incarnation, replica: lost, sound_to },
+                    None => Request::RenewMember { node, incarnation, lost },
+                };
                 self.asked = Some((ctx.call(self.aim, Call::Request(renew)), ctx.now_us));
             }
             Input::Response { call, result, .. } => {
@@ -62,6 +67,10 @@ impl Client for Renewal {
                         ctx.wishes.push(Wish::Renew { node: self.node, state });
                     }
                     Ok(other) => ctx.checker.report(Kind::Refused, format!("a node that lost metadata got {other}")),
+                    // The machine is about to go, or has been given to another node.
+                    Err(error) if matches!(error.code, ErrorCode::NodeRemoved | ErrorCode::WrongIncarnation) => {
+                        self.is_done = true;
+                    }
                     Err(error) => {
                         if error.class() == ErrorClass::FixRequest {
                             let what =

@@ -1,6 +1,6 @@
 //! Faults, as they happen to the world, and their end.
 
-use levada_broker::node::{NodeOpenError, event::Event};
+use levada_broker::node::{MemberLoss, NodeOpenError, event::Event};
 use levada_protocol::ids::NodeId;
 use levada_storage_engine::{
     disk::{Disk, DiskOp, FileName, Lane},
@@ -274,6 +274,19 @@ impl World {
         }
     }
 
+    /// A core needs another replica of the metadata, and begins again at once.
+    pub(super) fn gave_up_metadata(&mut self, node: NodeId, loss: MemberLoss, message: &str) {
+        self.tell(format_args!("n{node} begins again: {message}"));
+        self.count(match loss {
+            MemberLoss::Behind => "replica of the metadata behind all logs",
+            MemberLoss::GivenUp => "replica of the metadata given up",
+        });
+        if let Some(process) = self.processes.get_mut(&node) {
+            process.give_up_metadata(loss);
+        }
+        self.end(node, 0);
+    }
+
     /// A core has handed over what it led.
     pub(super) fn stopped(&mut self, node: NodeId) {
         let stopping_us = self.processes.get_mut(&node).and_then(|process| process.stopping_us.take());
@@ -296,11 +309,11 @@ impl World {
                 self.tell(format_args!("n{node} without power while it starts: {plan:?}"));
                 return self.queue.after(RESTART_US, Happening::Start(node));
             }
-            Err(NotStarted::Failed { error: NodeOpenError::MetadataDamaged { replica, .. }, .. }) => {
+            Err(NotStarted::Failed { error: NodeOpenError::MetadataDamaged { replica, sound_to, .. }, .. }) => {
                 let incarnation = process.incarnation();
                 self.tell(format_args!("n{node} has lost its replica {replica} of the metadata"));
                 self.renewing.insert(node);
-                return self.employ(Box::new(Renewal::new(node, incarnation, replica)));
+                return self.employ(Box::new(Renewal::new(node, incarnation, replica, sound_to)));
             }
             Err(NotStarted::Failed { excused_us: Some(down_us), error }) => {
                 self.tell(format_args!("n{node} does not start: {error}"));

@@ -211,6 +211,10 @@ impl World {
                     self.failed(node, &message);
                     return;
                 }
+                Effect::GiveUpMetadata { loss, message } => {
+                    self.gave_up_metadata(node, loss, &message);
+                    return;
+                }
                 Effect::ReadyToStop => {
                     self.stopped(node);
                     return;

@@ -126,6 +126,8 @@ pub(crate) struct LogWriter {
     config: SegmentConfig,
     /// What the first segment continues.
     start: Seam,
+    /// Sealed segments that end below this entry go, whatever is in them.
+    needed_from: LogIndex,
     /// Writes the last segment, unless that is sealed or nothing was written to it since the restart.
     active: Option<SegmentWriter>,
     in_flight: Option<InFlight>,
@@ -182,6 +184,7 @@ impl LogWriter {
             log: Log { shared: Arc::new(Shared { disk, group, topic_partition, suspects, state: Mutex::new(state) }) },
             config,
             start: record.start,
+            needed_from: LogIndex(0),
             active: None,
             in_flight: None,
             committed: last,
@@ -290,6 +293,14 @@ impl LogWriter {
             assert!(offset <= end, "a log that ends at {end} cannot start at {offset}");
             state.log_start = state.log_start.max(offset);
         }
+        self.remove_front()
+    }
+
+    /// Entries below `index` are needed by nobody. The files of segments that are wholly below it leave the log, when they are
+    /// sealed.
+    pub(crate) fn set_needed_from(&mut self, index: LogIndex) -> Vec<FileName> {
+        assert!(index <= self.committed.next(), "entry {index} is not committed");
+        self.needed_from = self.needed_from.max(index);
         self.remove_front()
     }
 
@@ -533,12 +544,13 @@ impl LogWriter {
         })
     }
 
-    /// Takes out the sealed segments below the log start.
+    /// Takes out the sealed segments below the log start, and those that nobody needs.
     fn remove_front(&mut self) -> Vec<FileName> {
         let mut state = self.log.state();
-        let log_start = state.log_start;
+        let (log_start, needed_from) = (state.log_start, self.needed_from);
         let is_below = |segment: &mut Arc<Segment>| {
-            segment.is_sealed() && log_start > Offset(0) && segment.end().offset <= log_start
+            let end = segment.end();
+            segment.is_sealed() && (log_start > Offset(0) && end.offset <= log_start || end.index <= needed_from)
         };
         let mut removed = Vec::new();
         while let Some(segment) = state.segments.pop_front_if(is_below) {

@@ -329,6 +329,17 @@ impl Store {
         self.removed.extend(removed.into_iter().map(|file| (group, file)));
     }
 
+    /// Entries of a group below `index` are needed by nobody, here or elsewhere, while this node is up; segments wholly below it
+    /// go when they are sealed. For a group whose segments are each replica's own affair: of the others, all replicas have
+    /// the same.
+    ///
+    /// # Panics
+    /// If there is no such group, or the entry before `index` is not committed.
+    pub fn set_needed_from(&mut self, group: GroupId, index: LogIndex) {
+        let removed = self.group(group).log.set_needed_from(index);
+        self.removed.extend(removed.into_iter().map(|file| (group, file)));
+    }
+
     /// Forgets a group; its files go. Without effect if there is none.
     pub fn remove_group(&mut self, group: GroupId) {
         if let Some(state) = self.groups.remove(&group) {

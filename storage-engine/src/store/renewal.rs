@@ -1,4 +1,5 @@
-//! Another replica of the metadata, where the journal has lost what the one that was here had promised.
+//! Another replica of the metadata, where the journal has lost what the one that was here had promised; or the same one, from a
+//! later state on.
 //!
 //! All other groups learn from the metadata that they are to be replaced, so this one comes first: whoever leads it gives this
 //! node another replica, and says where that begins. It takes the old one's place in the checkpoint, and what the journal has
@@ -16,8 +17,9 @@ use levada_protocol::ids::{GroupId, Lsn};
 
 use super::{Store, snapshot::GroupState};
 use crate::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, GroupRecord},
     disk::DiskOp,
+    entry::HardState,
     error::OpenError,
     identity::DirIdentity,
     journal::{Doubt, PAGE_BYTES, unreadable_pages},
@@ -48,14 +50,41 @@ impl Store {
         };
         doubted.remove(&GroupId::METADATA);
         checkpoint.doubt = if doubted.is_empty() { Doubt::None } else { Doubt::Groups(doubted) };
-        checkpoint.groups.retain(|record| record.group != GroupId::METADATA);
-        checkpoint.groups.push(state.record(born));
-        checkpoint.write().iter().try_for_each(|op| self.disk.perform(op))?;
+        self.replace_metadata(&mut checkpoint, state.record(born))?;
         // What may have stood there was accounted for. Unreadable, it would be in doubt again at every start.
         if checkpoint.accounted == born {
             self.blank_unreadable()?;
         }
         Ok(())
+    }
+
+    /// Lets the same replica of the metadata group go on from a later state, durably: its log begins behind that. What it has promised,
+    /// it has. Only for a store that was just opened: it is to be opened again.
+    ///
+    /// # Errors
+    /// The disk refuses. A crash leaves what was there, or this.
+    ///
+    /// # Panics
+    /// If it is another group's state, one that is older than the log, or the replica is not sound.
+    pub fn catch_up_metadata(self, state: GroupState) -> Result<(), OpenError> {
+        assert_eq!(state.group, GroupId::METADATA, "only the metadata begins like this");
+        assert!(!self.doubts(GroupId::METADATA), "what is in doubt does not go on");
+        let mut checkpoint = Checkpoint::read(&*self.disk, self.identity.incarnation)?;
+        let mut record = state.record(Lsn(self.journal.next_lsn().get() - 1));
+        if let Some(group) = self.groups.get(&GroupId::METADATA) {
+            assert!(group.log.last().0 <= record.applied, "nothing of its log is thrown away");
+            let promised = group.hard_state;
+            if promised.term >= record.hard_state.term {
+                record.hard_state = HardState { commit: record.applied, ..promised };
+            }
+        }
+        self.replace_metadata(&mut checkpoint, record)
+    }
+
+    fn replace_metadata(&self, checkpoint: &mut Checkpoint, record: GroupRecord) -> Result<(), OpenError> {
+        checkpoint.groups.retain(|known| known.group != GroupId::METADATA);
+        checkpoint.groups.push(record);
+        Ok(checkpoint.write().iter().try_for_each(|op| self.disk.perform(op))?)
     }
 
     fn blank_unreadable(&self) -> Result<(), OpenError> {

@@ -4,6 +4,7 @@
 //! has the same state at the same index; a command that makes no sense any more when its turn comes is answered with
 //! an error and changes nothing. Ids of groups and replicas are drawn here, on apply, so they are never given twice.
 
+mod alone;
 mod moves;
 mod nodes;
 mod recovery;

@@ -27,6 +27,16 @@ impl Metadata {
         founders.into_iter().filter_map(of_node).chain(joined).collect()
     }
 
+    /// Whether this number was given to a replica of group 0, now or before.
+    #[must_use]
+    pub fn has_given_member(&self, replica: ReplicaId) -> bool {
+        let node = NodeId(replica.get());
+        if replica.get() < MEMBERS_FIRST {
+            return self.removed.contains(&node) || self.nodes.get(&node).is_some_and(|known| known.member.is_some());
+        }
+        replica.get() - MEMBERS_FIRST < self.members_given
+    }
+
     pub(super) fn register_node(&mut self, register: messages::RegisterNode) -> Result<Applied> {
         let mut node = node_from_wire(register.node.ok_or_else(|| malformed("node"))?)?;
         let id = node.addresses.node;

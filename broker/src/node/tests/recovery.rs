@@ -3,7 +3,7 @@
 use super::*;
 use crate::cluster::{
     metadata,
-    recovery::{Found, Plan, ReplicaReport, ReplicaState, plan},
+    recovery::{Found, Plan, ReplicaReport, ReplicaState, Subject, plan},
 };
 
 /// A partition on five nodes, with a record that all of its three replicas have, and one that the survivor has not.
@@ -96,7 +96,7 @@ fn a_partition_goes_on_from_what_is_left() {
     let mut loss = loss();
     let found = loss.found();
     assert_eq!(found.iter().filter(|found| found.report.is_none()).count(), 2);
-    let plan = plan(&found).unwrap();
+    let plan = plan(Subject::Partition, &found).unwrap();
     assert_eq!((plan.survivor.node, plan.end, plan.known_end), (loss.survivor, Offset(1), Offset(1)));
     loss.recover(&plan).unwrap();
     let again = loss.recover(&plan).unwrap_err();
@@ -108,14 +108,20 @@ fn a_partition_goes_on_from_what_is_left() {
 /// However far it got: it is done once, and the survivor does not forget it.
 #[test]
 fn a_survivor_that_restarts_on_the_way_does_not_forget_that_it_is_one() {
-    for steps in [0, 4, 12] {
+    for steps in [0, 4, 10, 11, 12] {
         let mut loss = loss();
-        let plan = plan(&loss.found()).unwrap();
+        let plan = plan(Subject::Partition, &loss.found()).unwrap();
+        let term = |loss: &Loss| {
+            let node = &loss.world.nodes[&loss.survivor];
+            node.partitions[&node.places[&loss.place]].group.term().get()
+        };
+        let before = term(&loss);
         loss.recover(&plan).unwrap();
         (0..steps).for_each(|_| loss.world.step());
         loss.world.crash(loss.survivor);
         loss.world.restart(loss.survivor);
         loss.goes_on();
+        assert!(term(&loss) > before + 1_000, "no term that somebody else may have had");
         loss.world.crash(loss.survivor);
         loss.world.restart(loss.survivor);
         loss.come_back();
@@ -126,7 +132,7 @@ fn a_survivor_that_restarts_on_the_way_does_not_forget_that_it_is_one() {
 #[test]
 fn all_that_was_given_up_comes_back_too_early() {
     let mut loss = loss();
-    let plan = plan(&loss.found()).unwrap();
+    let plan = plan(Subject::Partition, &loss.found()).unwrap();
     loss.recover(&plan).unwrap();
     let (place, gone) = (loss.place, loss.gone.clone());
     gone.iter().for_each(|node| loss.world.restart(*node));
@@ -149,7 +155,7 @@ fn a_replica_that_is_being_copied_or_not_there_is_no_survivor() {
     found.retain(|found| found.report.is_none());
     let report = ReplicaReport { state: ReplicaState::Arriving, ..ReplicaReport::default() };
     found[0].report = Some(report);
-    assert_eq!(plan(&found).unwrap_err().code, ErrorCode::InvalidRequest);
+    assert_eq!(plan(Subject::Partition, &found).unwrap_err().code, ErrorCode::InvalidRequest);
 }
 
 /// It never asks for votes, and goes on believing in the leader that it heard of last.

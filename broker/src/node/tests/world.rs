@@ -44,8 +44,10 @@ pub(super) struct World {
     pub(super) reached: Vec<(RequestId, Stage)>,
     /// What nodes did of late, one line each.
     pub(super) story: Vec<String>,
-    /// A node that may say that it cannot go on; then it is gone.
-    pub(super) may_end: Option<NodeId>,
+    /// Nodes that may say that they cannot go on; then they are gone.
+    pub(super) may_end: BTreeSet<NodeId>,
+    /// What those say of their replicas of the metadata.
+    pub(super) losses: BTreeMap<NodeId, MemberLoss>,
     /// Messages that the network loses.
     pub(super) drops: Option<fn(NodeId, &PeerMessage) -> bool>,
 }
@@ -62,6 +64,8 @@ pub(super) fn config(node: NodeId, count: u64) -> NodeConfig {
         copy_bytes_per_s: 50 << 20,
         watermarks: Watermarks { reserve_bytes: 1 << 30, reserve_percent: 10 },
         slow_disk_ms: 20,
+        member_loss: None,
+        metadata_log_bytes: 16 << 10,
         scrub: ScrubConfig { bytes_per_s: 0, interval_ms: 0 },
     }
 }
@@ -106,7 +110,8 @@ impl World {
             scrub: ScrubConfig { bytes_per_s: 0, interval_ms: 0 },
             reached: Vec::new(),
             story: Vec::new(),
-            may_end: None,
+            may_end: BTreeSet::new(),
+            losses: BTreeMap::new(),
             drops: None,
         };
         for id in (1..=count).map(NodeId) {
@@ -196,10 +201,15 @@ impl World {
                     assert!(self.replies.insert(id, result).is_none(), "{id:?} is answered twice");
                 }
                 Effect::Reached { id, stage } => self.reached.push((id, stage)),
-                Effect::Fatal { .. } if self.may_end == Some(id) => {
+                Effect::Fatal { .. } if self.may_end.contains(&id) => {
                     self.nodes.remove(&id);
                 }
                 Effect::Fatal { message } => panic!("{message}"),
+                Effect::GiveUpMetadata { loss, .. } if self.may_end.contains(&id) => {
+                    self.losses.insert(id, loss);
+                    self.nodes.remove(&id);
+                }
+                Effect::GiveUpMetadata { message, .. } => panic!("{message}"),
                 Effect::ReadyToStop => {
                     self.nodes.remove(&id);
                     return;
@@ -327,6 +337,28 @@ impl World {
         // Another process.
         let config = NodeConfig { seed: node.get() + (self.now.mono_ms << 8), ..self.config(node) };
         self.nodes.insert(node, Node::open(disk, config).unwrap());
+    }
+
+    /// A node that is down gets another replica of the metadata, or a later state of the one that it has, as a server does before it
+    /// starts, and starts; the replica that it had.
+    pub(super) fn renew(&mut self, node: NodeId) -> ReplicaId {
+        self.events.retain(|(to, _)| *to != node);
+        let (disk, config) = (Arc::clone(&self.disks[&node]), self.config(node));
+        let member_loss = self.losses.remove(&node).or(Some(MemberLoss::GivenUp));
+        let opened = Node::open(disk.clone(), NodeConfig { member_loss, ..config.clone() });
+        let Err(NodeOpenError::MetadataDamaged { replica: lost, sound_to, .. }) = opened else { panic!("{opened:?}") };
+        let incarnation = config.incarnation;
+        let answer = match sound_to {
+            Some(sound_to) => {
+                let other = *self.nodes.keys().next().unwrap();
+                self.ask(other, Request::CatchUpMember { node, incarnation, replica: lost, sound_to })
+            }
+            None => self.ask_controller(Request::RenewMember { node, incarnation, lost }),
+        };
+        let Answer::Joined(state) = answer.unwrap() else { panic!("no other answer") };
+        Node::renew_metadata(disk, &config, *state).unwrap();
+        self.restart(node);
+        lost
     }
 
     /// Three nodes founded the cluster, whoever is in it by now.

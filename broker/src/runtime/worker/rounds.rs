@@ -276,6 +276,14 @@ impl Rounds {
                     }
                 }
                 Effect::Fatal { message } => return self.fail(&message),
+                Effect::GiveUpMetadata { loss, message } => {
+                    tracing::error!(why = message, "metadata.given_up: the node begins again, with another replica");
+                    let why = "this node begins again with another replica of the metadata; ask another";
+                    return self.end(
+                        &Error::new(ErrorCode::ShuttingDown, why),
+                        WorkerState::GaveUpMetadata(loss, message.into()),
+                    );
+                }
                 Effect::ReadyToStop => drop(self.state.send_replace(WorkerState::ReadyToStop)),
             }
         }
@@ -305,14 +313,18 @@ impl Rounds {
     fn fail(&mut self, why: &str) -> Next {
         tracing::error!(why, "storage.failed");
         counter!(names::STORAGE_FAILURES.name).increment(1);
-        let error = Error::new(ErrorCode::StorageFailed, why);
+        self.end(&Error::new(ErrorCode::StorageFailed, why), WorkerState::Failed(why.into()))
+    }
+
+    /// Ends by itself; whoever waits gets this answer.
+    fn end(&mut self, error: &Error, state: WorkerState) -> Next {
         for pending in std::mem::take(&mut self.pending).into_values() {
             if let Some(reply) = pending.reply {
                 self.answer(reply, Err(error.clone()));
             }
         }
         self.flush();
-        self.state.send_replace(WorkerState::Failed(why.into()));
+        self.state.send_replace(state);
         Next::End
     }
 

@@ -102,6 +102,8 @@ async fn fixture() -> Fixture {
         copy_bytes_per_s: 1,
         watermarks,
         slow_disk_ms: 0,
+        metadata_log_bytes: 1 << 20,
+        member_loss: None,
         scrub: ScrubConfig { bytes_per_s: 0, interval_ms: 0 },
     };
     let core = Node::open(Arc::clone(&disk), config).unwrap();

@@ -8,5 +8,6 @@ mod damage;
 mod failure;
 mod full;
 mod model;
+mod needed;
 mod renewal;
 mod world;

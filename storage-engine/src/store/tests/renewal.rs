@@ -296,3 +296,50 @@ fn what_cannot_be_read_is_in_doubt_once() {
     }
     assert!(all > 2, "{all}");
 }
+
+/// The same replica, from a later state on: it is who it was, and has voted as it had.
+#[test]
+fn a_replica_goes_on_from_a_later_state_with_all_that_it_has_promised() {
+    let world = world();
+    let before = world.groups[&METADATA].now.clone();
+    let (last, promised) = (LogIndex(before.last()), before.hard_state);
+    assert!(promised.vote > 0, "{promised:?}");
+    let later = |applied, term| GroupState { term: Term(term), ..state(applied) };
+    for operations in 0..8 {
+        for (applied, term) in [(last.get(), 1), (30, 1), (30, 7)] {
+            let disk = Arc::new(world.disk.fork());
+            let store = open(&disk).unwrap().store;
+            disk.halt_after(operations);
+            let is_done = store.catch_up_metadata(later(applied, term)).is_ok();
+            disk.crash(&CrashPlan::seeded(operations));
+            let recovered = open(&disk).unwrap();
+            let found = recovered.groups.iter().find(|found| found.group == METADATA).unwrap();
+            let (hard_state, end) = (found.hard_state, found.log.last_index());
+            let has_caught_up = found.conf_state == "another replica";
+            assert!(has_caught_up || !is_done);
+            if has_caught_up {
+                assert_eq!(
+                    (found.applied, end, hard_state.commit),
+                    (LogIndex(applied), LogIndex(applied), found.applied)
+                );
+                assert_eq!(found.log.term(found.applied), Ok(Term(term)));
+            } else {
+                assert_eq!(end, last);
+            }
+            let (is_newer, votes) = (has_caught_up && Term(term) > promised.term, hard_state.vote);
+            assert_eq!(
+                (hard_state.term, votes),
+                if is_newer { (Term(term), 0) } else { (promised.term, promised.vote) }
+            );
+            assert!(recovered.doubt == Doubt::None && recovered.groups.len() == 3, "the others are as they were");
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "nothing of its log is thrown away")]
+fn no_entry_is_thrown_away_for_an_earlier_state() {
+    let world = world();
+    let last = world.groups[&METADATA].now.last();
+    open(&world.disk).unwrap().store.catch_up_metadata(state(last - 1)).unwrap();
+}

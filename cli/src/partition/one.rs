@@ -1,7 +1,6 @@
-//! `levada partition`: partitions that cannot help themselves.
+//! One partition: what each node has of it, which records stay, and which go.
 
 use anyhow::{Context, Result};
-use clap::Subcommand;
 use levada_client::PartitionId;
 use levada_protocol::messages::native::{RecoverPartitionResponse, RecoverableReplica};
 use serde_json::{Value, json};
@@ -11,36 +10,20 @@ use crate::{
     print::{self, Column},
 };
 
-/// What to do with partitions.
-#[derive(Subcommand)]
-pub(crate) enum PartitionCommand {
-    /// Shows what is left of a partition that has lost a majority of its replicas for good, and lets it go on with that
-    Recover {
-        /// The topic
-        topic: String,
-        /// The partition
-        partition: u32,
-        /// Does it: what only the replicas had that are lost is gone. Otherwise it is only said what would be
-        #[arg(long)]
-        accept_data_loss: bool,
-    },
-}
-
-pub(crate) async fn run(global: &Global, command: PartitionCommand) -> Result<()> {
-    let PartitionCommand::Recover { topic, partition, accept_data_loss } = command;
+pub(super) async fn run(global: &Global, topic: &str, partition: u32, accept_data_loss: bool) -> Result<()> {
     let admin = global.admin().await?;
     let number = PartitionId(partition);
     let what = || format!("cannot recover partition {partition} of {topic:?}");
-    let found = admin.recover_partition(&topic, number, accept_data_loss).await.with_context(what)?;
+    let found = admin.recover_partition(topic, number, accept_data_loss).await.with_context(what)?;
     let now = if accept_data_loss {
         let late = "it has begun, but the partition has no leader yet; `levada cluster status` shows when it has";
-        Some(admin.list_offsets(&topic, number, None).await.context(late)?)
+        Some(admin.list_offsets(topic, number, None).await.context(late)?)
     } else {
         None
     };
     if global.is_json() {
         let end = now.map(|now| now.high_watermark.get());
-        return print::json(&in_json(&topic, partition, &found, end));
+        return print::json(&in_json(topic, partition, &found, end));
     }
     print::line(&format!("{}\n", replicas(&found)))?;
     for line in fate(&found) {
@@ -59,7 +42,7 @@ pub(crate) async fn run(global: &Global, command: PartitionCommand) -> Result<()
     }
 }
 
-fn state(replica: &RecoverableReplica) -> &'static str {
+pub(crate) fn state(replica: &RecoverableReplica) -> &'static str {
     match replica.report.as_ref().map(|report| report.state) {
         None => "no answer",
         Some(1) => "sound",
@@ -110,7 +93,7 @@ fn fate(found: &RecoverPartitionResponse) -> Vec<String> {
     lines
 }
 
-fn in_json(topic: &str, partition: u32, found: &RecoverPartitionResponse, end: Option<u64>) -> Value {
+pub(super) fn in_json(topic: &str, partition: u32, found: &RecoverPartitionResponse, end: Option<u64>) -> Value {
     let replica = |replica: &RecoverableReplica| {
         let report = replica.report.as_ref();
         json!({

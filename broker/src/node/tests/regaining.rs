@@ -1,0 +1,151 @@
+//! The metadata goes on from what one node has, when an operator says so.
+
+use super::*;
+
+/// Three nodes with a topic, two of which are down: the survivor, which leads nothing, and they.
+fn loss() -> (World, TopicPartition, NodeId, [NodeId; 2]) {
+    let mut world = World::new(3);
+    let place = world.create_topic(1, &[])[0];
+    world.produce(place, batch(&["a"], 0)).unwrap();
+    world.until(|world| world.nodes.values().all(|node| node.controller.current().feature_level() == LEVEL_MAX));
+    let controller = world.controller().unwrap();
+    let survivor = (1..=3).map(NodeId).find(|node| *node != controller).unwrap();
+    let other = (1..=3).map(NodeId).find(|node| ![controller, survivor].contains(node)).unwrap();
+    world.until(|world| world.values(survivor, place) == ["a"]);
+    for node in [controller, other] {
+        world.crash(node);
+    }
+    world.until(|world| world.nodes[&survivor].controller.group.is_leaderless());
+    (world, place, survivor, [controller, other])
+}
+
+fn create(world: &mut World, name: &str) {
+    let new = NewTopic { name: name.into(), partitions: 1, replicas: 1, config: BTreeMap::new(), schema_json: None };
+    world.ask_controller(Request::CreateTopic { new, dry_run: false }).unwrap();
+}
+
+fn recover(world: &mut World, node: NodeId) -> Result<Answer, Error> {
+    let id = world.send(node, Request::RecoverMetadata);
+    world.until(|world| world.replies.contains_key(&id));
+    world.replies[&id].clone()
+}
+
+/// A node that has heard that its replica is lost gets another.
+fn comes_back(world: &mut World, node: NodeId) {
+    world.may_end.insert(node);
+    world.until(|world| !world.nodes.contains_key(&node));
+    world.may_end.remove(&node);
+    world.renew(node);
+}
+
+/// All know the same, everybody has a place in group 0, and the partition has its records.
+fn is_whole(world: &mut World, place: TopicPartition) {
+    world.until(|world| {
+        let known = |node: &Node| node.controller.metadata();
+        let all_know = world.nodes.values().all(|node| known(node) == known(&world.nodes[&NodeId(1)]));
+        all_know && world.metadata_voters().len() == 3 && world.nodes.values().all(Node::is_settled)
+    });
+    world.produce(place, batch(&["b"], 1)).unwrap();
+    world.until(|world| (1..=3).all(|node| world.values(NodeId(node), place) == ["a", "b"]));
+}
+
+#[test]
+fn the_metadata_goes_on_and_who_comes_back_follows() {
+    let (mut world, place, survivor, others) = loss();
+    let term = world.nodes[&survivor].controller.group.term();
+    recover(&mut world, survivor).unwrap();
+    create(&mut world, "new");
+    let after = &world.nodes[&survivor].controller;
+    assert!(after.is_leading() && after.group.term().get() > term.get() + 1_000, "{}", after.group.term());
+    for node in others {
+        world.restart(node);
+        comes_back(&mut world, node);
+    }
+    is_whole(&mut world, place);
+    assert!(world.nodes.values().all(|node| node.controller.current().topic("new").is_some()));
+}
+
+/// Whoever was a majority goes on as one, and does not know that it was given up; until it meets the survivor.
+#[test]
+fn a_majority_that_comes_back_without_knowing_it_gives_way() {
+    let (mut world, place, survivor, others) = loss();
+    recover(&mut world, survivor).unwrap();
+    create(&mut world, "new");
+    world.cut.insert(survivor);
+    for node in others {
+        world.restart(node);
+    }
+    world.until(|world| others.iter().any(|node| world.nodes[node].controller.is_leading()));
+    let old = others.into_iter().find(|node| world.nodes[node].controller.is_leading()).unwrap();
+    let new = NewTopic { name: "old".into(), partitions: 1, replicas: 1, config: BTreeMap::new(), schema_json: None };
+    world.ask(old, Request::CreateTopic { new, dry_run: false }).unwrap();
+    world.cut.remove(&survivor);
+    world.may_end.extend(others);
+    world.until(|world| world.nodes.len() == 1);
+    world.may_end.clear();
+    for node in others {
+        world.renew(node);
+    }
+    is_whole(&mut world, place);
+    let topics = |node: &Node| ["new", "old"].map(|name| node.controller.current().topic(name).is_some());
+    assert!(world.nodes.values().all(|node| topics(node) == [true, false]));
+}
+
+/// It is alone for good, or nothing has happened yet and can be asked for again.
+#[test]
+fn a_survivor_that_crashes_on_the_way_can_be_asked_again() {
+    let mut was_alone = 0;
+    for rounds in 0..16 {
+        let (mut world, _, survivor, _) = loss();
+        let term = world.nodes[&survivor].controller.group.term();
+        world.send(survivor, Request::RecoverMetadata);
+        for _ in 0..rounds {
+            world.events.push_back((survivor, Event::Tick));
+            world.round();
+        }
+        world.crash(survivor);
+        world.restart(survivor);
+        let is_alone = world.nodes[&survivor].controller.group.conf().everybody().len() == 1;
+        was_alone += u32::from(is_alone);
+        world.step();
+        if !is_alone {
+            recover(&mut world, survivor).unwrap();
+        }
+        create(&mut world, "new");
+        assert!(world.nodes[&survivor].controller.group.term().get() > term.get() + 1_000, "after {rounds} rounds");
+    }
+    assert!((1..16).contains(&was_alone), "{was_alone}");
+}
+
+#[test]
+fn nothing_is_recovered_where_somebody_leads() {
+    let mut world = World::new(3);
+    world.until(|world| world.nodes.values().all(|node| node.controller.current().feature_level() == LEVEL_MAX));
+    for node in (1..=3).map(NodeId) {
+        let error = recover(&mut world, node).unwrap_err();
+        assert_eq!(error.code, ErrorCode::InvalidRequest, "{error}");
+    }
+    assert_eq!(world.metadata_voters(), [1, 2, 3]);
+}
+
+/// It was recovered elsewhere, or a majority came back: what was asked for is void.
+#[test]
+fn a_leader_that_comes_up_on_the_way_stays() {
+    let (mut world, place, survivor, others) = loss();
+    let id = world.send(survivor, Request::RecoverMetadata);
+    world.nodes.get_mut(&survivor).unwrap().begin_checkpoint();
+    world.may_end.extend(others);
+    for node in others {
+        world.restart(node);
+    }
+    world.until(|world| world.replies.contains_key(&id));
+    for _ in 0..200 {
+        world.step();
+        for node in others {
+            if !world.nodes.contains_key(&node) {
+                world.renew(node);
+            }
+        }
+    }
+    is_whole(&mut world, place);
+}

@@ -1,0 +1,146 @@
+//! All partitions without a leader: a line each says what becomes of it.
+
+use anyhow::{Context, Result};
+use futures::{StreamExt as _, stream};
+use indicatif::ProgressBar;
+use levada_client::{Admin, Error, PartitionId};
+use levada_protocol::messages::native::RecoverPartitionResponse;
+use serde_json::{Value, json};
+
+use super::one;
+use crate::{
+    args::Global,
+    print::{self, Column},
+};
+
+/// Each of them waits for nodes that do not answer.
+const AT_ONCE: usize = 16;
+
+struct Outcome {
+    topic: String,
+    partition: u32,
+    /// What is left, and where the next record goes if it was recovered.
+    found: Result<(RecoverPartitionResponse, Option<u64>), Error>,
+}
+
+pub(super) async fn run(global: &Global, topic: Option<&str>, accept_data_loss: bool) -> Result<()> {
+    let admin = global.admin().await?;
+    if let Some(topic) = topic {
+        admin.describe_topic(topic).await.with_context(|| format!("cannot recover topic {topic:?}"))?;
+    }
+    let status = admin.cluster_status(true).await.context("cannot ask for the cluster's status")?;
+    let is_meant = |of: &str| topic.is_none_or(|topic| topic == of);
+    let leaderless: Vec<(String, u32)> = status
+        .partitions
+        .into_iter()
+        .filter(|partition| partition.leader.is_none() && is_meant(&partition.topic))
+        .map(|partition| (partition.topic, partition.partition))
+        .collect();
+    let bar = ProgressBar::new(leaderless.len() as u64);
+    let recovered = leaderless.into_iter().map(async |(topic, partition)| {
+        let outcome = recover(&admin, topic, partition, accept_data_loss).await;
+        bar.inc(1);
+        outcome
+    });
+    let mut outcomes: Vec<Outcome> = stream::iter(recovered).buffer_unordered(AT_ONCE).collect().await;
+    bar.finish_and_clear();
+    outcomes.sort_by(|one, other| (&one.topic, one.partition).cmp(&(&other.topic, other.partition)));
+    tell(global, &outcomes, accept_data_loss)?;
+    let failed = outcomes.into_iter().find_map(|outcome| {
+        let error = outcome.found.err()?;
+        Some(
+            anyhow::Error::new(error)
+                .context(format!("cannot recover partition {} of {:?}", outcome.partition, outcome.topic)),
+        )
+    });
+    failed.map_or(Ok(()), Err)
+}
+
+async fn recover(admin: &Admin, topic: String, partition: u32, accept_data_loss: bool) -> Outcome {
+    let number = PartitionId(partition);
+    let found = async {
+        let found = admin.recover_partition(&topic, number, accept_data_loss).await?;
+        let end = if accept_data_loss {
+            Some(admin.list_offsets(&topic, number, None).await?.high_watermark.get())
+        } else {
+            None
+        };
+        Ok((found, end))
+    };
+    let found = found.await;
+    Outcome { topic, partition, found }
+}
+
+fn tell(global: &Global, outcomes: &[Outcome], accept_data_loss: bool) -> Result<()> {
+    if global.is_json() {
+        return print::json(&json!({"partitions": outcomes.iter().map(in_json).collect::<Vec<_>>()}));
+    }
+    if outcomes.is_empty() {
+        return print::line("Every partition has a leader: there is nothing to recover.");
+    }
+    let columns = [
+        Column::Text("topic"),
+        Column::Number("partition"),
+        Column::Number("from node"),
+        Column::Text(if accept_data_loss { "kept" } else { "would keep" }),
+        Column::Text("known to be lost"),
+    ];
+    print::line(&print::table(&columns, outcomes.iter().map(row)))?;
+    if accept_data_loss {
+        return print::line(
+            "\nThe other replicas are copied from there; `levada cluster status` shows when they are back.",
+        );
+    }
+    print::line(
+        "\nNothing has been changed. What only those had that do not answer is not in this list. If they can come back with their \
+         data, start them instead. Otherwise say the same with --accept-data-loss",
+    )
+}
+
+fn row(outcome: &Outcome) -> Vec<String> {
+    let mut row = vec![outcome.topic.clone(), outcome.partition.to_string()];
+    match &outcome.found {
+        Ok((found, _)) => {
+            let (start, end, known) = (found.log_start_offset, found.end_offset, found.known_end_offset);
+            let lost = if known > end { format!("offsets {end} to {}", known - 1) } else { "nothing".to_owned() };
+            row.extend([found.survivor_node.to_string(), format!("offsets {start} to {end}, exclusive"), lost]);
+        }
+        Err(error) => row.extend([String::new(), format!("{}: {}", error.code.name(), error.message), String::new()]),
+    }
+    row
+}
+
+fn in_json(outcome: &Outcome) -> Value {
+    match &outcome.found {
+        Ok((found, end)) => one::in_json(&outcome.topic, outcome.partition, found, *end),
+        Err(error) => {
+            let error = json!({"code": error.code.name(), "message": error.message});
+            json!({"topic": outcome.topic, "partition": outcome.partition, "recovered": false, "error": error})
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use levada_client::ErrorCode;
+
+    use super::*;
+
+    #[test]
+    fn each_partition_has_a_line() {
+        let found = RecoverPartitionResponse {
+            survivor_node: 2,
+            end_offset: 40,
+            known_end_offset: 60,
+            ..RecoverPartitionResponse::default()
+        };
+        let outcome = |found| Outcome { topic: "orders".to_owned(), partition: 1, found };
+        let expected = ["orders", "1", "2", "offsets 0 to 40, exclusive", "offsets 40 to 59"];
+        assert_eq!(row(&outcome(Ok((found.clone(), None)))), expected);
+        let whole = RecoverPartitionResponse { known_end_offset: 40, ..found };
+        assert_eq!(row(&outcome(Ok((whole, Some(40)))))[4], "nothing");
+        let refused = outcome(Err(Error::new(ErrorCode::InvalidRequest, "nothing is left")));
+        assert_eq!(row(&refused)[3], "INVALID_REQUEST: nothing is left");
+        assert_eq!(in_json(&refused)["error"]["code"], "INVALID_REQUEST");
+    }
+}

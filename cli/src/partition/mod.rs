@@ -1,0 +1,36 @@
+//! `levada partition`: partitions that cannot help themselves.
+
+mod many;
+pub(crate) mod one;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::args::Global;
+
+/// What to do with partitions.
+#[derive(Subcommand)]
+pub(crate) enum PartitionCommand {
+    /// Shows what is left of partitions that have lost a majority of their replicas for good, and lets them go on with that
+    Recover {
+        /// The topic
+        #[arg(required_unless_present = "all")]
+        topic: Option<String>,
+        /// The partition; otherwise all of the topic that have no leader
+        partition: Option<u32>,
+        /// All partitions of all topics that have no leader
+        #[arg(long, conflicts_with = "topic")]
+        all: bool,
+        /// Does it: what only the replicas had that are lost is gone. Otherwise it is only said what would be
+        #[arg(long)]
+        accept_data_loss: bool,
+    },
+}
+
+pub(crate) async fn run(global: &Global, command: PartitionCommand) -> Result<()> {
+    let PartitionCommand::Recover { topic, partition, all: _, accept_data_loss } = command;
+    match (topic, partition) {
+        (Some(topic), Some(partition)) => one::run(global, &topic, partition, accept_data_loss).await,
+        (topic, _) => many::run(global, topic.as_deref(), accept_data_loss).await,
+    }
+}

@@ -176,15 +176,6 @@ pub enum MemberLoss {
     GivenUp,
 }
 
-impl NodeOpenError {
-    /// Of this replica of group 0, whose log is `sound_to` an entry, or not sound; the metadata is what the node knew.
-    pub(super) fn metadata_damaged(replica: ReplicaId, sound_to: Option<LogIndex>, metadata: &Metadata) -> Self {
-        let nodes = metadata.nodes().iter();
-        let known = nodes.map(|(node, known)| (*node, known.addresses.native.clone())).collect();
-        Self::MetadataDamaged { replica, sound_to, known }
-    }
-}
-
 impl NodeConfig {
     /// Whose data directory it is.
     pub(super) const fn identity(&self) -> DirIdentity {

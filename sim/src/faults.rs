@@ -51,6 +51,13 @@ pub enum Fault {
         /// How long.
         for_us: u64,
     },
+    /// A machine's clock jumps. (That by which the process measures time does not.)
+    ClockJump {
+        /// The node.
+        victim: NodeId,
+        /// By so much, ahead or back.
+        by_ms: i64,
+    },
     /// A disk is a hundred times slower for a while.
     SlowDisk {
         /// The node.
@@ -111,6 +118,10 @@ pub enum Fault {
 pub enum Decay {
     /// A bit is another.
     Flip,
+    /// A sector was written to the wrong place: what stands there now is another one's.
+    Misdirected,
+    /// The disk does not give a sector back.
+    Unreadable,
     /// The rest of the file is gone.
     Cut,
     /// All of it is gone.
@@ -132,6 +143,8 @@ pub struct Mix {
     pub restart: u32,
     /// Paused processes.
     pub pause: u32,
+    /// Clocks that jump.
+    pub clock: u32,
     /// Network partitions.
     pub partition: u32,
     /// Slow disks.
@@ -157,6 +170,7 @@ impl Mix {
         kill: 0,
         restart: 0,
         pause: 0,
+        clock: 0,
         partition: 0,
         slow: 0,
         fail: 0,
@@ -181,6 +195,7 @@ impl Mix {
             kill: weight(),
             restart: weight(),
             pause: weight(),
+            clock: weight() / 2,
             partition: weight(),
             slow: weight(),
             fail: weight() / 2,
@@ -221,8 +236,8 @@ impl Nemesis {
 
     /// The next fault; `None` when the mix has none.
     pub fn next_fault(&mut self) -> Option<Fault> {
-        let Mix { power, kill, restart, pause, partition, slow, fail, full, rot, gone, journal, .. } = self.mix;
-        let weights = [power, kill, restart, pause, partition, slow, full, fail, rot, gone, journal];
+        let Mix { power, kill, restart, pause, clock, partition, slow, fail, full, rot, gone, journal, .. } = self.mix;
+        let weights = [power, kill, restart, pause, partition, slow, full, fail, rot, gone, journal, clock];
         let sum: u32 = weights.iter().sum();
         let mut draw = self.dice.between(0..=u64::from(sum.checked_sub(1)?));
         let kind = weights.iter().position(|&weight| {
@@ -245,7 +260,8 @@ impl Nemesis {
             8 => {
                 let mut draw = || self.dice.between(0..=u64::from(u32::MAX));
                 let at = (draw(), draw());
-                let decay = self.dice.pick(&[Decay::Flip, Decay::Flip, Decay::Cut, Decay::Gone])?;
+                let decays = [Decay::Flip, Decay::Misdirected, Decay::Unreadable, Decay::Cut, Decay::Gone];
+                let decay = self.dice.pick(&decays)?;
                 Fault::Rot { victim: self.nodes.first().copied()?, at, decay }
             }
             9 => {
@@ -256,6 +272,11 @@ impl Nemesis {
                 let mut draw = || self.dice.between(0..=u64::from(u32::MAX));
                 let at = (draw(), draw());
                 Fault::JournalRots { victim: self.nodes.first().copied()?, at, down_us: self.down_us() }
+            }
+            11 => {
+                let by_ms =
+                    self.dice.pick(&[3_600_000, 60_000, 1_000])? + i64::try_from(self.dice.between(0..=999)).ok()?;
+                Fault::ClockJump { victim, by_ms: if self.dice.chance(50) { by_ms } else { -by_ms } }
             }
             _ => {
                 let call = self.dice.pick(&["fdatasync", "write"])?;
@@ -289,6 +310,12 @@ impl Nemesis {
     fn partition(&mut self) -> Fault {
         let mut nodes = self.nodes.clone();
         self.shuffle(&mut nodes);
+        let for_us = self.dice.around(2_500_000);
+        // Nobody sees a majority, but each sees somebody; or two halves see each other through one node only.
+        if nodes.len() >= 4 && self.dice.chance(30) {
+            let ways = if self.dice.chance(50) { ring(&nodes) } else { bridge(&nodes) };
+            return Fault::Partition { ways, deaf: Vec::new(), for_us };
+        }
         let size = if self.dice.chance(50) { 1 } else { nodes.len() / 2 };
         let (ours, theirs) = nodes.split_at(size.max(1).min(nodes.len()));
         let pairs = ours.iter().flat_map(|&a| theirs.iter().map(move |&b| (a, b)));
@@ -299,7 +326,7 @@ impl Nemesis {
             _ => pairs.flat_map(|(a, b)| [(a, b), (b, a)]).collect(),
         };
         let deaf = if self.dice.chance(50) { ours.to_vec() } else { Vec::new() };
-        Fault::Partition { ways, deaf, for_us: self.dice.around(2_500_000) }
+        Fault::Partition { ways, deaf, for_us }
     }
 
     fn shuffle(&mut self, nodes: &mut [NodeId]) {
@@ -308,6 +335,26 @@ impl Nemesis {
             nodes.swap(last, other);
         }
     }
+}
+
+/// The ways between nodes that are not neighbours on a ring.
+fn ring(nodes: &[NodeId]) -> Vec<(NodeId, NodeId)> {
+    let far = |a: usize, b: usize| {
+        let apart = a.abs_diff(b);
+        apart > 1 && apart < nodes.len() - 1
+    };
+    ways(nodes, far)
+}
+
+/// The ways between two halves, but for those of the first node, which belongs to both.
+fn bridge(nodes: &[NodeId]) -> Vec<(NodeId, NodeId)> {
+    let half = nodes.len().div_ceil(2);
+    ways(nodes, |a, b| a > 0 && b > 0 && (a < half) != (b < half))
+}
+
+fn ways(nodes: &[NodeId], is_cut: impl Fn(usize, usize) -> bool) -> Vec<(NodeId, NodeId)> {
+    let pairs = (0..nodes.len()).flat_map(|a| (0..nodes.len()).map(move |b| (a, b)));
+    pairs.filter(|(a, b)| is_cut(*a, *b)).filter_map(|(a, b)| Some((*nodes.get(a)?, *nodes.get(b)?))).collect()
 }
 
 #[cfg(test)]
@@ -326,6 +373,7 @@ mod tests {
             kill: 1,
             restart: 1,
             pause: 1,
+            clock: 1,
             partition: 1,
             slow: 1,
             fail: 1,
@@ -337,7 +385,7 @@ mod tests {
         };
         let mut everything = nemesis(all);
         let kinds: BTreeSet<_> = (0..1000).filter_map(|_| everything.next_fault()).map(|f| kind(&f)).collect();
-        assert_eq!(kinds.len(), 12, "{kinds:?}");
+        assert_eq!(kinds.len(), 13, "{kinds:?}");
         let mut power = nemesis(Mix::POWER);
         assert!((0..1000).filter_map(|_| power.next_fault()).all(|f| kind(&f).starts_with("PowerCut")));
         assert_eq!(nemesis(Mix::NONE).next_fault(), None);
@@ -367,5 +415,15 @@ mod tests {
             let Fault::Partition { ways, .. } = fault else { panic!("{fault:?}") };
             assert!(!ways.is_empty() && ways.iter().all(|(from, to)| from != to));
         }
+    }
+
+    #[test]
+    fn in_a_ring_each_has_two_neighbours_and_over_a_bridge_one_sees_all() {
+        let nodes = [1, 2, 3, 4, 5].map(NodeId);
+        let sees = |ways: &[(NodeId, NodeId)]| {
+            nodes.map(|from| nodes.iter().filter(|to| **to != from && !ways.contains(&(from, **to))).count())
+        };
+        assert_eq!(sees(&ring(&nodes)), [2; 5]);
+        assert_eq!(sees(&bridge(&nodes)), [4, 2, 2, 2, 2]);
     }
 }

@@ -28,6 +28,10 @@ struct Args {
     /// How many worlds, of the seeds from `--first` on.
     #[arg(long, default_value_t = 20, conflicts_with = "seed")]
     seeds: u64,
+    /// Instead of so many worlds: until so many simulated hours count, those of worlds with 50 operations a second, an
+    /// election, a recovery from a crash and a disk fault.
+    #[arg(long, value_name = "HOURS", conflicts_with_all = ["seed", "seeds"])]
+    hours: Option<f64>,
     /// The first seed.
     #[arg(long, default_value_t = 1)]
     first: u64,
@@ -40,9 +44,9 @@ struct Args {
     /// Nodes of each cluster.
     #[arg(long, default_value_t = 3)]
     nodes: u64,
-    /// What kind of world: mixed, membership, rot, journal, full, power, partitions, calm.
-    #[arg(long, default_value = "mixed", value_parser = scenario)]
-    scenario: Scenario,
+    /// What kind of world: mixed, membership, rot, journal, full, power, partitions, calm; several, with commas, take turns.
+    #[arg(long, default_value = "mixed", value_parser = scenario, value_delimiter = ',')]
+    scenario: Vec<Scenario>,
     /// Print the story of each world.
     #[arg(long)]
     trace: bool,
@@ -58,12 +62,23 @@ fn scenario(name: &str) -> Result<Scenario, String> {
     })
 }
 
+const HOUR_US: f64 = 3_600e6;
+/// After so many failures it is known that something is wrong.
+const FAILED_MAX: usize = 20;
+
 /// What all worlds together came to.
 #[derive(Default)]
 struct Sum {
     passed: u64,
     failed: Vec<u64>,
     lasted_us: u64,
+    /// Of worlds that count.
+    counted_us: u64,
+    /// What others lacked.
+    lacking: BTreeMap<&'static str, u64>,
+    operations: u64,
+    elections: u64,
+    recoveries: u64,
     acked: u64,
     read: u64,
     bounds: u64,
@@ -76,6 +91,13 @@ impl Sum {
     fn add(&mut self, outcome: &Outcome) {
         self.passed += 1;
         self.lasted_us += outcome.lasted_us;
+        match outcome.lacks() {
+            None => self.counted_us += outcome.lasted_us,
+            Some(what) => *self.lacking.entry(what).or_default() += 1,
+        }
+        self.operations += outcome.operations;
+        self.elections += outcome.elections;
+        self.recoveries += outcome.recoveries;
         self.acked += outcome.counts.acked;
         self.read += outcome.counts.read;
         self.bounds += outcome.counts.bounds;
@@ -93,6 +115,7 @@ impl Sum {
 fn main() -> ExitCode {
     let args = Args::parse();
     let (first, count) = args.seed.map_or((args.first, args.seeds), |seed| (seed, 1));
+    let wanted_us = args.hours.map(|hours| (hours * HOUR_US) as u64);
     #[allow(clippy::disallowed_methods, reason = "how long the worlds took, out here")]
     let began = Instant::now();
     let (next, sum) = (AtomicU64::new(first), Mutex::new(Sum::default()));
@@ -102,10 +125,18 @@ fn main() -> ExitCode {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + count {
+                    let is_enough = match wanted_us {
+                        None => seed >= first + count,
+                        Some(wanted_us) => {
+                            let sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
+                            sum.counted_us >= wanted_us || sum.failed.len() >= FAILED_MAX
+                        }
+                    };
+                    if is_enough {
                         return;
                     }
-                    let options = args.scenario.options(seed, args.nodes, args.time);
+                    let scenario = args.scenario[usize::try_from(seed).unwrap_or(0) % args.scenario.len()];
+                    let options = scenario.options(seed, args.nodes, args.time);
                     let told = if args.trace { Story::told_to(std::io::stdout()) } else { Story::untold() };
                     let result = scenarios::run(&options, told);
                     let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,7 +152,7 @@ fn main() -> ExitCode {
                         }
                         Err(anomalies) => {
                             sum.failed.push(seed);
-                            report(&args, &options, &anomalies);
+                            report(&args, scenario, &options, &anomalies);
                         }
                     }
                 }
@@ -133,6 +164,15 @@ fn main() -> ExitCode {
     println!("faults: {:?}", sum.faults);
     println!("groups fell asleep {} times, woken {:?}", sum.slept, sum.woken);
     println!("checked: {} records acknowledged, {} read, {} bounds", sum.acked, sum.read, sum.bounds);
+    println!(
+        "{} operations answered, {} elections, {} recoveries from crashes",
+        sum.operations, sum.elections, sum.recoveries
+    );
+    println!(
+        "{:.2} simulated hours count; worlds that lacked something: {:?}",
+        sum.counted_us as f64 / HOUR_US,
+        sum.lacking
+    );
     println!("{simulated_s:.0} simulated seconds in {took_s:.1} s: {:.0} times real time", simulated_s / took_s);
     println!("{} passed, {} failed", sum.passed, sum.failed.len());
     if !sum.failed.is_empty() {
@@ -147,14 +187,14 @@ fn processors() -> usize {
 }
 
 #[allow(clippy::print_stdout, reason = "this is a command's output")]
-fn report(args: &Args, options: &Options, anomalies: &[Anomaly]) {
+fn report(args: &Args, scenario: Scenario, options: &Options, anomalies: &[Anomaly]) {
     println!("seed {} FAILED", options.seed);
     for anomaly in anomalies.iter().take(10) {
         println!("  {anomaly}");
     }
     println!("  {options:?}");
     println!(
-        "  again: cargo run --release -p levada-sim -- --scenario {} --nodes {} --time {} --seed {} --trace",
-        args.scenario.name, args.nodes, args.time, options.seed
+        "  again: cargo xtask sim --scenario {} --nodes {} --time {} --seed {} --trace",
+        scenario.name, args.nodes, args.time, options.seed
     );
 }

@@ -192,6 +192,8 @@ pub struct Process<H> {
     ticks: u64,
     /// It was asked to stop; then it comes back after this time.
     pub stopping_us: Option<u64>,
+    /// The last run came to its own end, or there was none.
+    was_stopped: bool,
     /// The last run said that its replica of the metadata is of no use.
     member_loss: Option<MemberLoss>,
 }
@@ -264,6 +266,7 @@ impl<H> Process<H> {
             is_full: false,
             ticks: 0,
             stopping_us: None,
+            was_stopped: true,
             member_loss: None,
         };
         (process, identity, journal)
@@ -289,6 +292,22 @@ impl<H> Process<H> {
         Now { mono_ms: (at_us - started_us) * 50_000 / self.tick_us / 1_000, wall_ms }
     }
 
+    /// Whether the last run came to its own end, or there was none.
+    #[must_use]
+    pub const fn was_stopped(&self) -> bool {
+        self.was_stopped
+    }
+
+    /// The run has come to its own end.
+    pub const fn stopped(&mut self) {
+        self.was_stopped = true;
+    }
+
+    /// The machine's clock jumps.
+    pub const fn jump(&mut self, by_ms: i64) {
+        self.skew_ms += by_ms;
+    }
+
     /// Starts the process from what is on the disk. In unsteady times the power may go meanwhile.
     ///
     /// # Errors
@@ -296,6 +315,7 @@ impl<H> Process<H> {
     pub fn start(&mut self, at_us: u64, unsteady: bool) -> Result<(), NotStarted> {
         self.run += 1;
         self.stopping_us = None;
+        self.was_stopped = false;
         let member_loss = self.member_loss.take();
         let config = NodeConfig { seed: self.dice.seed(), member_loss, ..self.config.clone() };
         let cut = unsteady && self.dice.chance(10);

@@ -36,9 +36,10 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// The simulator: a whole cluster on one thread. Arguments go to `levada-sim`.
+    /// The simulator: a whole cluster on one thread. Arguments go to `levada-sim`, `--help` lists them.
+    #[command(disable_help_flag = true)]
     Sim {
-        /// As `cargo xtask sim -- --help` lists them.
+        /// As `cargo xtask sim --help` lists them.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },

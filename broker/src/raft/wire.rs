@@ -12,7 +12,7 @@ use levada_protocol::{
     messages::peer,
 };
 use levada_storage_engine::entry::EntryKind;
-use raft::eraftpb;
+use raft::eraftpb::{self, MessageType};
 
 use super::hibernation::Notice;
 use crate::{cluster::health::Health, node::MemberLoss};
@@ -145,6 +145,14 @@ impl CatchUp {
 }
 
 impl PeerMessage {
+    /// The group that the sender leads, and the term, if it is a message that only leaders send.
+    #[must_use]
+    pub fn led(&self) -> Option<(GroupId, Term)> {
+        let Self::Raft { group, message } = self else { return None };
+        let leads = matches!(message.get_msg_type(), MessageType::MsgAppend | MessageType::MsgHeartbeat);
+        leads.then(|| (*group, Term(message.get_term())))
+    }
+
     /// About how many bytes it takes on the wire, for budgets.
     #[must_use]
     pub fn wire_bytes(&self) -> usize {

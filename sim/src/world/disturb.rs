@@ -3,8 +3,8 @@
 use levada_broker::node::{MemberLoss, NodeOpenError, event::Event};
 use levada_protocol::ids::NodeId;
 use levada_storage_engine::{
-    disk::{Disk, DiskOp, FileName, Lane},
-    sim_disk::{CrashPlan, Fault as DiskFault},
+    disk::{Disk, DiskError, DiskOp, FileName, Lane},
+    sim_disk::{CrashPlan, Fault as DiskFault, SimDisk},
 };
 
 use super::{Armed, Happening, World};
@@ -21,6 +21,8 @@ use crate::{
 
 /// How much slower a slow disk is.
 const SLOW_FACTOR: u64 = 100;
+/// What a disk writes at once, and loses at once.
+const SECTOR: u64 = 4096;
 /// How long a machine is down whose power went while it started.
 const RESTART_US: u64 = 50_000;
 
@@ -62,6 +64,12 @@ impl World {
                 }
             }
             Fault::Pause { victim, for_us } => self.pause(victim, for_us),
+            Fault::ClockJump { victim, by_ms } => {
+                if let Some(process) = self.processes.get_mut(&victim) {
+                    process.jump(by_ms);
+                    self.count("clock jump");
+                }
+            }
             Fault::Partition { ways, deaf, for_us } => {
                 self.network.heal();
                 for (from, to) in ways {
@@ -127,6 +135,11 @@ impl World {
         let done = match decay {
             Decay::Cut if !may_be_open => disk.perform(&DiskOp::Truncate { file, len: part(len, at) }),
             Decay::Gone if !may_be_open => disk.perform(&DiskOp::Remove { file }),
+            Decay::Unreadable => {
+                disk.make_unreadable(&file, part(len, at) / SECTOR * SECTOR, SECTOR);
+                Ok(())
+            }
+            Decay::Misdirected if len > SECTOR => misdirect(disk, &file, part(len / SECTOR, at)),
             _ => {
                 disk.flip_bit(&file, part(len, at), u8::try_from(at % 8).unwrap_or(0));
                 Ok(())
@@ -291,7 +304,12 @@ impl World {
     pub(super) fn stopped(&mut self, node: NodeId) {
         let stopping_us = self.processes.get_mut(&node).and_then(|process| process.stopping_us.take());
         match stopping_us {
-            Some(down_us) => self.end(node, down_us),
+            Some(down_us) => {
+                self.end(node, down_us);
+                if let Some(process) = self.processes.get_mut(&node) {
+                    process.stopped();
+                }
+            }
             None => self.checker.report(Kind::Died, format!("node {node} stopped without being asked to")),
         }
     }
@@ -302,8 +320,9 @@ impl World {
         if process.running.is_some() || self.renewing.contains(&node) {
             return;
         }
+        let was_clean = process.was_stopped();
         match process.start(now_us, !self.settling && !self.partitions.is_empty()) {
-            Ok(()) => {}
+            Ok(()) => self.recoveries += u64::from(!was_clean),
             Err(NotStarted::Power(plan)) => {
                 self.count("power cut of a start");
                 self.tell(format_args!("n{node} without power while it starts: {plan:?}"));
@@ -352,6 +371,13 @@ impl World {
             self.cut_power_of(node, &CrashPlan::LOSE_ALL, 0);
         }
     }
+}
+
+/// What was meant for the sector before this one stands here, too.
+fn misdirect(disk: &SimDisk, file: &FileName, sector: u64) -> Result<(), DiskError> {
+    let from = sector.saturating_sub(1) * SECTOR;
+    let bytes = disk.read(file, from, usize::try_from(SECTOR).unwrap_or(0))?;
+    disk.perform(&DiskOp::Write { file: file.clone(), pos: from + SECTOR, bufs: vec![bytes] })
 }
 
 /// A part of so many, in parts of 2^32.

@@ -72,6 +72,7 @@ impl World {
             Happening::Unreachable { node, other, .. } => self.give(node, Event::Unreachable { node: other }),
             Happening::Call { from, to, call, what } => self.called(from, to, call, what),
             Happening::Response { from, to, call, result } => {
+                self.operations += 1;
                 match &result {
                     Ok(response) => self.tell(format_args!("c{} has #{} of n{from}: {response}", to.0, call.0)),
                     Err(error) => self.tell(format_args!("c{} has #{} of n{from}: {error}", to.0, call.0)),
@@ -224,6 +225,7 @@ impl World {
     }
 
     fn send(&mut self, from: NodeId, to: NodeId, message: wire::PeerMessage) {
+        self.terms.extend(message.led());
         // As on the wire, to see that nothing is lost in translation.
         let (frame, payload) = wire::encode(vec![message]);
         let messages = match wire::decode(frame, payload.concat().into()) {

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use levada_broker::raft::wire::PeerMessage;
 use levada_protocol::{
     error::Result,
-    ids::{NodeId, TopicPartition},
+    ids::{GroupId, NodeId, Term, TopicPartition},
     source::NewTopic,
 };
 use levada_storage_engine::disk::{DiskError, Lane};
@@ -101,6 +101,31 @@ pub struct Outcome {
     pub slept: u64,
     /// How many times one woke up, by reason.
     pub woken: BTreeMap<&'static str, u64>,
+    /// Calls of clients that were answered.
+    pub operations: u64,
+    /// How many times a group had another leader than before.
+    pub elections: u64,
+    /// How many times a node started from what a crash had left.
+    pub recoveries: u64,
+}
+
+/// So many calls must be answered in a second of a world that counts.
+const OPERATIONS_PER_S: u64 = 50;
+
+impl Outcome {
+    /// What is missing for the world to count as one that put anything to the test; `None` if it does.
+    #[must_use]
+    pub fn lacks(&self) -> Option<&'static str> {
+        let of_disks = ["disk failure", "full disk", "slow disk", "rot", "journal rot", "directory gone"];
+        let has_disk_fault = of_disks.iter().any(|fault| self.faults.contains_key(fault));
+        match () {
+            () if self.operations * 1_000_000 < OPERATIONS_PER_S * self.lasted_us => Some("operations"),
+            () if self.elections == 0 => Some("an election"),
+            () if self.recoveries == 0 => Some("a recovery from a crash"),
+            () if !has_disk_fault => Some("a disk fault"),
+            () => None,
+        }
+    }
 }
 
 /// A world.
@@ -134,6 +159,10 @@ pub struct World {
     faults: BTreeMap<&'static str, u32>,
     slept: u64,
     woken: BTreeMap<&'static str, u64>,
+    operations: u64,
+    /// Terms in which groups had leaders.
+    terms: BTreeSet<(GroupId, Term)>,
+    recoveries: u64,
 }
 
 impl World {
@@ -166,6 +195,9 @@ impl World {
             faults: BTreeMap::new(),
             slept: 0,
             woken: BTreeMap::new(),
+            operations: 0,
+            terms: BTreeSet::new(),
+            recoveries: 0,
             options,
         }
     }
@@ -189,7 +221,11 @@ impl World {
         if self.checker.anomalies().iter().all(|anomaly| anomaly.kind == Kind::Stuck) && !self.partitions.is_empty() {
             self.audit();
         }
+        let groups: BTreeSet<GroupId> = self.terms.iter().map(|(group, _)| *group).collect();
         Outcome {
+            elections: (self.terms.len() - groups.len()) as u64,
+            operations: self.operations,
+            recoveries: self.recoveries,
             anomalies: self.checker.anomalies().to_vec(),
             trace_hash: self.story.hash(),
             trace_lines: self.story.lines(),

@@ -73,7 +73,7 @@ pub const STORAGE_FAILURES: Metric = Metric::counter("levada_storage_failures_to
     .when_high("look at the log and at the disk (`dmesg`) before you start the node again");
 pub const PARTITIONS: Metric = Metric::gauge("levada_partitions", "partitions")
     .means("partitions with a replica here")
-    .when_high("see Many partitions in `docs/operations.md`");
+    .when_high("see Sizing in `docs/operations.md`");
 pub const GROUPS_ASLEEP: Metric = Metric::gauge("levada_groups_asleep", "groups")
     .means("raft groups here in which nothing happens and that sleep: they cost nothing until something does")
     .when_high("(when it stays low though little is written) `levada_group_wakes_total` says what wakes them");

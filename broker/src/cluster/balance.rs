@@ -2,10 +2,7 @@
 //!
 //! Plans are made from what partitions are *to have*, so that what is under way counts as done and is not planned twice.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use levada_protocol::{
     error::{Error, ErrorCode, Result},
@@ -13,23 +10,28 @@ use levada_protocol::{
 };
 
 pub use super::metadata::Move;
-use super::metadata::{Metadata, Partition, Topic};
+use super::{
+    metadata::{Metadata, Partition, Topic},
+    placement::{Standing, Standings},
+};
 
 /// What nodes carry, if all went as planned.
 struct Load<'m> {
     metadata: &'m Metadata,
+    standings: &'m Standings,
     replicas: BTreeMap<NodeId, usize>,
     leads: BTreeMap<NodeId, usize>,
     wanted: BTreeMap<TopicPartition, Vec<NodeId>>,
 }
 
 impl<'m> Load<'m> {
-    /// Nodes to `avoid` get nothing, nor do those that are drained.
-    fn of(metadata: &'m Metadata, avoid: &BTreeSet<NodeId>) -> Self {
-        let stays = metadata.nodes().iter().filter(|(id, node)| !node.draining && !avoid.contains(id));
+    /// Nodes that stand worse than `worst` get nothing, nor do those that are drained.
+    fn of(metadata: &'m Metadata, standings: &'m Standings, worst: Standing) -> Self {
+        let may = |id: &NodeId| standings.get(id).is_none_or(|standing| *standing <= worst);
+        let stays = metadata.nodes().iter().filter(|(id, node)| !node.draining && may(id));
         let stays = stays.map(|(id, _)| (*id, 0));
         let nodes: BTreeMap<NodeId, usize> = stays.collect();
-        let mut load = Self { metadata, replicas: nodes.clone(), leads: nodes, wanted: BTreeMap::new() };
+        let mut load = Self { metadata, standings, replicas: nodes.clone(), leads: nodes, wanted: BTreeMap::new() };
         for (topic, partition) in partitions(metadata) {
             let place = TopicPartition { topic: topic.id, partition: partition.partition };
             load.put(place, partition.wanted().iter().map(|replica| replica.node).collect());
@@ -65,11 +67,13 @@ impl<'m> Load<'m> {
         if rack.is_empty() { 0 } else { nodes.iter().filter(|other| self.rack(**other) == rack).count() }
     }
 
-    /// The node that should take a replica besides those on `nodes`: of a rack that has none if there is one, with the
-    /// fewest replicas.
+    /// The node that should take a replica besides those on `nodes`: one that stands well, of a rack that has none if there
+    /// is one, with the fewest replicas.
     fn best_besides(&self, nodes: &[NodeId]) -> Option<NodeId> {
         let free = self.replicas.iter().filter(|(node, _)| !nodes.contains(node));
-        free.min_by_key(|(node, count)| (self.on_rack(nodes, **node), **count, **node)).map(|(node, _)| *node)
+        let standing = |node: &NodeId| self.standings.get(node).copied().unwrap_or_default();
+        let best = free.min_by_key(|(node, count)| (standing(node), self.on_rack(nodes, **node), **count, **node));
+        best.map(|(node, _)| *node)
     }
 }
 
@@ -83,14 +87,14 @@ pub fn moving(metadata: &Metadata) -> usize {
     partitions(metadata).filter(|(_, partition)| !partition.target.is_empty()).count()
 }
 
-/// Takes replicas off nodes that are drained, of up to `max` partitions, and of those that are on their way there. Nodes to
-/// `avoid` get none.
+/// Takes replicas off nodes that are drained, of up to `max` partitions, and of those that are on their way there. Nodes that
+/// are not there get none.
 ///
 /// # Errors
 /// [`ErrorCode::NotEnoughNodes`]: there is no node to take a replica.
-pub fn drain(metadata: &Metadata, avoid: &BTreeSet<NodeId>, max: usize) -> Result<Vec<Move>> {
+pub fn drain(metadata: &Metadata, standings: &Standings, max: usize) -> Result<Vec<Move>> {
     let is_drained = |node: &NodeId| metadata.nodes().get(node).is_some_and(|node| node.draining);
-    let mut load = Load::of(metadata, avoid);
+    let mut load = Load::of(metadata, standings, Standing::Full);
     let (mut moves, mut new) = (Vec::new(), 0);
     for (topic, partition) in partitions(metadata) {
         let mut nodes: Vec<NodeId> = partition.wanted().iter().map(|replica| replica.node).collect();
@@ -122,18 +126,18 @@ fn too_few(topic: &Topic, replicas: usize) -> Error {
     Error::new(ErrorCode::NotEnoughNodes, why)
 }
 
-/// Gives every partition of a topic so many replicas: more go where there are few, and the last ones go. Nodes to `avoid`
-/// get none.
+/// Gives every partition of a topic so many replicas: more go where there are few, and the last ones go. Nodes that are
+/// not there get none.
 ///
 /// # Errors
 /// [`ErrorCode::NotEnoughNodes`]
 pub fn set_replicas(
     metadata: &Metadata,
-    avoid: &BTreeSet<NodeId>,
+    standings: &Standings,
     topic: &Arc<Topic>,
     replicas: usize,
 ) -> Result<Vec<Move>> {
-    let mut load = Load::of(metadata, avoid);
+    let mut load = Load::of(metadata, standings, Standing::Full);
     let mut moves = Vec::new();
     for partition in &topic.partitions {
         let before: Vec<NodeId> = partition.wanted().iter().map(|replica| replica.node).collect();
@@ -149,11 +153,11 @@ pub fn set_replicas(
     Ok(moves)
 }
 
-/// Evens out how many replicas nodes hold, then how many they are the preferred leader of, by up to `max` moves. Nodes to
-/// `avoid` are left as they are.
+/// Evens out how many replicas nodes hold, then how many they are the preferred leader of, by up to `max` moves. Nodes
+/// that do not stand well are left as they are.
 #[must_use]
-pub fn balance(metadata: &Metadata, avoid: &BTreeSet<NodeId>, max: usize) -> Vec<Move> {
-    let mut load = Load::of(metadata, avoid);
+pub fn balance(metadata: &Metadata, standings: &Standings, max: usize) -> Vec<Move> {
+    let mut load = Load::of(metadata, standings, Standing::Good);
     let topics: BTreeMap<_, _> = metadata.topics().map(|topic| (topic.id, topic)).collect();
     let mut moves: BTreeMap<TopicPartition, Vec<NodeId>> = BTreeMap::new();
     while moves.len() < max {
@@ -265,12 +269,12 @@ mod tests {
     #[test]
     fn a_new_node_gets_its_share() {
         let mut metadata = cluster(&[""; 4], &[[1, 2, 3].as_slice(); 8]);
-        let moves = balance(&metadata, &BTreeSet::new(), usize::MAX);
+        let moves = balance(&metadata, &Standings::new(), usize::MAX);
         let placed = carry_out(&mut metadata, moves);
         for node in 1..=4 {
             assert_eq!(counts(&placed, node), (6, 2), "node {node}: {placed:?}");
         }
-        assert_eq!(balance(&metadata, &BTreeSet::new(), usize::MAX), []);
+        assert_eq!(balance(&metadata, &Standings::new(), usize::MAX), []);
         assert_eq!(moving(&metadata), 0);
     }
 
@@ -279,7 +283,7 @@ mod tests {
         let mut metadata = cluster(&[""; 4], &[[1, 2, 3].as_slice(); 8]);
         let mut rounds = 0;
         loop {
-            let moves = balance(&metadata, &BTreeSet::new(), 2);
+            let moves = balance(&metadata, &Standings::new(), 2);
             assert!(moves.len() <= 2 && rounds < 20);
             if moves.is_empty() {
                 break;
@@ -294,12 +298,12 @@ mod tests {
     fn a_drained_node_gives_up_everything_and_racks_are_kept_apart() {
         let mut metadata = cluster(&["a", "a", "b", "b"], &[&[1, 3], &[3, 1], &[2, 4], &[4, 2]]);
         drained(&mut metadata, 1);
-        let moves = drain(&metadata, &BTreeSet::new(), usize::MAX).unwrap();
+        let moves = drain(&metadata, &Standings::new(), usize::MAX).unwrap();
         let placed = carry_out(&mut metadata, moves);
         assert_eq!(placed, [[2, 3], [3, 2], [2, 4], [4, 2]]);
         assert!(!metadata.holds_replicas(NodeId(1)));
         assert!(
-            balance(&metadata, &BTreeSet::new(), usize::MAX).iter().all(|planned| !planned.to.contains(&NodeId(1)))
+            balance(&metadata, &Standings::new(), usize::MAX).iter().all(|planned| !planned.to.contains(&NodeId(1)))
         );
     }
 
@@ -310,14 +314,14 @@ mod tests {
         let moves = [Move { topic, partition: PartitionId(0), to: [1, 2, 4].map(NodeId).into() }];
         metadata.apply(move_command(&moves)).unwrap();
         drained(&mut metadata, 4);
-        let moves = drain(&metadata, &BTreeSet::new(), 0).unwrap();
+        let moves = drain(&metadata, &Standings::new(), 0).unwrap();
         assert_eq!(moves[0].to, [1, 2, 3].map(NodeId));
     }
 
     #[test]
     fn a_node_that_is_not_heard_of_gets_nothing() {
         let mut metadata = cluster(&[""; 5], &[&[1, 2, 3], &[1, 2, 3], &[1, 2, 3]]);
-        let absent = BTreeSet::from([NodeId(5)]);
+        let absent = Standings::from([(NodeId(5), Standing::Absent)]);
         drained(&mut metadata, 1);
         let moves = drain(&metadata, &absent, usize::MAX).unwrap();
         let placed = carry_out(&mut metadata, moves);
@@ -325,6 +329,24 @@ mod tests {
         assert!(balance(&metadata, &absent, usize::MAX).iter().all(|planned| !planned.to.contains(&NodeId(5))));
         let topic = Arc::clone(metadata.topic("t").unwrap());
         assert_eq!(set_replicas(&metadata, &absent, &topic, 4).unwrap_err().code, ErrorCode::NotEnoughNodes);
+    }
+
+    #[test]
+    fn a_disk_that_fills_up_gets_what_no_other_can_take() {
+        let mut metadata = cluster(&[""; 5], &[&[1, 2, 3], &[1, 2, 3], &[1, 2, 3]]);
+        let full = Standings::from([(NodeId(4), Standing::Full), (NodeId(5), Standing::Strained)]);
+        let is_spared = |planned: &Move| planned.to.iter().all(|node| node.get() <= 3);
+        assert!(balance(&metadata, &full, usize::MAX).iter().all(is_spared), "to spread is no reason");
+        let topic = Arc::clone(metadata.topic("t").unwrap());
+        let more = set_replicas(&metadata, &full, &topic, 4).unwrap();
+        assert!(more.iter().all(|planned| planned.to.contains(&NodeId(5)) && !planned.to.contains(&NodeId(4))));
+        drained(&mut metadata, 5);
+        drained(&mut metadata, 1);
+        let moves = drain(&metadata, &full, usize::MAX).unwrap();
+        assert!(
+            !moves.is_empty() && moves.iter().all(|planned| planned.to.contains(&NodeId(4))),
+            "nobody else is left"
+        );
     }
 
     #[test]
@@ -354,7 +376,7 @@ mod tests {
     fn without_a_node_to_go_to_it_says_so() {
         let mut metadata = cluster(&[""; 3], &[&[1, 2, 3]]);
         drained(&mut metadata, 2);
-        assert_eq!(drain(&metadata, &BTreeSet::new(), 9).unwrap_err().code, ErrorCode::NotEnoughNodes);
+        assert_eq!(drain(&metadata, &Standings::new(), 9).unwrap_err().code, ErrorCode::NotEnoughNodes);
     }
 
     #[test]

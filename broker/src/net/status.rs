@@ -83,6 +83,7 @@ impl Broker {
                     metadata_voter: voters.contains(&node),
                     disk_fullness: u32::from(health.fullness as u8),
                     disk_slow: health.slow_disk,
+                    disk_sync_us: health.sync_us,
                 }
             });
         }

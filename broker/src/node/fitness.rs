@@ -121,9 +121,12 @@ impl Node {
 
     /// Nodes that should not lead, this one included.
     pub(super) fn unfit(&self) -> BTreeSet<NodeId> {
-        let others = self.fitness.fresh(self.now.mono_ms);
-        let all = others.chain([(self.config.node, self.health())]);
-        all.filter(|(_, health)| !health.may_lead()).map(|(node, _)| node).collect()
+        self.healths().filter(|(_, health)| !health.may_lead()).map(|(node, _)| node).collect()
+    }
+
+    /// How this node is, and others of which it is known.
+    pub(super) fn healths(&self) -> impl Iterator<Item = (NodeId, Health)> {
+        self.fitness.fresh(self.now.mono_ms).chain([(self.config.node, self.health())])
     }
 
     /// Other nodes whose disks are full.

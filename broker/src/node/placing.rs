@@ -23,7 +23,9 @@ use crate::{
     cluster::{
         balance,
         feature::{LEVEL_MAX, LEVEL_MEMBERSHIP},
+        health::{Fullness, Health},
         metadata::{self, Metadata, command, move_command},
+        placement::{Standing, Standings},
     },
     raft::{
         TICK_MS,
@@ -218,11 +220,11 @@ impl Node {
         let members = self.controller.members();
         let conf = self.controller.group.conf();
         let voters = conf.voters.union(&conf.outgoing).filter_map(|voter| members.get(voter).copied()).collect();
-        if let Some(command) = drain_next(&metadata, &self.absent(), &voters) {
+        if let Some(command) = drain_next(&metadata, &self.standings(), &voters) {
             self.do_duty(Duty::Cluster, &command);
         } else if self.ticks.is_multiple_of(SPREAD_TICKS) && balance::moving(&metadata) == 0 && self.is_calm(&metadata)
         {
-            let moves = balance::balance(&metadata, &self.absent(), MOVES_AT_ONCE);
+            let moves = balance::balance(&metadata, &self.standings(), MOVES_AT_ONCE);
             if !moves.is_empty() {
                 self.do_duty(Duty::Cluster, &move_command(&moves));
             }
@@ -246,9 +248,18 @@ impl Node {
         node == self.config.node || heard
     }
 
-    /// Nodes of which nothing is heard: they are given nothing.
-    pub(super) fn absent(&self) -> BTreeSet<NodeId> {
-        self.controller.nodes().filter(|node| !self.is_present(*node)).collect()
+    /// How well nodes can take replicas, as far as it is known here.
+    pub(super) fn standings(&self) -> Standings {
+        let absent = self.controller.nodes().filter(|node| !self.is_present(*node));
+        let absent = absent.map(|node| (node, Standing::Absent));
+        let of_health = |health: Health| match health.fullness {
+            Fullness::Full => Some(Standing::Full),
+            Fullness::Tight => Some(Standing::Strained),
+            Fullness::Roomy => health.slow_disk.then_some(Standing::Strained),
+        };
+        let present = self.healths().filter_map(|(node, health)| Some((node, of_health(health)?)));
+        // What was heard of a node that is absent counts no more.
+        present.chain(absent).collect()
     }
 
     /// A message between a replica that comes into being and one that has what it needs.
@@ -365,7 +376,7 @@ fn metadata_target(
 }
 
 /// What is to be done next for nodes that are drained.
-fn drain_next(metadata: &Metadata, absent: &BTreeSet<NodeId>, voters: &BTreeSet<NodeId>) -> Option<wire::Command> {
+fn drain_next(metadata: &Metadata, standings: &Standings, voters: &BTreeSet<NodeId>) -> Option<wire::Command> {
     let drained: Vec<NodeId> =
         metadata.nodes().iter().filter(|(_, node)| node.draining).map(|(node, _)| *node).collect();
     // Not before group 0 can do without its vote: it is about to be switched off.
@@ -379,7 +390,7 @@ fn drain_next(metadata: &Metadata, absent: &BTreeSet<NodeId>, voters: &BTreeSet<
     }
     let free = MOVES_AT_ONCE.saturating_sub(balance::moving(metadata));
     // Without a node that could take them they stay, and whoever asks is told.
-    let moves = balance::drain(metadata, absent, free).unwrap_or_default();
+    let moves = balance::drain(metadata, standings, free).unwrap_or_default();
     (!moves.is_empty()).then(|| move_command(&moves))
 }
 

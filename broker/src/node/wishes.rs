@@ -22,7 +22,7 @@ use crate::cluster::{
     balance::{self, Move},
     feature::{LEVEL_MEMBERSHIP, LEVEL_RECOVERY},
     metadata::{self, Applied, altered, command, move_command, topic_exists},
-    placement,
+    placement::{self, Standings},
 };
 
 /// The most that one request moves; it may be asked again.
@@ -30,7 +30,13 @@ const BALANCE_MOVES_MAX: usize = 1_000;
 
 impl Controller {
     /// Checks a wish for a topic and says which command fulfils it.
-    fn plan_topic(&self, new: NewTopic, id: TopicId, created_ms: i64, replicas: u32) -> Result<wire::Topic> {
+    fn plan_topic(
+        &self,
+        new: NewTopic,
+        (id, created_ms): (TopicId, i64),
+        replicas: u32,
+        standings: &Standings,
+    ) -> Result<wire::Topic> {
         check_topic_name(&new.name)?;
         TopicConfig::from_map(&new.config)?;
         if self.current().topic(&new.name).is_some() {
@@ -49,7 +55,7 @@ impl Controller {
                 format!("of {nodes} nodes only {registered} have started so far; try again, or ask for fewer replicas");
             return Err(Error::new(ErrorCode::NotReady, why));
         }
-        let places = placement::place(self.current(), new.partitions, replicas)?;
+        let places = placement::place(self.current(), standings, new.partitions, replicas)?;
         Ok(wire::Topic {
             name: new.name,
             topic_id: Bytes::copy_from_slice(&id.to_bytes()),
@@ -62,7 +68,7 @@ impl Controller {
     }
 
     /// Says which command gives a topic so many partitions.
-    fn plan_partitions(&self, name: &str, partitions: u32) -> Result<wire::AddPartitions> {
+    fn plan_partitions(&self, name: &str, partitions: u32, standings: &Standings) -> Result<wire::AddPartitions> {
         let topic = self.known_topic(name)?;
         let before = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
         if partitions <= before || partitions > TOPIC_PARTITIONS_MAX {
@@ -73,7 +79,7 @@ impl Controller {
             return Err(Error::new(ErrorCode::InvalidRequest, why));
         }
         let replicas = topic.partitions.iter().map(|partition| partition.wanted().len()).max().unwrap_or(1);
-        let places = placement::place(self.current(), partitions - before, replicas)?;
+        let places = placement::place(self.current(), standings, partitions - before, replicas)?;
         Ok(wire::AddPartitions {
             topic_id: Bytes::copy_from_slice(&topic.id.to_bytes()),
             partitions: (before..).zip(places).map(|(number, nodes)| new_partition(number, nodes)).collect(),
@@ -126,7 +132,8 @@ impl Node {
                 let default = self.config.default_replicas.min(nodes.max(1));
                 let replicas = if new.replicas == 0 { default } else { new.replicas };
                 let topic_id = TopicId(self.random.uuid());
-                let topic = self.controller.plan_topic(new, topic_id, self.now.wall_ms, replicas)?;
+                let topic =
+                    self.controller.plan_topic(new, (topic_id, self.now.wall_ms), replicas, &self.standings())?;
                 let create = Kind::CreateTopic(wire::CreateTopic { topic: Some(topic) });
                 if dry_run {
                     let applied = self.controller.current().clone().apply(command(create))?;
@@ -186,7 +193,7 @@ impl Node {
             }
             Request::Balance { dry_run } => {
                 self.needs_membership()?;
-                let moves = balance::balance(self.controller.current(), &self.absent(), BALANCE_MOVES_MAX);
+                let moves = balance::balance(self.controller.current(), &self.standings(), BALANCE_MOVES_MAX);
                 if dry_run || moves.is_empty() {
                     out.push(Effect::Reply { id, result: Ok(Answer::Moves(moves)) });
                     return Ok(());
@@ -198,7 +205,7 @@ impl Node {
                 let topic = self.controller.known_topic(&name)?;
                 check_replicas(replicas as usize)?;
                 let metadata = self.controller.current();
-                let moves = balance::set_replicas(metadata, &self.absent(), topic, replicas as usize)?;
+                let moves = balance::set_replicas(metadata, &self.standings(), topic, replicas as usize)?;
                 if moves.is_empty() {
                     out.push(Effect::Reply { id, result: Ok(Answer::Done) });
                     return Ok(());
@@ -207,7 +214,7 @@ impl Node {
             }
             Request::SetPartitions { name, partitions } => {
                 self.needs_membership()?;
-                Kind::AddPartitions(self.controller.plan_partitions(&name, partitions)?)
+                Kind::AddPartitions(self.controller.plan_partitions(&name, partitions, &self.standings())?)
             }
             Request::RecoverPartition { group, survivor, targets_given } => {
                 self.needs(LEVEL_RECOVERY)?;
@@ -257,7 +264,7 @@ impl Node {
         if planned.nodes().values().all(|node| node.draining) {
             return Err(Error::new(ErrorCode::NotEnoughNodes, "the last node of a cluster cannot be decommissioned"));
         }
-        if drain { balance::drain(&planned, &self.absent(), usize::MAX) } else { Ok(Vec::new()) }
+        if drain { balance::drain(&planned, &self.standings(), usize::MAX) } else { Ok(Vec::new()) }
     }
 }
 

@@ -37,6 +37,7 @@ fn show(status: &ClusterStatusResponse, verdict: &Verdict, only_nodes: bool) -> 
         Column::Text("state"),
         Column::Text("role"),
         Column::Text("disk"),
+        Column::Number("sync ms"),
         Column::Number("leads"),
         Column::Number("replicas"),
         Column::Text("native"),
@@ -58,7 +59,11 @@ fn show(status: &ClusterStatusResponse, verdict: &Verdict, only_nodes: bool) -> 
         let counts = [node.leads.to_string(), node.replicas.to_string()];
         let [leads, replicas] = counts;
         let disk = disk_words(node);
-        vec![node_id.to_string(), state.to_owned(), role.to_owned(), disk, leads, replicas, native, flight, http]
+        let sync = match node.disk_sync_us {
+            0 => "?".to_owned(),
+            us => format!("{}.{}", us / 1_000, us % 1_000 / 100),
+        };
+        vec![node_id.to_string(), state.to_owned(), role.to_owned(), disk, sync, leads, replicas, native, flight, http]
     });
     print::line(&print::table(&columns, nodes))?;
     if only_nodes {
@@ -161,6 +166,7 @@ fn node_json(node: &NodeStatus) -> Value {
         "metadata_voter": node.metadata_voter,
         "disk": match node.disk_fullness { 0 => "roomy", 1 => "tight", _ => "full" },
         "disk_slow": node.disk_slow,
+        "disk_sync_us": (node.disk_sync_us > 0).then_some(node.disk_sync_us),
         "segment_dirs_failed": node.upkeep.as_ref().map(|upkeep| upkeep.segment_dirs_failed),
         "copying": node.copying,
         "copied_bytes": node.copied_bytes,

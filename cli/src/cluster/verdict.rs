@@ -18,6 +18,8 @@ pub(super) struct Verdict {
     nodes_down: Vec<u64>,
     /// Nodes with segments or replicas that the disk has lost, and how many.
     damaged: Vec<(u64, u32, u32)>,
+    /// What holds up nodes that are there, though nothing is in danger.
+    held_up: Vec<(u64, &'static str)>,
     has_controller: bool,
 }
 
@@ -43,6 +45,7 @@ impl Verdict {
             moving: status.partitions.iter().filter(|partition| !partition.moving_to.is_empty()).count(),
             nodes_down: ids.filter(|(_, alive)| !alive).map(|(id, _)| id).collect(),
             damaged: status.nodes.iter().filter_map(damage).collect(),
+            held_up: status.nodes.iter().flat_map(held_up).collect(),
             has_controller: status.controller.is_some(),
         }
     }
@@ -77,6 +80,20 @@ fn damage(node: &NodeStatus) -> Option<(u64, u32, u32)> {
     (segments > 0 || replicas > 0).then_some((id, segments, replicas))
 }
 
+fn held_up(node: &NodeStatus) -> impl Iterator<Item = (u64, &'static str)> {
+    let id = node.addresses.as_ref().map_or(0, |addresses| addresses.node_id);
+    let room = match node.disk_fullness {
+        0 => None,
+        1 => Some("its disk is nearly full, it takes records slowly"),
+        _ => Some("its disk is full, it takes no records"),
+    };
+    let speed = node.disk_slow.then_some("its disk is slow");
+    let failed = node.upkeep.as_ref().is_some_and(|upkeep| upkeep.segment_dirs_failed > 0);
+    let failed = failed.then_some("directories of its segment.dirs have failed");
+    let words = [room, speed, failed].into_iter().flatten();
+    words.filter(move |_| node.alive).map(move |words| (id, words))
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_safe() {
@@ -105,6 +122,9 @@ impl fmt::Display for Verdict {
                     write!(f, "{segments} damaged segments to be mended, {replicas} lost replicas to be replaced")?;
                 }
             }
+        }
+        for (node, words) in &self.held_up {
+            write!(f, "; node {node}: {words}")?;
         }
         if self.moving > 0 {
             write!(f, "; {} partitions are on their way to other nodes", self.moving)?;
@@ -152,6 +172,13 @@ mod tests {
         let mut damaged = status(&[true, true], Some(1), 3);
         damaged.nodes[1].upkeep = Some(Upkeep { damaged_segments: 3, ..Upkeep::default() });
         assert_eq!(says(&damaged), "AT RISK: a disk has lost something; node 2: 3 damaged segments to be mended");
+        let mut slow = status(&[true, true], Some(1), 3);
+        slow.nodes[0].disk_slow = true;
+        (slow.nodes[1].disk_fullness, slow.nodes[1].disk_slow) = (2, true);
+        let words = says(&slow);
+        assert!(words.starts_with("safe: ") && words.contains("; node 1: its disk is slow; node 2: its disk is full"));
+        slow.nodes[1].alive = false;
+        assert!(!says(&slow).contains("node 2: its disk"), "what it said last counts no more");
         let leaderless = status(&[true, true], None, 0);
         assert!(says(&leaderless).starts_with("NOT AVAILABLE: 1 of 1 partitions have no leader"));
         let last_resort = |status: &ClusterStatusResponse| Verdict::of(status).last_resort().unwrap_or_default();

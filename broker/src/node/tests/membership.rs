@@ -272,3 +272,23 @@ fn a_copy_goes_as_fast_as_it_may_by_now() {
     let (slow, fast) = (ticks(2 << 20).unwrap(), ticks(64 << 20).unwrap());
     assert!(slow > 90 && fast < 60, "10 MB took {slow} and {fast} ticks of 50 ms");
 }
+
+/// They would have no leader, though there are nodes enough.
+#[test]
+fn new_partitions_do_not_go_to_nodes_that_are_down_or_full() {
+    let mut world = World::new(5);
+    let controller = world.controller().unwrap();
+    let mut others = (1..=5).map(NodeId).filter(|node| *node != controller);
+    let (down, full) = (others.next().unwrap(), others.next().unwrap());
+    world.crash(down);
+    let space = levada_storage_engine::disk::DiskSpace { total_bytes: 100 << 30, free_bytes: 0 };
+    world.events.push_back((full, Event::Space(Some(space))));
+    for _ in 0..100 {
+        world.step();
+    }
+    let places = world.create_topic(6, &[]);
+    for place in places {
+        let nodes = world.placed(place).unwrap();
+        assert!(nodes.len() == 3 && !nodes.contains(&down.get()) && !nodes.contains(&full.get()), "{nodes:?}");
+    }
+}

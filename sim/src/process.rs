@@ -247,6 +247,7 @@ impl<H> Process<H> {
             slow_disk_ms: 20,
             member_loss: None,
             metadata_log_bytes: draw(1 << 10..=16 << 10),
+            absent_ms: draw(1_000..=20_000),
         };
         let disk = Arc::new(SimDisk::new(dice.seed()));
         let identity = DirIdentity { cluster: config.cluster, node, incarnation: config.incarnation };

@@ -28,8 +28,6 @@ pub(super) const SEGMENT_TICKS: u64 = 500 / TICK_MS;
 const RETENTION_TICKS: u64 = 10_000 / TICK_MS;
 /// How often leadership goes back to preferred leaders, and all leaderships are told to who holds no replica that answers.
 const BALANCE_TICKS: u64 = 5_000 / TICK_MS;
-/// A replica that has not answered for so long does not hold back retention any more.
-const ABSENT_TICKS: u64 = 600_000 / TICK_MS;
 /// How long a shutdown waits for others to take over.
 const SHUTDOWN_TICKS: u64 = 3_000 / TICK_MS;
 
@@ -117,7 +115,7 @@ impl Node {
         for id in self.retained.next(&self.partitions, RETENTION_TICKS) {
             let Some(partition) = self.partitions.get_mut(&id) else { continue };
             let is_old = !partition.roll_pending && active_is_old(partition, self.now.wall_ms);
-            let start = log_start(partition, self.ticks, self.now.wall_ms);
+            let start = log_start(partition, (self.ticks, self.config.absent_ms / TICK_MS), self.now.wall_ms);
             if partition.leading.is_none() || !is_old && start.is_none() {
                 continue;
             }
@@ -276,11 +274,11 @@ impl Node {
 
 /// As leader: where the log may start from now on, if that is further than it does. Nothing goes that a replica does not have
 /// yet, unless it has not answered for long: then it is to get a copy when it comes back.
-fn log_start(partition: &Partition, now: u64, now_ms: i64) -> Option<Offset> {
+fn log_start(partition: &Partition, (now, absent_ticks): (u64, u64), now_ms: i64) -> Option<Offset> {
     if partition.leading.is_none() || partition.log_start_pending {
         return None;
     }
-    let is_awaited = |replica: &ReplicaId| partition.absent.get(replica).is_none_or(|since| now < since + ABSENT_TICKS);
+    let is_awaited = |replica: &ReplicaId| partition.absent.get(replica).is_none_or(|since| now < since + absent_ticks);
     let matched = partition.group.matched().into_iter().filter(|(replica, _)| is_awaited(replica));
     let floor = matched.map(|(_, matched)| matched).min()?;
     let config = &partition.topic.config;

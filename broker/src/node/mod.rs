@@ -117,6 +117,9 @@ pub struct NodeConfig {
     pub watermarks: Watermarks,
     /// A disk whose journal blocks take less than this is never slow; 0: none is.
     pub slow_disk_ms: u64,
+    /// A replica that has not answered for so long does not hold back retention any more: it is replaced if the log starts behind
+    /// its end when it is back.
+    pub absent_ms: u64,
     /// About how much of the metadata's log it keeps, for members that are behind.
     pub metadata_log_bytes: u64,
     /// It cannot go on with its replica of the metadata group as it is, the last run said ([`Effect::GiveUpMetadata`]): it does not

@@ -44,6 +44,8 @@ use crate::{
     },
 };
 
+/// A replica that has not answered for so long does not hold back retention any more.
+const ABSENT_MS: u64 = 600_000;
 /// Between two rounds of asking for another replica of the metadata group.
 const RENEWAL_PAUSE: Duration = Duration::from_millis(500);
 
@@ -222,6 +224,7 @@ fn node_config(config: &ServerConfig, identity: &Identity) -> NodeConfig {
         slow_disk_ms: config.disk.slow_ms,
         member_loss: None,
         metadata_log_bytes: LOG_BYTES,
+        absent_ms: ABSENT_MS,
     }
 }
 

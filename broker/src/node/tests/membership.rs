@@ -292,3 +292,48 @@ fn new_partitions_do_not_go_to_nodes_that_are_down_or_full() {
         assert!(nodes.len() == 3 && !nodes.contains(&down.get()) && !nodes.contains(&full.get()), "{nodes:?}");
     }
 }
+
+/// It would keep everything for a replica that may never come back; when it does, it is behind the log's start.
+#[test]
+fn who_is_away_for_too_long_holds_back_no_retention_and_is_replaced_when_it_is_back() {
+    let mut world = World::new(3);
+    let settings = [("segment.bytes", "1048576"), ("retention.bytes", "2097152")];
+    let place = world.create_topic(1, &settings)[0];
+    let leader = world.leader(place).unwrap();
+    let away = (1..=3).map(NodeId).find(|node| *node != leader && Some(*node) != world.controller()).unwrap();
+    let replica = |world: &World| {
+        let node = &world.nodes[&away];
+        let group = node.places.get(&place)?;
+        node.partitions.get(group).map(|partition| partition.group.replica())
+    };
+    let before = replica(&world).unwrap();
+    world.crash(away);
+    let value = "x".repeat(300_000);
+    let start = |world: &World| {
+        let view = world.nodes[&leader].view.partition(place).unwrap();
+        view.log.log_start()
+    };
+    for sequence in 0..20 {
+        world.produce(place, batch(&[&value], sequence)).unwrap();
+        world.step();
+    }
+    assert_eq!(start(&world), Offset(0), "it may be back at any moment");
+    world.until(|world| start(world) > Offset(0));
+    for node in (1..=3).map(NodeId).filter(|node| *node != away) {
+        world.nodes.get_mut(&node).unwrap().begin_checkpoint();
+    }
+    for sequence in 20..23 {
+        world.produce(place, batch(&[&value], sequence)).unwrap();
+        world.step();
+    }
+    world.restart(away);
+    let behind = |world: &World| 23 - start(world).get();
+    world.until(|world| {
+        let read = world.values(away, place).len() as u64;
+        replica(world).is_some_and(|replica| replica > before) && read == behind(world)
+    });
+    world.until(|world| world.nodes.values().all(Node::is_settled));
+    world.crash(leader);
+    world.produce(place, batch(&["y"], 23)).unwrap();
+    world.until(|world| world.values(away, place).last().is_some_and(|last| last == "y"));
+}

@@ -66,6 +66,7 @@ pub(super) fn config(node: NodeId, count: u64) -> NodeConfig {
         slow_disk_ms: 20,
         member_loss: None,
         metadata_log_bytes: 16 << 10,
+        absent_ms: 5_000,
         scrub: ScrubConfig { bytes_per_s: 0, interval_ms: 0 },
     }
 }

@@ -103,6 +103,7 @@ async fn fixture() -> Fixture {
         watermarks,
         slow_disk_ms: 0,
         metadata_log_bytes: 1 << 20,
+        absent_ms: 1_000,
         member_loss: None,
         scrub: ScrubConfig { bytes_per_s: 0, interval_ms: 0 },
     };

@@ -85,6 +85,7 @@ fn golden_raft_frame() {
         only_settled: true,
         term: 25,
         behind: true,
+        first_index: 26,
     };
     let kinds = [
         CatchUpKind::AskSnapshot(AskSnapshot {}),
@@ -112,7 +113,7 @@ fn golden_raft_frame() {
             b"\x70\x1f",
             b"\x7a\x03why",
             b"\x12\x04\x08\x11\x10\x12",
-            b"\x1a\x17\x08\x13\x12\x01\x14\x18\x15\x20\x16\x28\x17\x30\x01\x38\x18\x40\x01\x48\x01\x50\x19\x58\x01",
+            b"\x1a\x19\x08\x13\x12\x01\x14\x18\x15\x20\x16\x28\x17\x30\x01\x38\x18\x40\x01\x48\x01\x50\x19\x58\x01\x60\x1a",
             b"\x22\x04\x08\x17\x12\x00",
             b"\x22\x06\x08\x17\x1a\x02\x08\x18",
             b"\x22\x0a\x08\x17\x22\x06\x08\x19\x10\x1a\x18\x1b",
@@ -237,6 +238,9 @@ fn golden_state() {
         admitted: vec![AdmitNode { node_id: 25, replace: true }],
         removed: vec![26],
         members_given: 27,
+        alone_at: 28,
+        regained_below: 29,
+        alone_term: 30,
     };
     pinned(
         state,
@@ -246,7 +250,7 @@ fn golden_state() {
             b"\x12\x40",
             TOPIC,
             b"\x18\x15\x20\x16\x28\x17\x30\x18",
-            b"\x3a\x04\x08\x19\x10\x01\x42\x01\x1a\x48\x1b",
+            b"\x3a\x04\x08\x19\x10\x01\x42\x01\x1a\x48\x1b\x50\x1c\x58\x1d\x60\x1e",
         ],
     );
 }

@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use clap::Parser;
@@ -115,7 +115,10 @@ impl Sum {
 fn main() -> ExitCode {
     let args = Args::parse();
     let (first, count) = args.seed.map_or((args.first, args.seeds), |seed| (seed, 1));
-    let wanted_us = args.hours.map(|hours| (hours * HOUR_US) as u64);
+    let wanted_us = args.hours.map(|hours| {
+        let wanted = Duration::try_from_secs_f64(hours * 3_600.0).unwrap_or(Duration::MAX);
+        u64::try_from(wanted.as_micros()).unwrap_or(u64::MAX)
+    });
     #[allow(clippy::disallowed_methods, reason = "how long the worlds took, out here")]
     let began = Instant::now();
     let (next, sum) = (AtomicU64::new(first), Mutex::new(Sum::default()));

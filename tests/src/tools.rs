@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -116,7 +116,12 @@ fn environment(name: &str, packages: &[&str], check: &str) -> Result<PathBuf> {
     if works(&python) {
         return Ok(python);
     }
-    // Made beside and renamed: another test run may be making it, too.
+    // One after the other in this process; made beside and renamed, as another test run may be making it, too.
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    if works(&python) {
+        return Ok(python);
+    }
     let made = dir.with_extension(std::process::id().to_string());
     run(Command::new("python3").args(["-m", "venv"]).arg(&made))?;
     let mut pip = Command::new(made.join("bin/python"));

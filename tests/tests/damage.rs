@@ -254,8 +254,10 @@ async fn a_damaged_checkpoint_is_read_from_its_second_copy_or_the_node_is_replac
     for second in [false, true] {
         nodes.kill(3)?;
         flip(&path, 100 + if second { copy(&path)? } else { 0 })?;
+        let damaged = fs::read(&path)?;
         nodes.spawn(3)?;
         nodes.wait_ready()?;
+        eventually("another checkpoint takes its place", || Ok((fs::read(&path)? != damaged).then_some(()))).await?;
     }
     ensure!(nodes.log(3)?.contains("file.copy.damaged"), "it says so");
     eventually("it catches up", || Ok(levada(&nodes, &["cluster", "status"])?.1.contains("safe: ").then_some(())))

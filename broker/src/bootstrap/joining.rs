@@ -16,7 +16,7 @@ use super::{
     founding::call,
     record::{Decision, Record},
 };
-use crate::cluster::feature::LEVEL_MAX;
+use crate::{cluster::feature::LEVEL_MAX, node::Need, raft::membership::Membership};
 
 /// What a node says of itself to be let in.
 #[derive(Clone, Debug)]
@@ -88,21 +88,28 @@ fn request(own: &Record, applicant: &Applicant) -> JoinClusterRequest {
         feature_level_max: LEVEL_MAX,
         lost_member: 0,
         sound_below: 0,
+        sound_term: 0,
+        applied_min: 0,
     }
 }
 
-/// Asks the nodes that are known, one after the other, for another replica of the metadata group: `lost` may not vote any more. If
-/// it may, as it is `sound_to` an entry, for a later state of it. `Err` within says why there is none yet.
+/// Asks the nodes that are known, one after the other, for another replica of the metadata group, or a later state of the one that
+/// there is. `Err` within says why there is none yet.
 pub(crate) async fn renew(
     own: &Record,
     applicant: &Applicant,
     nodes: &BTreeMap<NodeId, String>,
     lost: ReplicaId,
-    sound_to: Option<LogIndex>,
+    need: Need,
 ) -> Result<Result<GroupState, String>, BootstrapError> {
     let Some(decision) = &own.decision else { return Ok(Err("the node is of no cluster".to_owned())) };
-    let sound_below = sound_to.map_or(0, |last| last.next().get());
-    let request = JoinClusterRequest { lost_member: lost.get(), sound_below, ..request(own, applicant) };
+    let request = JoinClusterRequest {
+        lost_member: lost.get(),
+        sound_below: need.sound_to.map_or(0, |(_, last)| last.next().get()),
+        sound_term: need.sound_to.map_or(0, |(term, _)| term.get()),
+        applied_min: need.applied.get(),
+        ..request(own, applicant)
+    };
     let stranger = Record { decision: None, ..own.clone() };
     let mut silent = "no other node of the cluster answers".to_owned();
     for (node, address) in nodes {
@@ -111,10 +118,12 @@ pub(crate) async fn renew(
         match answer {
             Ok(joined) => {
                 let Knocked::Joined(given, state) = read(decision, joined)? else { continue };
-                if given.joined != Some(lost) || sound_to.is_some_and(|last| last <= state.applied) {
+                let is_another = given.joined != Some(lost);
+                if (is_another || need.sound_to.is_some()) && need.is_met_by(&state) {
                     return Ok(Ok(state));
                 }
-                silent = format!("the build of node {node} is older and gives no other replica");
+                silent =
+                    format!("what node {node} says is older than what is needed, or it has no other replica to give");
             }
             Err(error) => match error.code {
                 ErrorCode::WrongIncarnation
@@ -145,5 +154,9 @@ fn read(decision: &Decision, joined: JoinClusterResponse) -> Result<Knocked, Boo
         conf_state: joined.membership,
         app_state: joined.metadata,
     };
+    let membership = Membership::decode(&state.conf_state).ok().flatten();
+    if membership.is_none_or(|membership| membership.replica.get() != joined.member_id) {
+        return Err(nonsense("the node's place in the metadata's membership"));
+    }
     Ok(Knocked::Joined(Decision { joined: Some(ReplicaId(joined.member_id)), ..answered }, state))
 }

@@ -62,7 +62,11 @@ pub fn raft_frames() -> Vec<Vec<u8>> {
         PeerMessage::Leadership { group, term: Term(9) },
         PeerMessage::Placed { group, voters: vec![ReplicaId(1), ReplicaId(5)], targets_given: 2 },
         PeerMessage::Lost { group, replica: ReplicaId(5) },
-        PeerMessage::MemberLost { replica: ReplicaId(5), loss: MemberLoss::Behind, term: Term(8) },
+        PeerMessage::MemberLost {
+            replica: ReplicaId(5),
+            loss: MemberLoss::Behind { first: LogIndex(4) },
+            term: Term(8),
+        },
         PeerMessage::Replace { group, replica: ReplicaId(6), settled_at: Some(3) },
         PeerMessage::Damaged { group, replica: ReplicaId(7), is_unsound: true },
         PeerMessage::Roll { group },

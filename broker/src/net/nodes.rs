@@ -7,7 +7,7 @@ use levada_protocol::{
     context::{Action, RequestContext, Resource},
     error::{Error, ErrorCode, NodeAddresses, Result},
     frame::Api,
-    ids::{GroupId, IncarnationId, LogIndex, NodeId, ReplicaId},
+    ids::{GroupId, IncarnationId, LogIndex, NodeId, ReplicaId, Term},
     messages::{
         native::{
             AdmitNodeRequest, AdmitNodeResponse, BalanceRequest, DrainNodeRequest, MoveInfo, MovesResponse,
@@ -23,7 +23,10 @@ use crate::{
     bootstrap::record::members_to_wire,
     broker::{Broker, DEFAULT_WAIT},
     cluster::{balance::Move, metadata::Node},
-    node::event::{Answer, Request},
+    node::{
+        Need,
+        event::{Answer, Request},
+    },
     raft::membership::Membership,
     runtime::{budget::Charge, clock},
 };
@@ -82,7 +85,9 @@ impl Broker {
     async fn later_state(&self, request: &JoinClusterRequest, deadline: Instant) -> Result<Option<Box<GroupState>>> {
         let Some(sound_to) = request.sound_below.checked_sub(1).map(LogIndex) else { return Ok(None) };
         let (node, incarnation) = (NodeId(request.node_id), incarnation(&request.incarnation)?);
-        let wish = Request::CatchUpMember { node, incarnation, replica: ReplicaId(request.lost_member), sound_to };
+        let sound_to = Some((Term(request.sound_term), sound_to));
+        let need = Need { sound_to, applied: LogIndex(request.applied_min), term: Term(0) };
+        let wish = Request::CatchUpMember { node, incarnation, replica: ReplicaId(request.lost_member), need };
         match self.worker.ask(wish, deadline, Charge::default()).await {
             Ok(Answer::Joined(state)) => Ok(Some(state)),
             Ok(_) => Err(unexpected()),

@@ -50,7 +50,13 @@ impl Broker {
             answer.map(ReplicaReport::from_wire).map_err(Error::from)
         };
         match said {
-            Err(error) if error.code == ErrorCode::NotReady => Err(error),
+            Err(error) if error.code == ErrorCode::NotReady => {
+                let why = format!(
+                    "node {} is starting, and may have more than others: wait until it has started, or stop it ({})",
+                    replica.node, error.message
+                );
+                Err(Error::new(ErrorCode::NotReady, why))
+            }
             said => Ok(Found { replica, report: said.ok() }),
         }
     }

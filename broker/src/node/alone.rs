@@ -45,7 +45,8 @@ impl Alone {
     /// Whether the checkpoint that begins is to have the group with its new membership.
     pub(super) fn capture(&mut self, partition: &Partition) -> bool {
         let group = partition.group.id();
-        self.waiting.remove(&group) && is_left_alone(partition) && self.captured.insert(group)
+        let is_ready = is_left_alone(partition) && partition.group.is_durable();
+        is_ready && self.waiting.remove(&group) && self.captured.insert(group)
     }
 }
 
@@ -58,7 +59,7 @@ impl Node {
             };
             if !self.alone.captured.contains(&id) && self.alone.waiting.insert(id) {
                 // Durable before the membership is: whoever starts with that goes on in a later term, too.
-                partition.group.skip_terms();
+                partition.group.skip_terms(0);
                 self.dirty.insert(id);
             }
         }

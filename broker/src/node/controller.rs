@@ -13,16 +13,16 @@ use levada_protocol::{
 };
 use levada_storage_engine::{
     entry::EntryKind,
-    log::Log,
     store::{GroupCheckpoint, GroupInit, GroupState, RecoveredGroup, Store},
 };
 use prost::Message as _;
 
 use super::{
-    MemberLoss, Node, NodeConfig, NodeOpenError,
+    Node, NodeConfig, NodeOpenError,
     event::{Answer, Effect, RequestId},
     placing::Duty,
     recovered_applied,
+    renewal::Need,
 };
 use crate::{
     cluster::{
@@ -82,9 +82,9 @@ impl Controller {
             let membership = Membership::decode(&conf_state).map_err(|error| unreadable(error.to_string()))?;
             let metadata = Metadata::decode(state).map_err(|error| unreadable(error.to_string()))?;
             let replica = membership.map_or(ReplicaId(config.node.get()), |membership| membership.replica);
-            let is_sound = !store.doubts(group) && config.member_loss == Some(MemberLoss::Behind);
-            let sound_to = is_sound.then(|| store.log(group).map_or(LogIndex(0), Log::last_index));
-            return Err(NodeOpenError::metadata_damaged(replica, sound_to, &metadata));
+            let loss = config.member_loss.filter(|_| !store.doubts(group));
+            let need = Need::of(loss, store.log(group));
+            return Err(NodeOpenError::metadata_damaged(replica, need, &metadata));
         }
         let applied = recovered_applied(recovered.as_ref());
         let log = store.create_group(GroupInit { group, topic: TopicId::default(), partition: PartitionId(0) });
@@ -215,10 +215,19 @@ impl Controller {
         }
     }
 
+    /// Which of the nodes this one is.
+    pub(super) fn ordinal(&self) -> u64 {
+        self.metadata.ordinal(self.node, &self.founders)
+    }
+
     /// The metadata with this replica alone.
     pub(super) fn alone(&self) -> Metadata {
         let mut metadata = self.metadata.clone();
-        metadata.go_on_alone(self.node, self.founders.iter().copied());
+        let last = self.group.last_index();
+        metadata.go_on_alone(last, self.group.term());
+        if self.applied == last {
+            metadata.give_up_others(self.node, self.founders.iter().copied());
+        }
         metadata
     }
 
@@ -282,10 +291,27 @@ impl Controller {
     fn apply(&mut self, index: LogIndex, kind: EntryKind, payload: Bytes, out: &mut Vec<Effect>) -> Option<Applied> {
         assert_eq!(index, self.applied.next(), "entries are applied in order");
         self.applied = index;
+        let is_last_before = self.metadata.is_from_before(index) && !self.metadata.is_from_before(index.next());
+        let applied = self.apply_kind(index, kind, payload, out);
+        if is_last_before {
+            self.metadata.give_up_others(self.node, self.founders.iter().copied());
+        }
+        applied.or(is_last_before.then_some(Applied::NodesChanged))
+    }
+
+    fn apply_kind(
+        &mut self,
+        index: LogIndex,
+        kind: EntryKind,
+        payload: Bytes,
+        out: &mut Vec<Effect>,
+    ) -> Option<Applied> {
         match kind {
             EntryKind::Command => {}
             EntryKind::ConfChange => {
-                self.group.apply_change(&payload);
+                if !self.metadata.is_from_before(index) {
+                    self.group.apply_change(&payload);
+                }
                 return None;
             }
             EntryKind::Empty | EntryKind::Batches => {

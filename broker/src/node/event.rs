@@ -11,7 +11,7 @@ use levada_storage_engine::{
     store::GroupState,
 };
 
-use super::{MemberLoss, ScrubConfig};
+use super::{MemberLoss, Need, ScrubConfig};
 use crate::{
     cluster::{
         balance::Move,
@@ -210,8 +210,8 @@ pub enum Request {
         incarnation: IncarnationId,
         /// Its replica.
         replica: ReplicaId,
-        /// The last entry that it has.
-        sound_to: LogIndex,
+        /// What it must be.
+        need: Need,
     },
     /// The metadata goes on with what this node has of it, as a majority of those who vote on it is gone for good.
     RecoverMetadata,

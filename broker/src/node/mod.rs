@@ -90,7 +90,11 @@ pub use space::Watermarks;
 /// How often a checkpoint is begun because it makes space, at most.
 const FREEING_TICKS: u64 = 2_000 / TICK_MS;
 
-pub use self::{open_error::NodeOpenError, renewal::MemberLoss, scrubbing::ScrubConfig};
+pub use self::{
+    open_error::NodeOpenError,
+    renewal::{MemberLoss, Need},
+    scrubbing::ScrubConfig,
+};
 
 /// Who a node is and how it behaves.
 #[derive(Clone, Debug)]
@@ -154,8 +158,8 @@ pub struct Node {
     reports: Reports,
     /// Another replica of group 0 was given to this node, with this entry: the one here is to end.
     renewed_at: Option<LogIndex>,
-    /// As leader of group 0: members that were asked half a second ago whether they still need what no log has.
-    asked_further: BTreeSet<ReplicaId>,
+    /// As leader of group 0: at which tick members were asked whether they still need what is not in the log.
+    asked_further: BTreeMap<ReplicaId, u64>,
     /// Whether group 0 is about to go on from what is here.
     regaining: Regaining,
     /// Of the log of group 0.
@@ -231,7 +235,7 @@ impl Node {
             alone: Alone::default(),
             reports: Reports::default(),
             renewed_at: None,
-            asked_further: BTreeSet::new(),
+            asked_further: BTreeMap::new(),
             regaining: Regaining::default(),
             shortening,
             metadata_settled: false,
@@ -252,7 +256,7 @@ impl Node {
         }
         let metadata = node.controller.metadata();
         if node.controller.is_renewed() {
-            return Err(NodeOpenError::metadata_damaged(node.controller.group.replica(), None, &metadata));
+            return Err(NodeOpenError::metadata_damaged(node.controller.group.replica(), Need::default(), &metadata));
         }
         // Nobody has asked for anything yet, so nobody is answered.
         let mut nothing = Vec::new();
@@ -413,6 +417,9 @@ impl Node {
         if self.store.is_checkpointing() {
             return;
         }
+        if self.regaining.is_waiting() {
+            self.store.recapture(GroupId::METADATA);
+        }
         let mut groups: Vec<GroupCheckpoint> = vec![self.regaining.capture(&self.controller)];
         let moved = |partition: &&Partition| self.store.has_moved(partition.group.id(), partition.applied());
         let alone = &mut self.alone;
@@ -481,8 +488,7 @@ impl Node {
         match message {
             PeerMessage::Raft { group, message } => {
                 let replica = ReplicaId(message.get_from());
-                if group == GroupId::METADATA && self.controller.has_given_up(replica) {
-                    self.tell_member_that_it_is_lost(from, replica, MemberLoss::GivenUp, out);
+                if group == GroupId::METADATA && !self.is_of_one_history(from, &message, out) {
                     return;
                 }
                 if self.is_gone(group, replica) || !self.wake_for(group, &message) {
@@ -539,8 +545,8 @@ impl Node {
                 out.push(Effect::Reply { id, result });
             }
             Request::RecoverMetadata => self.regain_metadata(id, out),
-            Request::CatchUpMember { node, incarnation, replica, sound_to } => {
-                let result = self.state_for_member(node, incarnation, replica, sound_to);
+            Request::CatchUpMember { node, incarnation, replica, need } => {
+                let result = self.state_for_member(node, incarnation, replica, &need);
                 out.push(Effect::Reply { id, result });
             }
             Request::TransferLeader { group, to } => self.transfer_leader(id, group, to, out),

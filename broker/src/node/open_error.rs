@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use levada_protocol::ids::{GroupId, LogIndex, NodeId, ReplicaId};
+use levada_protocol::ids::{GroupId, NodeId, ReplicaId};
 use levada_storage_engine::error::OpenError;
 
+use super::Need;
 use crate::cluster::metadata::Metadata;
 
 /// Why a node could not be opened.
@@ -14,18 +15,18 @@ pub enum NodeOpenError {
     #[error(transparent)]
     Store(#[from] OpenError),
     /// The node cannot go on with the replica of the metadata group that it has. The controller gives it another, or any node a later
-    /// state ([`Node::renew_metadata`]).
+    /// state ([`Node::renew_metadata`](super::Node::renew_metadata)).
     #[error(
-        "replica {replica} of the metadata group must not vote any more (the journal is damaged where it holds that group, or it \
-         was, and the cluster has given the node another); no other node is known that could give it one: name some as \
+        "replica {replica} of the metadata group cannot go on as it is (the journal is, or was, damaged where it holds that group, or \
+         the cluster has gone on without it); no other node is known that could give it another, or a later state: name some as \
          seed_nodes, or say `levada cluster replace` on one of them. In a cluster of one node, bring the data directory back \
          from a copy"
     )]
     MetadataDamaged {
         /// The replica.
         replica: ReplicaId,
-        /// Up to where its log is sound; `None` if it must not vote any more.
-        sound_to: Option<LogIndex>,
+        /// What it needs.
+        need: Need,
         /// Where other nodes were, as far as this one knew.
         known: BTreeMap<NodeId, String>,
     },
@@ -73,10 +74,10 @@ pub enum NodeOpenError {
 }
 
 impl NodeOpenError {
-    /// Of this replica of group 0, whose log is `sound_to` an entry, or not sound; the metadata is what the node knew.
-    pub(super) fn metadata_damaged(replica: ReplicaId, sound_to: Option<LogIndex>, metadata: &Metadata) -> Self {
+    /// Of this replica of group 0, which needs this; the metadata is what the node knew.
+    pub(super) fn metadata_damaged(replica: ReplicaId, need: Need, metadata: &Metadata) -> Self {
         let nodes = metadata.nodes().iter();
         let known = nodes.map(|(node, known)| (*node, known.addresses.native.clone())).collect();
-        Self::MetadataDamaged { replica, sound_to, known }
+        Self::MetadataDamaged { replica, need, known }
     }
 }

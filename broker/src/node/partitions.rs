@@ -87,6 +87,11 @@ impl Node {
             }
             // It has stored nothing yet, or nothing that could be recovered.
             None if self.partitions.contains_key(&group) || self.copies.replica(group).is_some() => None,
+            None if self.controller.current().may_have_been_removed(group) => {
+                tracing::error!(group = group.get(), %place, "partition.damaged: nothing of this replica is here, and nobody knows whether it was there");
+                self.lost.insert(group, own);
+                return Ok(());
+            }
             None => first_here.filter(|_| !self.store.is_leaving(group)),
         };
         match found {

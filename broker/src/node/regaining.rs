@@ -3,22 +3,24 @@
 //!
 //! It is done as for a partition (`alone.rs`), but nobody stands above the metadata who could say so to all. So:
 //!
-//! 1. What is in the log here counts as committed, and is applied. There is nobody who could say otherwise.
-//! 2. A checkpoint has the new membership, this replica alone, and metadata in which every other node has another replica
-//!    (`Metadata::go_on_alone`). It is durable before raft has it, so this node never forgets it.
-//! 3. Then raft goes on alone, in a term far above all others, and leads.
-//! 4. The others hear that their replicas are lost, from a controller in a later term, as soon as they say anything to it. Each gets
-//!    another (`renewal.rs`), a copy of the survivor's, even if it had been part of a majority that came back: there is one
-//!    metadata again.
+//! 1. Raft goes to a term far above all others, durably.
+//! 2. A checkpoint has the new membership, this replica alone, and which entry is the last of the log from before
+//!    (`Metadata::go_on_alone`). It is durable before raft has it, so this node never forgets it. Until it is, nothing has happened:
+//!    a majority that comes back finds the replica that it knew.
+//! 3. Then raft goes on alone, leads, and commits what is left of the log. It is applied as it would have been, but for what it
+//!    says of the membership. With its last entry every other node gets another replica (`Metadata::give_up_others`).
+//! 4. The others hear that their replicas are lost, from a controller in a later term, as soon as they say anything to it, or it to
+//!    them. Each gets another (`renewal.rs`), a copy of the survivor's, even if it had been part of a majority that came back, or had
+//!    gone on alone itself: there is one metadata again.
 
 use levada_protocol::{
     error::{Error, ErrorCode, Result},
-    ids::{GroupId, LogIndex},
+    ids::{GroupId, LogIndex, Term},
 };
 use levada_storage_engine::store::GroupCheckpoint;
 
 use super::{
-    Node,
+    MemberLoss, Node,
     controller::Controller,
     event::{Answer, Effect, RequestId},
 };
@@ -35,24 +37,25 @@ pub(super) struct Regaining {
 enum Stage {
     #[default]
     Nothing,
-    /// Until everything is applied, and a checkpoint can begin.
+    /// Until a checkpoint can begin.
     Waiting,
-    /// The checkpoint under way has it, as of this entry.
-    Captured(LogIndex),
+    /// The checkpoint under way has it, with this entry applied, and this one the last.
+    Captured(LogIndex, LogIndex),
 }
 
 impl Regaining {
+    /// Whether the next checkpoint is to have it.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.stage == Stage::Waiting
+    }
+
     /// What the checkpoint that begins is to have of the metadata.
     pub(super) fn capture(&mut self, controller: &Controller) -> GroupCheckpoint {
         let group = &controller.group;
-        let is_ready = self.stage == Stage::Waiting
-            && group.is_leaderless()
-            && controller.applied() == group.last_index()
-            && controller.current().feature_level() >= LEVEL_RECOVERY;
-        if !is_ready {
+        if self.stage != Stage::Waiting || !group.is_leaderless() || !group.is_durable() {
             return controller.checkpoint();
         }
-        self.stage = Stage::Captured(controller.applied());
+        self.stage = Stage::Captured(controller.applied(), group.last_index());
         GroupCheckpoint {
             conf_state: group.alone().encode(),
             app_state: controller.alone().encode(),
@@ -71,35 +74,32 @@ impl Node {
     }
 
     fn begin_to_regain(&mut self) -> Result<()> {
-        let group = &mut self.controller.group;
+        let group = &self.controller.group;
         if !group.is_leaderless() {
             return Err(led());
         }
+        // What is not known to be committed may have raised it.
+        if self.controller.applied() == group.last_index() {
+            self.needs(LEVEL_RECOVERY)?;
+        }
         if self.regaining.stage == Stage::Nothing {
+            let ordinal = self.controller.ordinal();
+            let group = &mut self.controller.group;
             tracing::warn!(replica = %group.replica(), conf = ?group.conf(), last = %group.last_index(), "metadata.recover: it is to go on from what is here");
-            group.skip_terms();
-            group.commit_all();
+            // Not the term of another one that does the same.
+            group.skip_terms(ordinal);
             self.regaining.stage = Stage::Waiting;
             self.dirty.insert(GroupId::METADATA);
         }
         Ok(())
     }
 
-    /// Every half second: begins the checkpoint, if one was under way before.
+    /// Every half second: begins the checkpoint, if it could not before.
     pub(super) fn go_on_regaining(&mut self, out: &mut Vec<Effect>) {
-        if self.regaining.stage != Stage::Waiting {
+        if !self.regaining.is_waiting() {
             return;
         }
-        // What was not known to be committed before may have raised it.
-        let allowed = if self.controller.applied() == self.controller.group.last_index() {
-            self.needs(LEVEL_RECOVERY)
-        } else {
-            Ok(())
-        };
-        if let Err(error) = allowed {
-            self.end_regaining(Err(error), out);
-        } else if self.controller.group.is_leaderless() {
-            self.store.recapture(GroupId::METADATA);
+        if self.controller.group.is_leaderless() {
             self.begin_checkpoint();
         } else {
             self.end_regaining(Err(led()), out);
@@ -108,16 +108,17 @@ impl Node {
 
     /// The checkpoint under way is durable.
     pub(super) fn go_on_with_metadata_alone(&mut self, out: &mut Vec<Effect>) {
-        let Stage::Captured(applied) = self.regaining.stage else { return };
+        let Stage::Captured(applied, last) = self.regaining.stage else { return };
         let group = &self.controller.group;
-        if !group.is_leaderless() || self.controller.applied() != applied {
-            // Somebody leads it again: the next checkpoint is to say what is so.
-            self.end_regaining(Err(led()), out);
-            self.store.recapture(GroupId::METADATA);
-            self.begin_checkpoint();
+        if !group.is_leaderless() || self.controller.applied() != applied || group.last_index() != last {
+            // Somebody leads it again, and the checkpoint says that nobody can.
+            let why = "others have come back, and lead the metadata; this node gets another replica of it";
+            self.end_regaining(Err(Error::new(ErrorCode::InvalidRequest, why)), out);
+            let loss = MemberLoss::GivenUp { term: Term(0) };
+            out.push(Effect::GiveUpMetadata { loss, message: why.to_owned() });
             return;
         }
-        tracing::warn!(replica = %group.replica(), last = %group.last_index(), "metadata.recovered: this replica goes on alone, the others are given up");
+        tracing::warn!(replica = %group.replica(), %last, "metadata.recovered: this replica goes on alone, the others are given up");
         self.controller.go_on_alone();
         self.view.metadata.send_replace(self.controller.metadata());
         self.dirty.insert(GroupId::METADATA);

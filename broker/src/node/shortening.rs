@@ -2,8 +2,8 @@
 //!
 //! A restart needs nothing of it that a checkpoint has. What is kept of its segments is for members that are behind, so not all
 //! of it is ([`LOG_BYTES`]), each node ending its segments where it likes. For the same reason none is mended that is damaged:
-//! it goes, and every older one with it. A member that needs what no log has any more is told that its replica is lost, and gets
-//! another (`renewal.rs`).
+//! it goes, and every older one with it. A member that needs what its leader does not have any more is told so, and goes on from a
+//! later state (`renewal.rs`).
 
 use std::collections::BTreeSet;
 
@@ -28,12 +28,14 @@ pub(super) struct Shortening {
     let_go: u64,
     /// The segment that was told to end, by its first entry.
     ending: Option<LogIndex>,
+    /// A damaged one has gone, and a checkpoint is to say so: it would be found again at the next start.
+    wants_checkpoint: bool,
 }
 
 impl Shortening {
     /// Keeps about so much of the log.
     pub(super) const fn new(log_bytes: u64) -> Self {
-        Self { log_bytes, damaged: BTreeSet::new(), let_go: 0, ending: None }
+        Self { log_bytes, damaged: BTreeSet::new(), let_go: 0, ending: None, wants_checkpoint: false }
     }
 
     /// A segment cannot be read.
@@ -62,6 +64,7 @@ impl Shortening {
             tracing::info!(gone, "metadata.segment.gone: damaged ones, whose place the checkpoint has taken");
         }
         self.let_go += gone as u64;
+        self.wants_checkpoint |= gone > 0;
     }
 
     /// The first entry that is still needed, and whether the last segment is to end.
@@ -107,10 +110,11 @@ impl Node {
         }
         if let Some(needed_from) = needed_from.filter(|needed_from| *needed_from > log.first_index()) {
             self.store.set_needed_from(GROUP, needed_from);
-            // What is damaged is found again at the next start, as long as a checkpoint names it.
-            if self.shortening.damaged() > 0 {
-                self.begin_checkpoint();
-            }
+        }
+        if self.shortening.wants_checkpoint && !self.store.is_checkpointing() {
+            self.shortening.wants_checkpoint = false;
+            self.store.recapture(GROUP);
+            self.begin_checkpoint();
         }
     }
 }

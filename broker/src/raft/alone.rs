@@ -2,7 +2,7 @@
 //!
 //! Raft has no such step. It breaks what raft promises (an entry that is committed stays), and nothing else may be broken by
 //! it: the membership that a replica goes on with alone stands in no log, so whoever follows must begin from a state that has
-//! it already, and this replica must never forget it. `node/alone.rs` sees to both, and calls this afterwards.
+//! it already, and this replica must never forget it. `node/alone.rs` sees to both, and lets it go alone afterwards.
 
 use levada_protocol::ids::ReplicaId;
 use raft::eraftpb::ConfState;
@@ -39,15 +39,15 @@ impl Group {
         Membership { replica: self.replica(), conf: Conf::of([self.replica()]) }
     }
 
-    /// Goes on in a much later term, without a leader. What others say in earlier ones counts no more.
-    pub fn skip_terms(&mut self) {
-        self.raw.raft.become_follower(self.raw.raft.term + TERMS_SKIPPED, 0);
+    /// Goes on in a much later term, and `more`, without a leader. What others say in earlier ones counts no more.
+    pub fn skip_terms(&mut self, more: u64) {
+        self.raw.raft.become_follower(self.raw.raft.term + TERMS_SKIPPED + more, 0);
     }
 
-    /// Takes everything that is in the log for committed: what this replica has is all there is.
-    pub fn commit_all(&mut self) {
-        let log = &mut self.raw.raft.raft_log;
-        log.commit_to(log.last_index());
+    /// Whether everything is durable that raft has: its term, its vote, its log.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.unpersisted.is_empty() && !self.raw.has_ready()
     }
 
     /// From now on only this replica belongs to the group. It asks for votes, its own, and leads.
@@ -56,7 +56,7 @@ impl Group {
     /// If raft refuses what it cannot refuse.
     pub fn go_alone(&mut self) {
         let own = self.replica();
-        self.skip_terms();
+        self.skip_terms(0);
         if self.conf().is_joint() {
             self.force(&Step::Leave);
         }

@@ -53,7 +53,7 @@ pub enum PeerMessage {
         /// The replica.
         replica: ReplicaId,
     },
-    /// From the controller: the receiver's replica of the metadata group is lost, and is to be exchanged for another.
+    /// From the leader of the metadata group: the receiver's replica of it cannot go on as it is.
     MemberLost {
         /// The replica.
         replica: ReplicaId,
@@ -205,7 +205,8 @@ pub fn encode(messages: Vec<PeerMessage>) -> (peer::RaftFrame, Vec<Bytes>) {
             PeerMessage::MemberLost { replica, loss, term } => frame.placements.push(peer::Placement {
                 group: GroupId::METADATA.get(),
                 lost_replica: replica.get(),
-                behind: loss == MemberLoss::Behind,
+                behind: matches!(loss, MemberLoss::Behind { .. }),
+                first_index: if let MemberLoss::Behind { first } = loss { first.get() } else { 0 },
                 term: term.get(),
                 ..peer::Placement::default()
             }),
@@ -360,8 +361,10 @@ pub fn decode(frame: peer::RaftFrame, mut payload: Bytes) -> Result<Vec<PeerMess
                 settled_at: placement.only_settled.then_some(placement.targets_given),
             },
             (lost, _, _) if group == GroupId::METADATA => {
-                let loss = if placement.behind { MemberLoss::Behind } else { MemberLoss::GivenUp };
-                PeerMessage::MemberLost { replica: ReplicaId(lost), loss, term: Term(placement.term) }
+                let term = Term(placement.term);
+                let behind = MemberLoss::Behind { first: LogIndex(placement.first_index) };
+                let loss = if placement.behind { behind } else { MemberLoss::GivenUp { term } };
+                PeerMessage::MemberLost { replica: ReplicaId(lost), loss, term }
             }
             (lost, _, _) => PeerMessage::Lost { group, replica: ReplicaId(lost) },
         }
@@ -510,7 +513,7 @@ mod tests {
         messages.push(PeerMessage::Leadership { group, term: Term(9) });
         messages.push(PeerMessage::Placed { group, voters: vec![ReplicaId(1), ReplicaId(5)], targets_given: 2 });
         messages.push(PeerMessage::Lost { group, replica: ReplicaId(5) });
-        for loss in [MemberLoss::Behind, MemberLoss::GivenUp] {
+        for loss in [MemberLoss::Behind { first: LogIndex(9) }, MemberLoss::GivenUp { term: Term(8) }] {
             messages.push(PeerMessage::MemberLost { replica: ReplicaId(5), loss, term: Term(8) });
         }
         for settled_at in [None, Some(0), Some(3)] {

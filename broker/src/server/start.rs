@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use levada_protocol::ids::{ClusterId, LogIndex, NodeId, ReplicaId};
+use levada_protocol::ids::{ClusterId, NodeId, ReplicaId};
 use levada_storage_engine::{
     disk::Disk,
     identity::DirIdentity,
@@ -38,7 +38,7 @@ use crate::{
         connection::Bounds, dial::Caller, dispatch::Dispatch, door::UNFOLDED_AT_ONCE, listener::listen,
         room::descriptors_for_connections,
     },
-    node::{Node, NodeConfig, NodeOpenError, shortening::LOG_BYTES},
+    node::{Need, Node, NodeConfig, NodeOpenError, shortening::LOG_BYTES},
     runtime::{
         budget::Budget, clock::Clock, peers::Peers, random_seed, random_uuid, strangers::Strangers, worker::Worker,
     },
@@ -95,14 +95,14 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
     let first = NodeConfig { member_loss: hooks.member_loss, ..core.clone() };
     let opened = open_node(first, begins_with, Arc::clone(&disk)).await;
     let node = match opened {
-        Err(ServerError::Recovery(NodeOpenError::MetadataDamaged { replica, sound_to, known })) => {
+        Err(ServerError::Recovery(NodeOpenError::MetadataDamaged { replica, need, known })) => {
             let founders = identity.members.iter().map(|(node, member)| (*node, member.native.clone()));
             let mut others: BTreeMap<NodeId, String> = founders.chain(known.clone()).chain(seeds.clone()).collect();
             others.remove(&identity.node);
             if others.is_empty() {
-                return Err(NodeOpenError::MetadataDamaged { replica, sound_to, known }.into());
+                return Err(NodeOpenError::MetadataDamaged { replica, need, known }.into());
             }
-            let state = another_member(&desk.record(), &applicant, &others, (replica, sound_to), progress).await?;
+            let state = another_member(&desk.record(), &applicant, &others, (replica, need), progress).await?;
             let (renewed, from) = (core.clone(), Arc::clone(&disk));
             blocking(move || Ok(Node::renew_metadata(from, &renewed, state)?)).await?;
             open_node(core, None, Arc::clone(&disk)).await?
@@ -184,21 +184,23 @@ fn seeds(config: &ServerConfig, native: &str) -> BTreeMap<NodeId, String> {
     config.seed_nodes.iter().map(|seed| (seed.node, seed.native.clone())).collect()
 }
 
-/// Waits until the controller has given this node another replica of the metadata group.
+/// Waits until others have given this node another replica of the metadata group, or a later state of the one that it has.
 async fn another_member(
     own: &Record,
     applicant: &Applicant,
     others: &BTreeMap<NodeId, String>,
-    (lost, sound_to): (ReplicaId, Option<LogIndex>),
+    (lost, need): (ReplicaId, Need),
     progress: impl Fn(&str),
 ) -> Result<GroupState, ServerError> {
-    tracing::error!(replica = %lost, sound_to = sound_to.map(LogIndex::get), "metadata.lost: the node cannot go on with this replica; others are asked for another, or a later state of it");
+    tracing::error!(replica = %lost, ?need, "metadata.lost: the node cannot go on with this replica; others are asked for another, or a later state of it");
     let mut told = String::new();
     loop {
-        match joining::renew(own, applicant, others, lost, sound_to).await? {
+        match joining::renew(own, applicant, others, lost, need).await? {
             Ok(state) => return Ok(state),
             Err(why) => {
-                progress(&format!("the replica of the metadata here is lost, and there is no other yet: {why}"));
+                progress(&format!(
+                    "the replica of the metadata here cannot go on as it is, and there is nothing else yet: {why}"
+                ));
                 if told != why {
                     tracing::warn!(why, "bootstrap.waiting");
                     told = why;

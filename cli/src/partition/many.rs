@@ -19,8 +19,10 @@ const AT_ONCE: usize = 16;
 struct Outcome {
     topic: String,
     partition: u32,
-    /// What is left, and where the next record goes if it was recovered.
+    /// What is left, and where the next record goes if it was recovered and has a leader.
     found: Result<(RecoverPartitionResponse, Option<u64>), Error>,
+    /// It has begun, and has no leader yet.
+    late: Option<Error>,
 }
 
 pub(super) async fn run(global: &Global, topic: Option<&str>, accept_data_loss: bool) -> Result<()> {
@@ -47,7 +49,7 @@ pub(super) async fn run(global: &Global, topic: Option<&str>, accept_data_loss: 
     outcomes.sort_by(|one, other| (&one.topic, one.partition).cmp(&(&other.topic, other.partition)));
     tell(global, &outcomes, accept_data_loss)?;
     let failed = outcomes.into_iter().find_map(|outcome| {
-        let error = outcome.found.err()?;
+        let error = outcome.found.err().or(outcome.late)?;
         Some(
             anyhow::Error::new(error)
                 .context(format!("cannot recover partition {} of {:?}", outcome.partition, outcome.topic)),
@@ -58,17 +60,15 @@ pub(super) async fn run(global: &Global, topic: Option<&str>, accept_data_loss: 
 
 async fn recover(admin: &Admin, topic: String, partition: u32, accept_data_loss: bool) -> Outcome {
     let number = PartitionId(partition);
-    let found = async {
-        let found = admin.recover_partition(&topic, number, accept_data_loss).await?;
-        let end = if accept_data_loss {
-            Some(admin.list_offsets(&topic, number, None).await?.high_watermark.get())
-        } else {
-            None
-        };
-        Ok((found, end))
-    };
-    let found = found.await;
-    Outcome { topic, partition, found }
+    let (mut end, mut late) = (None, None);
+    let found = admin.recover_partition(&topic, number, accept_data_loss).await;
+    if accept_data_loss && found.is_ok() {
+        match admin.list_offsets(&topic, number, None).await {
+            Ok(now) => end = Some(now.high_watermark.get()),
+            Err(error) => late = Some(error),
+        }
+    }
+    Outcome { topic, partition, found: found.map(|found| (found, end)), late }
 }
 
 fn tell(global: &Global, outcomes: &[Outcome], accept_data_loss: bool) -> Result<()> {
@@ -103,7 +103,8 @@ fn row(outcome: &Outcome) -> Vec<String> {
         Ok((found, _)) => {
             let (start, end, known) = (found.log_start_offset, found.end_offset, found.known_end_offset);
             let lost = if known > end { format!("offsets {end} to {}", known - 1) } else { "nothing".to_owned() };
-            row.extend([found.survivor_node.to_string(), format!("offsets {start} to {end}, exclusive"), lost]);
+            let late = if outcome.late.is_some() { "; it has no leader yet" } else { "" };
+            row.extend([found.survivor_node.to_string(), format!("offsets {start} to {end}, exclusive{late}"), lost]);
         }
         Err(error) => row.extend([String::new(), format!("{}: {}", error.code.name(), error.message), String::new()]),
     }
@@ -134,7 +135,7 @@ mod tests {
             known_end_offset: 60,
             ..RecoverPartitionResponse::default()
         };
-        let outcome = |found| Outcome { topic: "orders".to_owned(), partition: 1, found };
+        let outcome = |found| Outcome { topic: "orders".to_owned(), partition: 1, found, late: None };
         let expected = ["orders", "1", "2", "offsets 0 to 40, exclusive", "offsets 40 to 59"];
         assert_eq!(row(&outcome(Ok((found.clone(), None)))), expected);
         let whole = RecoverPartitionResponse { known_end_offset: 40, ..found };

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use levada_broker::{
     config::{Reloader, ServerConfig, Source},
     logging, metrics,
@@ -51,7 +51,7 @@ pub(crate) struct ServerArgs {
     without_segment_dir: Vec<PathBuf>,
     /// What is amiss with the replica of the metadata in the data directory: what started this process said so
     #[arg(long, hide = true)]
-    metadata_replica: Option<Replica>,
+    metadata_replica: Option<MemberLoss>,
     #[command(flatten)]
     flags: ConfigFlags,
 }
@@ -81,23 +81,7 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
 struct Without {
     segment_dirs: BTreeSet<PathBuf>,
     /// Its replica of the metadata, as it is.
-    metadata: Option<Replica>,
-}
-
-/// What can be amiss with a replica of the metadata.
-#[derive(Clone, Copy, ValueEnum)]
-enum Replica {
-    Behind,
-    Lost,
-}
-
-impl From<Replica> for MemberLoss {
-    fn from(replica: Replica) -> Self {
-        match replica {
-            Replica::Behind => Self::Behind,
-            Replica::Lost => Self::GivenUp,
-        }
-    }
+    metadata: Option<MemberLoss>,
 }
 
 impl Without {
@@ -108,12 +92,7 @@ impl Without {
             ServerError::SegmentDirsFailed { paths, .. } => {
                 Some(Self { segment_dirs: paths.iter().cloned().collect(), ..nothing })
             }
-            ServerError::MetadataGivenUp(MemberLoss::Behind, _) => {
-                Some(Self { metadata: Some(Replica::Behind), ..nothing })
-            }
-            ServerError::MetadataGivenUp(MemberLoss::GivenUp, _) => {
-                Some(Self { metadata: Some(Replica::Lost), ..nothing })
-            }
+            ServerError::MetadataGivenUp(loss, _) => Some(Self { metadata: Some(*loss), ..nothing }),
             _ => None,
         }
     }
@@ -132,8 +111,8 @@ impl Without {
         for directory in &self.segment_dirs {
             program.arg("--without-segment-dir").arg(directory);
         }
-        if let Some(replica) = self.metadata.and_then(|replica| replica.to_possible_value()) {
-            program.arg(format!("{METADATA}{}", replica.get_name()));
+        if let Some(loss) = self.metadata {
+            program.arg(format!("{METADATA}{loss}"));
         }
         anyhow::Error::new(program.exec()).context(format!("{why}; nor can the node start again without it"))
     }
@@ -173,7 +152,7 @@ async fn serve(
         tracer: tracer.clone(),
         reloader: Some(Arc::clone(reloader)),
         without: without.segment_dirs,
-        member_loss: without.metadata.map(MemberLoss::from),
+        member_loss: without.metadata,
     };
     let (listeners, flight_listener) = Listeners::bind(&config).await?;
     let running = tokio::select! {

@@ -1,9 +1,12 @@
 //! A node that waits for another replica of the metadata, as its own is lost: what the server does before the core starts.
 
-use levada_broker::node::event::{Answer, Request};
+use levada_broker::node::{
+    Need,
+    event::{Answer, Request},
+};
 use levada_protocol::{
     error::{ErrorClass, ErrorCode},
-    ids::{IncarnationId, LogIndex, NodeId, ReplicaId},
+    ids::{IncarnationId, NodeId, ReplicaId},
 };
 
 use super::{Call, CallId, Client, Context, Input, PATIENCE_US, Response, mover::Wish};
@@ -17,8 +20,8 @@ pub struct Renewal {
     node: NodeId,
     incarnation: IncarnationId,
     lost: ReplicaId,
-    /// Up to where its log is sound: then a later state of it will do, which any node may have.
-    sound_to: Option<LogIndex>,
+    /// Where its log is sound, a later state of it will do, which any node may have.
+    need: Need,
     aim: NodeId,
     asked: Option<(CallId, u64)>,
     is_done: bool,
@@ -27,8 +30,8 @@ pub struct Renewal {
 impl Renewal {
     /// Of this node.
     #[must_use]
-    pub const fn new(node: NodeId, incarnation: IncarnationId, lost: ReplicaId, sound_to: Option<LogIndex>) -> Self {
-        Self { node, incarnation, lost, sound_to, aim: node, asked: None, is_done: false }
+    pub const fn new(node: NodeId, incarnation: IncarnationId, lost: ReplicaId, need: Need) -> Self {
+        Self { node, incarnation, lost, need, aim: node, asked: None, is_done: false }
     }
 }
 
@@ -51,9 +54,11 @@ impl Client for Renewal {
                     self.aim = ctx.any_node();
                 }
                 let Self { node, incarnation, lost, .. } = *self;
-                let renew = match self.sound_to.filter(|_| ctx.dice.chance(50)) {
-                    Some(sound_to) => Request::CatchUpMember { node, incarnation, replica: lost, sound_to },
-                    None => Request::RenewMember { node, incarnation, lost },
+                let need = self.need;
+                let renew = if need.sound_to.is_some() && ctx.dice.chance(50) {
+                    Request::CatchUpMember { node, incarnation, replica: lost, need }
+                } else {
+                    Request::RenewMember { node, incarnation, lost }
                 };
                 self.asked = Some((ctx.call(self.aim, Call::Request(renew)), ctx.now_us));
             }
@@ -62,6 +67,10 @@ impl Client for Renewal {
                     return;
                 }
                 match result {
+                    // Of another history, or too old.
+                    Ok(Response::Answer(Answer::Joined(state))) if !self.need.is_met_by(&state) => {
+                        self.aim = ctx.any_node();
+                    }
                     Ok(Response::Answer(Answer::Joined(state))) => {
                         self.is_done = true;
                         ctx.wishes.push(Wish::Renew { node: self.node, state });

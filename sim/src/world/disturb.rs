@@ -291,8 +291,8 @@ impl World {
     pub(super) fn gave_up_metadata(&mut self, node: NodeId, loss: MemberLoss, message: &str) {
         self.tell(format_args!("n{node} begins again: {message}"));
         self.count(match loss {
-            MemberLoss::Behind => "replica of the metadata behind all logs",
-            MemberLoss::GivenUp => "replica of the metadata given up",
+            MemberLoss::Behind { .. } => "replica of the metadata behind all logs",
+            MemberLoss::GivenUp { .. } => "replica of the metadata given up",
         });
         if let Some(process) = self.processes.get_mut(&node) {
             process.give_up_metadata(loss);
@@ -328,11 +328,11 @@ impl World {
                 self.tell(format_args!("n{node} without power while it starts: {plan:?}"));
                 return self.queue.after(RESTART_US, Happening::Start(node));
             }
-            Err(NotStarted::Failed { error: NodeOpenError::MetadataDamaged { replica, sound_to, .. }, .. }) => {
+            Err(NotStarted::Failed { error: NodeOpenError::MetadataDamaged { replica, need, .. }, .. }) => {
                 let incarnation = process.incarnation();
                 self.tell(format_args!("n{node} has lost its replica {replica} of the metadata"));
                 self.renewing.insert(node);
-                return self.employ(Box::new(Renewal::new(node, incarnation, replica, sound_to)));
+                return self.employ(Box::new(Renewal::new(node, incarnation, replica, need)));
             }
             Err(NotStarted::Failed { excused_us: Some(down_us), error }) => {
                 self.tell(format_args!("n{node} does not start: {error}"));

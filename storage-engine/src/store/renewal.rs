@@ -65,14 +65,16 @@ impl Store {
     /// The disk refuses. A crash leaves what was there, or this.
     ///
     /// # Panics
-    /// If it is another group's state, one that is older than the log, or the replica is not sound.
+    /// If it is another group's state, one that ends before the log does and not in a later term, or the replica is not sound.
     pub fn catch_up_metadata(self, state: GroupState) -> Result<(), OpenError> {
         assert_eq!(state.group, GroupId::METADATA, "only the metadata begins like this");
         assert!(!self.doubts(GroupId::METADATA), "what is in doubt does not go on");
         let mut checkpoint = Checkpoint::read(&*self.disk, self.identity.incarnation)?;
         let mut record = state.record(Lsn(self.journal.next_lsn().get() - 1));
         if let Some(group) = self.groups.get(&GroupId::METADATA) {
-            assert!(group.log.last().0 <= record.applied, "nothing of its log is thrown away");
+            let (last, term) = group.log.last();
+            let is_later = last <= record.applied || term < record.hard_state.term;
+            assert!(is_later, "nothing of its log is thrown away that may be committed");
             let promised = group.hard_state;
             if promised.term >= record.hard_state.term {
                 record.hard_state = HardState { commit: record.applied, ..promised };

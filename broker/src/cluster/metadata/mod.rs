@@ -17,7 +17,7 @@ use std::{
 
 use levada_protocol::{
     error::{Error, ErrorCode, NodeAddresses, Result},
-    ids::{GroupId, IncarnationId, NodeId, PartitionId, ReplicaId, TopicId, TopicPartition},
+    ids::{GroupId, IncarnationId, LogIndex, NodeId, PartitionId, ReplicaId, Term, TopicId, TopicPartition},
     messages::metadata as messages,
     source::TopicSchema,
     topic::TopicConfig,
@@ -157,6 +157,12 @@ pub struct Metadata {
     admitted: BTreeMap<NodeId, bool>,
     removed: BTreeSet<NodeId>,
     members_given: u64,
+    /// It goes on from one replica alone, and its log up to here is one that others had a part in; 0: it is not.
+    alone_at: LogIndex,
+    /// In which term that was.
+    alone_term: Term,
+    /// What was decided about groups with lower numbers may have been lost.
+    regained_below: GroupId,
 }
 
 impl Default for Metadata {
@@ -173,6 +179,9 @@ impl Default for Metadata {
             admitted: BTreeMap::new(),
             removed: BTreeSet::new(),
             members_given: 0,
+            alone_at: LogIndex(0),
+            alone_term: Term(0),
+            regained_below: GroupId(0),
         }
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use levada_protocol::{
     error::{Error, ErrorCode, NodeAddresses, Result},
-    ids::{GroupId, IncarnationId, NodeId, PartitionId, ReplicaId, TopicId},
+    ids::{GroupId, IncarnationId, LogIndex, NodeId, PartitionId, ReplicaId, Term, TopicId},
     messages::{metadata as wire, native},
     source::TopicSchema,
     topic::TopicConfig,
@@ -31,6 +31,9 @@ impl Metadata {
                 .collect(),
             removed: self.removed.iter().map(|node| node.get()).collect(),
             members_given: self.members_given,
+            alone_at: self.alone_at.get(),
+            alone_term: self.alone_term.get(),
+            regained_below: self.regained_below.get(),
         };
         state.encode_to_vec().into()
     }
@@ -52,6 +55,9 @@ impl Metadata {
             admitted: state.admitted.iter().map(|admit| (NodeId(admit.node_id), admit.replace)).collect(),
             removed: state.removed.into_iter().map(NodeId).collect(),
             members_given: state.members_given,
+            alone_at: LogIndex(state.alone_at),
+            alone_term: Term(state.alone_term),
+            regained_below: GroupId(state.regained_below),
             ..Self::default()
         };
         for node in state.nodes {

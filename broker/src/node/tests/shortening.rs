@@ -98,11 +98,15 @@ fn only_the_controller_says_that_a_replica_is_lost() {
     let (told, other) = (others.next().unwrap(), others.next().unwrap());
     let term = world.nodes[&controller].controller.group.term();
     let lost = |node: NodeId| {
-        let (replica, loss) = (ReplicaId(node.get()), MemberLoss::Behind);
+        let (replica, loss) = (ReplicaId(node.get()), MemberLoss::Behind { first: LogIndex(1) });
         PeerMessage::MemberLost { replica, loss, term }
     };
+    let earlier = match lost(controller) {
+        PeerMessage::MemberLost { replica, loss, .. } => PeerMessage::MemberLost { replica, loss, term: Term(0) },
+        other => other,
+    };
     for (from, to, message) in
-        [(other, told, lost(told)), (other, controller, lost(controller)), (controller, told, lost(other))]
+        [(other, told, lost(told)), (other, controller, earlier), (controller, told, lost(other))]
     {
         world.events.push_back((to, Event::Peer { from, message }));
     }
@@ -128,7 +132,7 @@ fn a_voter_that_is_behind_is_brought_up_to_date_without_a_majority() {
     world.restart(behind);
     world.may_end.insert(behind);
     world.until(|world| !world.nodes.contains_key(&behind));
-    assert_eq!(world.losses[&behind], MemberLoss::Behind);
+    assert!(matches!(world.losses[&behind], MemberLoss::Behind { first } if first > LogIndex(50)));
     world.renew(behind);
     world.may_end.clear();
     world.ask_controller(Request::InitProducer).unwrap();
@@ -145,8 +149,10 @@ fn nobody_gets_a_state_that_is_older_than_its_own_or_not_its() {
     let applied = world.nodes[&controller].controller.applied();
     let incarnation = config(NodeId(2), 3).incarnation;
     let right = (NodeId(2), incarnation, ReplicaId(2), applied);
-    let ask = |world: &mut World, (node, incarnation, replica, sound_to)| {
-        world.ask(controller, Request::CatchUpMember { node, incarnation, replica, sound_to })
+    let ask = |world: &mut World, (node, incarnation, replica, last)| {
+        let term = world.nodes[&controller].controller.group.term();
+        let need = Need { sound_to: Some((term, last)), ..Need::default() };
+        world.ask(controller, Request::CatchUpMember { node, incarnation, replica, need })
     };
     assert!(matches!(ask(&mut world, right), Ok(Answer::Joined(state)) if state.applied == applied));
     for wrong in [

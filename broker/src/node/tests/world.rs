@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use levada_protocol::{ids::PartitionId, source::NewTopic};
+use levada_protocol::{
+    ids::{PartitionId, Term},
+    source::NewTopic,
+};
 use levada_storage_engine::{
     disk::{DiskOp, FileName, Lane},
     journal::JournalId,
@@ -345,18 +348,18 @@ impl World {
     pub(super) fn renew(&mut self, node: NodeId) -> ReplicaId {
         self.events.retain(|(to, _)| *to != node);
         let (disk, config) = (Arc::clone(&self.disks[&node]), self.config(node));
-        let member_loss = self.losses.remove(&node).or(Some(MemberLoss::GivenUp));
+        let member_loss = self.losses.remove(&node).or(Some(MemberLoss::GivenUp { term: Term(0) }));
         let opened = Node::open(disk.clone(), NodeConfig { member_loss, ..config.clone() });
-        let Err(NodeOpenError::MetadataDamaged { replica: lost, sound_to, .. }) = opened else { panic!("{opened:?}") };
+        let Err(NodeOpenError::MetadataDamaged { replica: lost, need, .. }) = opened else { panic!("{opened:?}") };
         let incarnation = config.incarnation;
-        let answer = match sound_to {
-            Some(sound_to) => {
-                let other = *self.nodes.keys().next().unwrap();
-                self.ask(other, Request::CatchUpMember { node, incarnation, replica: lost, sound_to })
-            }
-            None => self.ask_controller(Request::RenewMember { node, incarnation, lost }),
-        };
+        let others: Vec<NodeId> = self.nodes.keys().copied().filter(|_| need.sound_to.is_some()).collect();
+        let later = others.into_iter().find_map(|other| {
+            let catch_up = Request::CatchUpMember { node, incarnation, replica: lost, need };
+            self.ask(other, catch_up).ok()
+        });
+        let answer = later.map_or_else(|| self.ask_controller(Request::RenewMember { node, incarnation, lost }), Ok);
         let Answer::Joined(state) = answer.unwrap() else { panic!("no other answer") };
+        assert!(need.is_met_by(&state), "{need:?}");
         Node::renew_metadata(disk, &config, *state).unwrap();
         self.restart(node);
         lost

@@ -277,10 +277,11 @@ impl Rounds {
                 }
                 Effect::Fatal { message } => return self.fail(&message),
                 Effect::GiveUpMetadata { loss, message } => {
-                    tracing::error!(why = message, "metadata.given_up: the node begins again, with another replica");
-                    let why = "this node begins again with another replica of the metadata; ask another";
+                    tracing::error!(why = message, "metadata.given_up: the node begins again, and asks others");
+                    let why =
+                        "this node begins again; whether the request was carried out is not known: look, or try again";
                     return self.end(
-                        &Error::new(ErrorCode::ShuttingDown, why),
+                        &Error::new(ErrorCode::OutcomeUnknown, why),
                         WorkerState::GaveUpMetadata(loss, message.into()),
                     );
                 }

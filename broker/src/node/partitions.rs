@@ -87,14 +87,18 @@ impl Node {
             }
             // It has stored nothing yet, or nothing that could be recovered.
             None if self.partitions.contains_key(&group) || self.copies.replica(group).is_some() => None,
-            None if self.controller.current().may_have_been_removed(group) => {
-                tracing::error!(group = group.get(), %place, "partition.damaged: nothing of this replica is here, and nobody knows whether it was there");
-                self.lost.insert(group, own);
-                return Ok(());
-            }
             None => first_here.filter(|_| !self.store.is_leaving(group)),
         };
         match found {
+            Some(found)
+                if found.replica == own
+                    && recovered.is_none()
+                    && self.controller.current().may_have_been_removed(group) =>
+            {
+                tracing::error!(group = group.get(), %place, "partition.damaged: nothing of this replica is here, and nobody knows whether it was");
+                self.lost.insert(group, own);
+                Ok(())
+            }
             Some(found) if found.replica == own && self.store.doubts(group) => {
                 // Whatever is left of it: it may have voted, or acknowledged what is gone.
                 tracing::error!(group = group.get(), %place, "partition.damaged: this replica takes no part any more");

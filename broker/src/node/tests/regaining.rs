@@ -249,3 +249,43 @@ fn what_is_left_of_the_log_is_applied_before_anything_else() {
     assert!(group("new").get() > next.get() + 1_000_000, "{}", group("new"));
     assert_eq!(world.nodes[&survivor].controller.members()[&ReplicaId(survivor.get())], survivor);
 }
+
+/// In a change that is lost the topic was deleted. It is there again, and two of its three replicas are not: if these began as if
+/// they had just been made, they would be a majority that has nothing.
+#[test]
+fn a_replica_that_may_have_been_removed_does_not_begin_anew() {
+    let mut world = World::new(3);
+    let place = world.create_topic(1, &[])[0];
+    world.produce(place, batch(&["a"], 0)).unwrap();
+    world.until(|world| world.nodes.values().all(|node| node.controller.current().feature_level() == LEVEL_MAX));
+    world.until(|world| (1..=3).all(|node| world.values(NodeId(node), place) == ["a"]));
+    let survivor = (1..=3).map(NodeId).find(|node| Some(*node) != world.controller()).unwrap();
+    let others: Vec<NodeId> = (1..=3).map(NodeId).filter(|node| *node != survivor).collect();
+    let group = world.nodes[&survivor].places[&place];
+    world.cut.insert(survivor);
+    let controller = world.controller().unwrap();
+    world.ask(controller, Request::DeleteTopic { name: "orders".into() }).unwrap();
+    for _ in 0..20 {
+        world.step();
+        others.iter().for_each(|node| world.nodes.get_mut(node).unwrap().begin_checkpoint());
+    }
+    others.iter().for_each(|node| world.crash(*node));
+    world.cut.clear();
+    world.until(|world| world.nodes[&survivor].controller.group.is_leaderless());
+    recover(&mut world, survivor).unwrap();
+    for node in others.iter().copied() {
+        world.restart(node);
+        comes_back(&mut world, node);
+    }
+    world.until(|world| world.metadata_voters().len() == 3);
+    (0..100).for_each(|_| world.step());
+    for node in &others {
+        let Answer::Replica(report) = world.ask(*node, Request::DescribeReplica { group }).unwrap() else { panic!() };
+        assert_eq!(report.state, crate::cluster::recovery::ReplicaState::Lost);
+    }
+    assert_eq!(world.leader(place), None);
+    let own = world.nodes[&survivor].partitions[&group].group.replica();
+    world.ask_controller(Request::RecoverPartition { group, survivor: own, targets_given: 0 }).unwrap();
+    world.until(|world| (1..=3).all(|node| world.values(NodeId(node), place) == ["a"]));
+    world.produce(place, batch(&["b"], 1)).unwrap();
+}

@@ -9,5 +9,6 @@ pub mod http;
 pub mod ledger;
 pub mod nodes;
 pub mod prometheus;
+pub mod rot;
 pub mod tools;
 pub mod waiting;

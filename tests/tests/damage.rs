@@ -2,7 +2,6 @@
 //! finds every acknowledged record exactly once, in order.
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     io::Write as _,
     os::unix::fs::FileExt,
@@ -18,6 +17,7 @@ use levada_tests::{
     http,
     ledger::{Ledger, Load},
     nodes::Nodes,
+    rot::{self, Block, flip},
     tools,
 };
 use serde_json::Value;
@@ -52,26 +52,9 @@ fn levada(nodes: &Nodes, arguments: &[&str]) -> Result<(bool, String, String)> {
     Ok((output.status.success(), text(&output.stdout), text(&output.stderr)))
 }
 
-/// The sealed segments of partitions on a node: those that others follow.
+/// The sealed segments of partitions on a node.
 fn sealed(nodes: &Nodes, id: u64) -> Result<Vec<PathBuf>> {
-    let segments = nodes.nodes[&id].data_dir.join("segments");
-    let mut of_groups: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
-    for entry in fs::read_dir(segments)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let Some((group, _)) = name.split_once('-').filter(|_| name.ends_with(".seg")) else { continue };
-        // Group 0 is the metadata.
-        if group.bytes().any(|digit| digit != b'0') {
-            of_groups.entry(group.to_owned()).or_default().push(path);
-        }
-    }
-    let mut sealed = Vec::new();
-    for mut of_group in of_groups.into_values() {
-        of_group.sort();
-        of_group.pop();
-        sealed.extend(of_group);
-    }
-    Ok(sealed)
+    rot::sealed(&nodes.nodes[&id].data_dir)
 }
 
 async fn eventually<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
@@ -83,14 +66,6 @@ async fn eventually<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -
         ensure!(began.elapsed() < PATIENCE, "it does not happen: {what}");
         sleep(Duration::from_millis(200)).await;
     }
-}
-
-fn flip(path: &Path, at: u64) -> Result<()> {
-    let file = File::options().read(true).write(true).open(path)?;
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at)?;
-    file.write_all_at(&[byte[0] ^ 4], at)?;
-    Ok(())
 }
 
 /// What a node says of its own disk.
@@ -304,79 +279,97 @@ async fn a_damaged_checkpoint_is_read_from_its_second_copy_or_the_node_is_replac
     Ok(())
 }
 
-/// A block of the journal as `docs/format.md` draws it.
-struct Block {
-    file: PathBuf,
-    position: u64,
-    lsn: u64,
-    synced: u64,
-    length: u32,
-    groups: Vec<u64>,
-    frame_bytes: u32,
+/// What the disk of a node that is down does to its journal.
+#[derive(Clone, Copy, Debug)]
+enum Harm {
+    /// A bit of a record flips. The header still says whose it is.
+    Record,
+    /// A bit of a header flips.
+    Header,
+    /// A file ends where it did not.
+    Cut,
+    /// Two files have each other's names.
+    Swapped,
+    /// A sector of one block stands in the place of another block's first.
+    Misdirected,
 }
 
-fn blocks(journal: &Path) -> Result<Vec<Block>> {
-    let mut blocks = Vec::new();
-    for entry in fs::read_dir(journal)? {
-        let file = entry?.path();
-        let bytes = fs::read(&file)?;
-        for (page, block) in bytes.chunks(4_096).enumerate() {
-            let u32_at = |at| block.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
-            let u64_at = |at| block.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
-            let (Some(length), Some(lsn), Some(synced), Some(frame_bytes)) =
-                (u32_at(12), u64_at(40), u64_at(48), u32_at(76))
-            else {
-                continue;
-            };
-            if block.get(4..8) != Some(b"LVJB") || length > 4_096 {
-                continue;
-            }
-            let groups = (96..length as usize).step_by(56).filter_map(u64_at).collect();
-            blocks.push(Block {
-                file: file.clone(),
-                position: page as u64 * 4_096,
-                lsn,
-                synced,
-                length,
-                groups,
-                frame_bytes,
-            });
+impl Harm {
+    /// Whether nobody can tell what the node had promised, and to whom: so the metadata is in doubt, too.
+    fn is_about_all(self) -> bool {
+        !matches!(self, Self::Record)
+    }
+
+    /// Harms what was durable, and what the next start needs.
+    fn befall(self, data_dir: &Path) -> Result<()> {
+        let replay_from = rot::replay_from(data_dir)?;
+        let mut blocks = rot::blocks(data_dir)?;
+        let synced = blocks.iter().map(|block| block.synced).max().context("there are blocks")?;
+        blocks.retain(|block| (replay_from..synced).contains(&block.lsn));
+        let has_records = |block: &&Block| block.frame_bytes > 200 && !block.groups.contains(&0);
+        let last = blocks.iter().rfind(has_records).context("one has records, and was durable")?;
+        let earlier: Vec<&Block> = blocks.iter().filter(|block| block.file != last.file).collect();
+        // Neither the first nor the last of its file.
+        let middle = *earlier.get(earlier.len() / 2).context("the file before is needed")?;
+        match self {
+            Self::Record => rot::flip(&last.file, last.position + last.header_bytes + 100),
+            Self::Header => rot::flip(&last.file, last.position + 20),
+            Self::Cut => rot::cut(&middle.file, middle.position + rot::PAGE_BYTES / 2),
+            Self::Swapped => rot::swap(&middle.file, &last.file),
+            Self::Misdirected => rot::copy_page((&middle.file, middle.position), (&last.file, last.position)),
         }
     }
-    Ok(blocks)
 }
 
 /// What a node had promised is gone: it takes no part in these partitions any more, until it has others' copies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_whose_journal_is_damaged_are_replaced_by_new_ones() -> Result<()> {
-    journal_is_damaged(false).await
+    journal_is_damaged(Harm::Record).await
 }
 
 /// The same where nobody can tell what it had promised, and to whom: so the metadata is in doubt, too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_journal_may_have_lost_anything_comes_back_by_itself() -> Result<()> {
-    journal_is_damaged(true).await
+    journal_is_damaged(Harm::Header).await
 }
 
-async fn journal_is_damaged(in_header: bool) -> Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_journal_is_cut_comes_back_by_itself() -> Result<()> {
+    journal_is_damaged(Harm::Cut).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_journal_files_are_exchanged_comes_back_by_itself() -> Result<()> {
+    journal_is_damaged(Harm::Swapped).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_a_misdirected_write_in_its_journal_comes_back_by_itself() -> Result<()> {
+    journal_is_damaged(Harm::Misdirected).await
+}
+
+async fn journal_is_damaged(harm: Harm) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let mut nodes = start(dir.path(), 3)?;
     topic(&nodes, 2, 3).await?;
     let ledger = Arc::new(Ledger::default());
     let load = Load::start(&nodes.bootstrap(), TOPIC, 2, 4, &ledger).await?;
     eventually("there are segments", || Ok((sealed(&nodes, 3)?.len() >= 3).then_some(()))).await?;
+    // Every start begins another file. Without a checkpoint meanwhile the one before is needed, too.
     nodes.kill(3)?;
-    let blocks = blocks(&nodes.nodes[&3].data_dir.join("journal"))?;
-    let synced = blocks.iter().map(|block| block.synced).max().context("there are blocks")?;
-    let proven =
-        blocks.iter().filter(|block| block.lsn < synced && block.frame_bytes > 200 && !block.groups.contains(&0));
-    let block = proven.max_by_key(|block| block.lsn).context("one has records, and was durable")?;
-    flip(&block.file, block.position + if in_header { 20 } else { u64::from(block.length) + 100 })?;
+    let node = nodes.nodes.get_mut(&3).context("node 3")?;
+    node.environment.push(("LEVADA_JOURNAL_CHECKPOINT_BYTES".to_owned(), (1_u64 << 30).to_string()));
+    nodes.spawn(3)?;
+    nodes.wait_ready()?;
+    ledger.progress(2, 200).await?;
+    nodes.kill(3)?;
+    nodes.nodes.get_mut(&3).context("node 3")?.environment.clear();
+    harm.befall(&nodes.nodes[&3].data_dir)?;
 
     nodes.spawn(3)?;
     eventually("the damage is found, and made good", || {
         let log = fs::read_to_string(dir.path().join("node-3.log"))?;
-        let is_renewed = log.contains("metadata.lost") == in_header;
+        let is_renewed = log.contains("metadata.lost") == harm.is_about_all();
         Ok((is_renewed && log.contains("partition.damaged") && log.contains("copy.complete")).then_some(()))
     })
     .await?;

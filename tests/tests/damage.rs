@@ -300,25 +300,43 @@ impl Harm {
         !matches!(self, Self::Record)
     }
 
-    /// Harms what was durable, and what the next start needs.
-    fn befall(self, data_dir: &Path) -> Result<()> {
+    /// Harms what was durable, and what the next start needs. Answers where.
+    fn befall(self, data_dir: &Path) -> Result<(PathBuf, u64)> {
         let replay_from = rot::replay_from(data_dir)?;
         let mut blocks = rot::blocks(data_dir)?;
         let synced = blocks.iter().map(|block| block.synced).max().context("there are blocks")?;
         blocks.retain(|block| (replay_from..synced).contains(&block.lsn));
         let has_records = |block: &&Block| block.frame_bytes > 200 && !block.groups.contains(&0);
         let last = blocks.iter().rfind(has_records).context("one has records, and was durable")?;
-        let earlier: Vec<&Block> = blocks.iter().filter(|block| block.file != last.file).collect();
         // Neither the first nor the last of its file.
-        let middle = *earlier.get(earlier.len() / 2).context("the file before is needed")?;
+        let middle = || {
+            let earlier: Vec<&Block> = blocks.iter().filter(|block| block.file != last.file).collect();
+            earlier.get(earlier.len() / 2).copied().context("the file before is needed")
+        };
+        let (file, at) = match self {
+            Self::Record => (&last.file, last.position + last.header_bytes + 100),
+            Self::Header => (&last.file, last.position + 20),
+            Self::Cut => (&middle()?.file, middle()?.position + rot::PAGE_BYTES / 2),
+            Self::Swapped | Self::Misdirected => (&last.file, last.position),
+        };
         match self {
-            Self::Record => rot::flip(&last.file, last.position + last.header_bytes + 100),
-            Self::Header => rot::flip(&last.file, last.position + 20),
-            Self::Cut => rot::cut(&middle.file, middle.position + rot::PAGE_BYTES / 2),
-            Self::Swapped => rot::swap(&middle.file, &last.file),
-            Self::Misdirected => rot::copy_page((&middle.file, middle.position), (&last.file, last.position)),
+            Self::Record | Self::Header => flip(file, at)?,
+            Self::Cut => rot::cut(file, at)?,
+            Self::Swapped => rot::swap(&middle()?.file, file)?,
+            Self::Misdirected => rot::copy_page((&middle()?.file, middle()?.position), (file, at))?,
         }
+        Ok((file.clone(), at))
     }
+}
+
+/// From here to its next start a node needs all of its journal.
+fn restart_without_checkpoints(nodes: &mut Nodes, id: u64) -> Result<()> {
+    nodes.kill(id)?;
+    let more = ("LEVADA_JOURNAL_CHECKPOINT_BYTES".to_owned(), (1_u64 << 30).to_string());
+    nodes.nodes.get_mut(&id).context("there is such a node")?.environment.push(more);
+    nodes.spawn(id)?;
+    nodes.nodes.get_mut(&id).context("there is such a node")?.environment.pop();
+    nodes.wait_ready()
 }
 
 /// What a node had promised is gone: it takes no part in these partitions any more, until it has others' copies.
@@ -355,15 +373,10 @@ async fn journal_is_damaged(harm: Harm) -> Result<()> {
     let ledger = Arc::new(Ledger::default());
     let load = Load::start(&nodes.bootstrap(), TOPIC, 2, 4, &ledger).await?;
     eventually("there are segments", || Ok((sealed(&nodes, 3)?.len() >= 3).then_some(()))).await?;
-    // Every start begins another file. Without a checkpoint meanwhile the one before is needed, too.
-    nodes.kill(3)?;
-    let node = nodes.nodes.get_mut(&3).context("node 3")?;
-    node.environment.push(("LEVADA_JOURNAL_CHECKPOINT_BYTES".to_owned(), (1_u64 << 30).to_string()));
-    nodes.spawn(3)?;
-    nodes.wait_ready()?;
+    // Every start begins another file, so that two are needed.
+    restart_without_checkpoints(&mut nodes, 3)?;
     ledger.progress(2, 200).await?;
     nodes.kill(3)?;
-    nodes.nodes.get_mut(&3).context("node 3")?.environment.clear();
     harm.befall(&nodes.nodes[&3].data_dir)?;
 
     nodes.spawn(3)?;
@@ -396,5 +409,140 @@ async fn journal_is_damaged(harm: Harm) -> Result<()> {
     })
     .await?;
     writeln!(std::io::stderr(), "{}", ledger.judge(tools::python(), &nodes.nodes[&3].flight, TOPIC, dir.path())?)?;
+    Ok(())
+}
+
+/// A cluster of one node, which runs, and has a good many records in segments and the last ones in its journal only.
+async fn alone(dir: &Path) -> Result<(Nodes, Arc<Ledger>)> {
+    let mut nodes = start(dir, 1)?;
+    topic(&nodes, 1, 1).await?;
+    let ledger = Arc::new(Ledger::default());
+    let load = Load::start(&nodes.bootstrap(), TOPIC, 1, 2, &ledger).await?;
+    eventually("there are segments", || Ok((sealed(&nodes, 1)?.len() >= 4).then_some(()))).await?;
+    restart_without_checkpoints(&mut nodes, 1)?;
+    ledger.progress(1, 500).await?;
+    load.stop().await?;
+    Ok((nodes, ledger))
+}
+
+/// The node ends as often as it is started, and says why in these words.
+fn refuses(nodes: &mut Nodes, words: &[&str]) -> Result<()> {
+    for _ in 0..2 {
+        nodes.spawn(1)?;
+        let log = nodes.wait_ended(1)?;
+        let says = log.lines().rev().find(|line| line.contains("error: ")).unwrap_or_default();
+        for part in words {
+            ensure!(says.contains(part), "it does not say {part:?}: {log}");
+        }
+    }
+    Ok(())
+}
+
+/// With what was damaged brought back, everything is there.
+fn has_everything(nodes: &mut Nodes, ledger: &Ledger, dir: &Path) -> Result<()> {
+    nodes.spawn(1)?;
+    nodes.wait_ready()?;
+    writeln!(std::io::stderr(), "{}", ledger.judge(tools::python(), &nodes.nodes[&1].flight, TOPIC, dir)?)?;
+    Ok(())
+}
+
+/// Nobody else knows what the node voted for: it does not go on as if nothing had been.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn alone_a_node_whose_journal_may_have_lost_anything_asks_for_a_copy() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (mut nodes, ledger) = alone(dir.path()).await?;
+    nodes.kill(1)?;
+    let (file, at) = Harm::Header.befall(&nodes.nodes[&1].data_dir)?;
+    let copy = "In a cluster of one node, bring the data directory back from a copy";
+    refuses(&mut nodes, &["the journal is damaged", copy])?;
+    flip(&file, at)?;
+    has_everything(&mut nodes, &ledger, dir.path())
+}
+
+/// The one partition that is concerned is not served, and nobody is told that it could be; all else goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn alone_a_replica_whose_journal_is_damaged_waits_for_a_copy_of_the_directory() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (mut nodes, ledger) = alone(dir.path()).await?;
+    nodes.kill(1)?;
+    let (data_dir, copy) = (nodes.nodes[&1].data_dir.clone(), dir.path().join("copy"));
+    let copied = Command::new("cp").arg("-a").args([&data_dir, &copy]).status()?;
+    ensure!(copied.success(), "there is a copy");
+    Harm::Record.befall(&data_dir)?;
+    nodes.spawn(1)?;
+    nodes.wait_ready()?;
+    let log = nodes.log(1)?;
+    for event in
+        ["journal.damaged: acknowledged entries may be lost here", "partition.damaged: this replica takes no part"]
+    {
+        ensure!(log.contains(event), "it does not say {event:?}: {log}");
+    }
+    let (_, out, _) = levada(&nodes, &["cluster", "status"])?;
+    let says = ["NOT AVAILABLE: 1 of 1 partitions have no leader", "1 lost replicas", "levada partition recover"];
+    ensure!(says.iter().all(|part| out.contains(part)), "{out}");
+    let (ok, _, err) = levada(&nodes, &["partition", "recover", TOPIC, "0", "--accept-data-loss", "--timeout", "5s"])?;
+    ensure!(!ok && err.contains("no node that answers has a sound replica"), "it is not made up from nothing: {err}");
+    let (ok, out, err) = levada(&nodes, &["topic", "create", "another"])?;
+    ensure!(ok, "{out}{err}");
+
+    nodes.kill(1)?;
+    fs::remove_dir_all(&data_dir)?;
+    fs::rename(copy, &data_dir)?;
+    has_everything(&mut nodes, &ledger, dir.path())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn alone_a_node_without_a_sound_checkpoint_does_not_start() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (mut nodes, ledger) = alone(dir.path()).await?;
+    nodes.kill(1)?;
+    let path = nodes.nodes[&1].data_dir.join("checkpoint");
+    let copy = fs::metadata(&path)?.len() / 2;
+    for at in [100, copy + 100] {
+        flip(&path, at)?;
+    }
+    refuses(&mut nodes, &["checkpoint is damaged", "Nothing was changed: keep it"])?;
+    for at in [100, copy + 100] {
+        flip(&path, at)?;
+    }
+    has_everything(&mut nodes, &ledger, dir.path())
+}
+
+/// What finds entries is damaged, not they: all of them are served, and it is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn alone_a_segment_without_its_footer_or_an_index_is_served_as_a_whole() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (mut nodes, ledger) = alone(dir.path()).await?;
+    let sealed = sealed(&nodes, 1)?;
+    let footer = ("segment.frame.damaged", &sealed[1], fs::metadata(&sealed[1])?.len() - 9);
+    let segment = fs::read(&sealed[2])?;
+    let frames = (0..segment.len()).step_by(64);
+    let mut indexes = frames.filter(|at| segment[*at..].starts_with(b"LVDF\x01\x80"));
+    let index =
+        ("segment.index.damaged", &sealed[2], u64::try_from(indexes.next().context("a segment has an index")? + 80)?);
+    for (event, path, at) in [footer, index] {
+        flip(path, at)?;
+        eventually("the status says so", || {
+            let (_, out, _) = levada(&nodes, &["cluster", "status"])?;
+            Ok(out
+                .contains("AT RISK: a disk has lost something; node 1: 1 damaged segments to be mended")
+                .then_some(()))
+        })
+        .await?;
+        // What was written lately is served from memory.
+        nodes.kill(1)?;
+        has_everything(&mut nodes, &ledger, dir.path())?;
+        ensure!(nodes.log(1)?.contains(event), "it says what it does without: {event}");
+        nodes.kill(1)?;
+        flip(path, at)?;
+        nodes.spawn(1)?;
+        nodes.wait_ready()?;
+        eventually("everything was read again", || {
+            Ok((nodes.metric(1, "levada_scrub_passes_total")? > 1.5).then_some(()))
+        })
+        .await?;
+        let (_, out, _) = levada(&nodes, &["cluster", "status"])?;
+        ensure!(out.contains("safe: "), "it is sound: {out}");
+    }
     Ok(())
 }

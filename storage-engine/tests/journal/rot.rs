@@ -289,6 +289,35 @@ fn a_missing_swapped_or_restored_file_is_noticed() {
     assert!(restored.doubt == Doubt::All || restored.lsns().len() == 39 - 10, "{:?}", restored.lsns());
 }
 
+#[test]
+fn a_file_that_is_cut_is_noticed_wherever_it_is() {
+    let journal = journal();
+    let sound = found(&journal.disk, from(START, 0));
+    let names: Vec<FileName> =
+        journal.disk.list("journal").unwrap().iter().map(|n| FileName::new(format!("journal/{n}"))).collect();
+    let tail_file = place_of_tail(&journal.disk, &names);
+    for name in &names {
+        // All evidence of the last blocks is in the last file, and may go with them; a checkpoint that knows of them makes
+        // up for it.
+        let known = if *name == tail_file { TAIL - 1 } else { 0 };
+        let bytes = journal.disk.len(name).unwrap().unwrap();
+        // At every page, and within every page.
+        for len in (0..bytes).step_by(2048) {
+            let disk = journal.disk.fork();
+            disk.perform(&DiskOp::Truncate { file: name.clone(), len }).unwrap();
+            let read = found(&disk, from(START, known));
+            let what = format!("{name} cut at {len}");
+            assert_nothing_is_lost_in_silence(&sound, &read, &what);
+            let are_there = (START..TAIL).all(|lsn| read.lsns().contains(&lsn));
+            assert!(read.doubt != Doubt::None || are_there, "{what}");
+            // The start after this one says the same.
+            let (mut next, _) = open(disk, from(START, known));
+            next.commit([append(4, 1, "of a replica under a new id")]);
+            assert_eq!(found(&next.disk, from(START, known)).doubt, read.doubt, "{what}");
+        }
+    }
+}
+
 fn place_of_tail(disk: &SimDisk, names: &[FileName]) -> FileName {
     let loses_the_tail_only = |name: &&FileName| {
         let disk = disk.fork();

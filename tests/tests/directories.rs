@@ -1,5 +1,5 @@
-//! Nodes with several directories for segments, each an ext4 of its own on a loop device, under real processes: one fails,
-//! comes back, is exchanged for an empty one, and is given to another node by mistake.
+//! Nodes with several directories for segments, each an ext4 of its own on a loop device, under real processes: one fails or
+//! goes read-only, comes back, is exchanged for an empty one, and is given to another node by mistake.
 //!
 //! Needs root and loop devices, and says so when it is skipped.
 
@@ -86,18 +86,8 @@ impl Cluster {
     }
 }
 
-fn said(log: &str, event: &str, directory: &Path) -> bool {
-    log.lines().any(|line| line.contains(event) && line.contains(&directory.display().to_string()))
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_directory_that_fails_takes_nothing_with_it() -> Result<()> {
-    if let Some(why) = PowerDisk::unavailable() {
-        writeln!(std::io::stderr(), "SKIPPED: {why}")?;
-        return Ok(());
-    }
-    let mut cluster = Cluster::start()?;
-    let admin = Admin::connect(&cluster.nodes.bootstrap()).await?;
+/// The topic, writers at work on it, and segments in every directory of a node that leads.
+async fn under_load(cluster: &Cluster, admin: &Admin) -> Result<(Arc<Ledger>, Load, u64)> {
     let config = [("segment.bytes".to_owned(), (1 << 20).to_string())].into();
     let new = NewTopic { name: TOPIC.into(), partitions: PARTITIONS, replicas: 3, config, schema_json: None };
     admin.create_topic(new).await?;
@@ -110,6 +100,22 @@ async fn a_directory_that_fails_takes_nothing_with_it() -> Result<()> {
         Ok(counts.iter().all(|count| *count > 5))
     })
     .await?;
+    Ok((ledger, load, victim))
+}
+
+fn said(log: &str, event: &str, directory: &Path) -> bool {
+    log.lines().any(|line| line.contains(event) && line.contains(&directory.display().to_string()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_fails_takes_nothing_with_it() -> Result<()> {
+    if let Some(why) = PowerDisk::unavailable() {
+        writeln!(std::io::stderr(), "SKIPPED: {why}")?;
+        return Ok(());
+    }
+    let mut cluster = Cluster::start()?;
+    let admin = Admin::connect(&cluster.nodes.bootstrap()).await?;
+    let (ledger, load, victim) = under_load(&cluster, &admin).await?;
     let pid = cluster.nodes.process(victim)?;
     ledger.take_pause();
 
@@ -185,5 +191,57 @@ async fn a_directory_that_fails_takes_nothing_with_it() -> Result<()> {
         assert!(refusal.contains(part), "it does not say {part:?}:\n{refusal}");
     }
     assert_eq!(cluster.segments(dead)?, before);
+    Ok(())
+}
+
+/// A file system that finds an error lets nobody write any more; what is there can still be read. The node leaves it alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_goes_read_only_is_left_alone() -> Result<()> {
+    if let Some(why) = PowerDisk::unavailable() {
+        writeln!(std::io::stderr(), "SKIPPED: {why}")?;
+        return Ok(());
+    }
+    let mut cluster = Cluster::start()?;
+    let admin = Admin::connect(&cluster.nodes.bootstrap()).await?;
+    let (ledger, load, victim) = under_load(&cluster, &admin).await?;
+    let pid = cluster.nodes.process(victim)?;
+    ledger.take_pause();
+
+    let (fixed, other) = ((victim, 1), (victim, 2));
+    let kept = cluster.segments(fixed)?;
+    cluster.disks[&fixed].go_read_only()?;
+    until("the node goes on without it", async || Ok(!cluster.is_used(fixed)?)).await?;
+    cluster.until_whole(&admin, victim, true).await?;
+    ledger.progress(PARTITIONS, 500).await?;
+    let pause = ledger.take_pause();
+    assert_eq!(cluster.nodes.process(victim)?, pid, "whoever started it has not noticed");
+    assert!(cluster.is_used(other)?);
+    let log = cluster.nodes.log(victim)?;
+    for event in ["server.again", "directory.failed"] {
+        assert!(said(&log, event, cluster.disks[&fixed].path()), "it does not say {event}:\n{log}");
+    }
+    assert!(log.contains("Read-only file system"), "it does not say why:\n{log}");
+    let there = cluster.segments(fixed)?;
+    assert!(there >= kept, "{there} of {kept} segments are still there");
+    writeln!(std::io::stderr(), "a directory with {kept} segments went read-only: writes paused for {pause:?}")?;
+    ensure!(pause < Duration::from_secs(10), "writes paused for {pause:?}");
+
+    // Started while it still is, the node does the same without having written there first.
+    cluster.nodes.kill(victim)?;
+    cluster.nodes.spawn(victim)?;
+    cluster.nodes.wait_ready()?;
+    assert!(!cluster.is_used(fixed)?, "it cannot be used");
+    cluster.until_whole(&admin, victim, false).await?;
+    load.stop().await?;
+    assert_eq!(ledger.unknown(), 0);
+    until("the victim leads", async || {
+        for number in 0..PARTITIONS {
+            admin.transfer_leader(TOPIC, PartitionId(number), NodeId(victim)).await?;
+        }
+        Ok(true)
+    })
+    .await?;
+    let flight = &cluster.nodes.nodes[&victim].flight;
+    writeln!(std::io::stderr(), "{}", ledger.judge(tools::python(), flight, TOPIC, cluster.dir.path())?)?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt::Write as _,
+    ops::Range,
     path::Path,
     process::Command,
     sync::{
@@ -139,9 +140,23 @@ impl Load {
         writers: u64,
         ledger: &Arc<Ledger>,
     ) -> Result<Self> {
+        Self::start_as(bootstrap, topic, partitions, 0..writers, ledger).await
+    }
+
+    /// The same under other names than those of writers before: whoever writes into a ledger later needs his own.
+    ///
+    /// # Errors
+    /// When the cluster cannot be reached.
+    pub async fn start_as(
+        bootstrap: &str,
+        topic: &str,
+        partitions: u32,
+        writers: Range<u64>,
+        ledger: &Arc<Ledger>,
+    ) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let producer = Arc::new(Producer::builder(bootstrap).build().await?);
-        let tasks = (0..writers).map(|writer| {
+        let tasks = writers.map(|writer| {
             let (stop, producer) = (Arc::clone(&stop), Arc::clone(&producer));
             tokio::spawn(write(producer, topic.to_owned(), partitions, writer, Arc::clone(ledger), stop))
         });

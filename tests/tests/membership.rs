@@ -1,7 +1,13 @@
-//! Nodes come and go under load, through the `levada` command: nobody's write fails, and an independent reader finds every
-//! acknowledged record exactly once, in order.
+//! Nodes come and go, and topics grow and shrink, under load and through the `levada` command: nobody's write fails, and an
+//! independent reader finds every acknowledged record exactly once, in order.
 
-use std::{path::PathBuf, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use levada_client::{Admin, NewTopic};
@@ -9,6 +15,7 @@ use levada_tests::{
     ledger::{Ledger, Load},
     nodes::Nodes,
     tools,
+    waiting::until,
 };
 use serde_json::Value;
 use tokio::{
@@ -120,6 +127,146 @@ async fn nodes_come_and_go_under_load() -> Result<()> {
     let ids: Vec<_> = status["nodes"].as_array().into_iter().flatten().map(|node| node["id"].clone()).collect();
     ensure!(ids == [1, 3, 4].map(Value::from), "{status}");
 
+    load.stop().await.context("no write fails")?;
+    ensure!(ledger.unknown() == 0, "{} writes were given up", ledger.unknown());
+    println!("{}", ledger.judge(tools::python(), &nodes.nodes[&4].flight, TOPIC, dir.path())?);
+    Ok(())
+}
+
+/// Nodes with these many data directories, and small checkpoints so that there is something in segments to copy.
+fn cluster(dir: &Path, count: u64) -> Result<Nodes> {
+    let data_dirs: Vec<PathBuf> = (1..=count).map(|id| dir.join(format!("node-{id}"))).collect();
+    data_dirs.iter().try_for_each(std::fs::create_dir_all)?;
+    Nodes::start_with(tools::levada(), &data_dirs, dir, &[("LEVADA_JOURNAL_CHECKPOINT_BYTES", "2097152")])
+}
+
+/// The nodes with replicas of each partition of the topic, as the cluster's status says; nothing while any are on their way.
+async fn placed(nodes: &Nodes) -> Result<Vec<Vec<u64>>> {
+    let status = run(nodes, &["cluster", "status"]).await?;
+    let mut placed = Vec::new();
+    for partition in status["partitions"].as_array().into_iter().flatten().filter(|of| of["topic"] == TOPIC) {
+        let is_moving = partition["moving_to"].as_array().is_some_and(|to| !to.is_empty());
+        ensure!(!is_moving && partition["leader"].is_u64(), "it is on its way: {partition}");
+        let replicas = partition["replicas"].as_array().into_iter().flatten();
+        let mut on: Vec<u64> = replicas.filter_map(|replica| replica["node"].as_u64()).collect();
+        on.sort_unstable();
+        on.dedup();
+        placed.push(on);
+    }
+    Ok(placed)
+}
+
+fn sorted(nodes: &Value) -> Vec<u64> {
+    let mut nodes: Vec<u64> = nodes.as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+    nodes.sort_unstable();
+    nodes
+}
+
+/// Whether the nodes have as many replicas as they are said to have.
+fn are_there(nodes: &Nodes, placed: &[Vec<u64>]) -> Result<bool> {
+    let mut counts: BTreeMap<u64, u32> = nodes.ids().into_iter().map(|id| (id, 0)).collect();
+    placed.iter().flatten().for_each(|node| *counts.entry(*node).or_default() += 1);
+    let counts = counts
+        .into_iter()
+        .map(|(id, count)| Ok((nodes.metric(id, "levada_partitions")? - f64::from(count)).abs() < 0.5));
+    Ok(counts.collect::<Result<Vec<_>>>()?.into_iter().all(|is_so| is_so))
+}
+
+/// Waits until the topic has so many partitions with so many replicas, each on a node of its own, where the status says; the
+/// nodes themselves and whoever looks at the topic say the same.
+async fn until_sized(nodes: &Nodes, partitions: usize, replicas: usize) -> Result<Vec<Vec<u64>>> {
+    until(&format!("{partitions} partitions with {replicas} replicas"), async || {
+        let status = run(nodes, &["cluster", "status"]).await?;
+        let placed = placed(nodes).await?;
+        let is_sized = placed.len() == partitions && placed.iter().all(|on| on.len() == replicas);
+        Ok(status["safe"] == true && is_sized && are_there(nodes, &placed)?)
+    })
+    .await?;
+    let topic = run(nodes, &["topic", "describe", TOPIC]).await?;
+    let placed = placed(nodes).await?;
+    let described = topic["partitions"].as_array().into_iter().flatten().map(|of| sorted(&of["replicas"]));
+    ensure!(described.eq(placed.iter().cloned()), "{placed:?}, but {topic}");
+    Ok(placed)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_gets_more_partitions_and_replicas_and_fewer_again_under_load() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let nodes = cluster(dir.path(), 4)?;
+    run(&nodes, &["topic", "create", TOPIC, "--partitions", "2", "--replicas", "1"]).await?;
+    let ledger = Arc::new(Ledger::default());
+    let load = Load::start(&nodes.bootstrap(), TOPIC, 2, 2, &ledger).await?;
+    ledger.progress(2, 2_000).await?;
+    until_sized(&nodes, 2, 1).await?;
+
+    run(&nodes, &["topic", "alter", TOPIC, "--replicas", "3"]).await?;
+    until_sized(&nodes, 2, 3).await?;
+    load.stop().await.context("no write fails")?;
+    run(&nodes, &["topic", "alter", TOPIC, "--partitions", "6"]).await?;
+    until_sized(&nodes, 6, 3).await?;
+    let load = Load::start_as(&nodes.bootstrap(), TOPIC, 6, 2..4, &ledger).await?;
+    ledger.progress(6, 1_000).await?;
+
+    for (what, number, why) in [("--partitions", "3", "never fewer"), ("--replicas", "5", "add a node")] {
+        let refused = run(&nodes, &["topic", "alter", TOPIC, what, number]).await;
+        let refusal = refused.err().context("that cannot be")?.to_string();
+        ensure!(refusal.contains(why), "{refusal}");
+    }
+    until_sized(&nodes, 6, 3).await?;
+
+    for replicas in [2, 1] {
+        run(&nodes, &["topic", "alter", TOPIC, "--replicas", &replicas.to_string()]).await?;
+        until_sized(&nodes, 6, replicas).await?;
+        ledger.progress(6, 500).await?;
+    }
+    load.stop().await.context("no write fails")?;
+    ensure!(ledger.unknown() == 0, "{} writes were given up", ledger.unknown());
+    println!("{}", ledger.judge(tools::python(), &nodes.nodes[&4].flight, TOPIC, dir.path())?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_are_spread_when_an_operator_says_so() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut nodes = cluster(dir.path(), 3)?;
+    run(&nodes, &["topic", "create", TOPIC, "--partitions", "6", "--replicas", "2"]).await?;
+    let ledger = Arc::new(Ledger::default());
+    let load = Load::start(&nodes.bootstrap(), TOPIC, 6, WRITERS, &ledger).await?;
+    ledger.progress(6, 500).await?;
+    // Whoever may join and has not, as node 9, keeps the cluster from spreading replicas by itself.
+    for id in ["9", "4"] {
+        until("the feature level rises, and nodes may join", async || {
+            Ok(run(&nodes, &["cluster", "add", id, "--no-wait"]).await.is_ok())
+        })
+        .await?;
+    }
+    assert_eq!(nodes.prepare_joining(&dir.path().join("node-4"), dir.path())?, 4);
+    nodes.spawn(4)?;
+    nodes.wait_ready()?;
+    let before = until_sized(&nodes, 6, 2).await?;
+    ensure!(!before.iter().flatten().any(|on| *on == 4), "node 4 has nothing yet: {before:?}");
+
+    let planned = run(&nodes, &["cluster", "balance", "--dry-run"]).await?;
+    let moves = planned["moves"].as_array().context("a plan")?;
+    let are_to_it = moves.iter().all(|of| of["to"].as_array().is_some_and(|to| to.contains(&4.into())));
+    ensure!(moves.len() == 3 && are_to_it, "a fourth of twelve replicas: {planned}");
+    ensure!(until_sized(&nodes, 6, 2).await? == before, "nothing has moved");
+
+    println!("balance: {}", run(&nodes, &["cluster", "balance"]).await?);
+    let after = until_sized(&nodes, 6, 2).await?;
+    for id in nodes.ids() {
+        let count = after.iter().flatten().filter(|on| **on == id).count();
+        ensure!(count == 3, "node {id} has {count}: {after:?}");
+    }
+    let mut expected = before;
+    for of in moves {
+        let number = usize::try_from(of["partition"].as_u64().context("a partition")?)?;
+        expected[number] = sorted(&of["to"]);
+    }
+    ensure!(after == expected, "it is as was planned: {planned}, but {after:?}");
+    let nothing = run(&nodes, &["cluster", "balance"]).await?;
+    ensure!(nothing["moves"].as_array().is_some_and(Vec::is_empty), "{nothing}");
+    ledger.progress(6, 500).await?;
     load.stop().await.context("no write fails")?;
     ensure!(ledger.unknown() == 0, "{} writes were given up", ledger.unknown());
     println!("{}", ledger.judge(tools::python(), &nodes.nodes[&4].flight, TOPIC, dir.path())?);

@@ -2,7 +2,12 @@
 //!
 //! Runs where both are installed, or with `TEST_ALERTS=1`, which takes them from the Debian archive.
 
-use std::{io::Write as _, os::unix::process::CommandExt as _, path::Path, process::Stdio};
+use std::{
+    io::Write as _,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use levada_tests::{
@@ -10,7 +15,7 @@ use levada_tests::{
     disks::PowerDisk,
     nodes::Nodes,
     prometheus::{Monitors, Programs},
-    tools,
+    rot, tools,
 };
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
@@ -25,14 +30,32 @@ const MAY_BE_EMPTY: [&str; 5] =
 /// Alerts about the disk that this test happens to run on.
 const OF_THE_MACHINE: [&str; 3] = ["LevadaDiskFilling", "LevadaDiskFull", "LevadaFsyncSlow"];
 
-#[test]
-fn a_dead_node_is_told_to_whoever_must_know() -> Result<()> {
+/// Says why nothing is tested, if nothing can be.
+fn programs() -> Result<Option<Programs>> {
     let wanted = std::env::var_os("TEST_ALERTS").is_some();
-    let Some(programs) = (if wanted { Some(Programs::get()?) } else { Programs::find() }) else {
+    let programs = if wanted { Some(Programs::get()?) } else { Programs::find() };
+    if programs.is_none() {
         // Not `println`, which is shown of failing tests only.
         writeln!(std::io::stderr(), "SKIPPED: there is no prometheus and alertmanager; TEST_ALERTS=1 gets them")?;
-        return Ok(());
-    };
+    }
+    Ok(programs)
+}
+
+/// Asks whether an alert about a node has come to the webhook.
+fn firing(name: &'static str, instance: &str) -> impl FnMut(&Monitors) -> Result<Option<Value>> + use<> {
+    let instance = instance.to_owned();
+    move |monitors: &Monitors| {
+        let is_it = |alert: &Value| {
+            let labels = &alert["labels"];
+            labels["alertname"] == name && labels["instance"] == instance && alert["status"] == "firing"
+        };
+        Ok(monitors.received().into_iter().rev().find(is_it))
+    }
+}
+
+#[test]
+fn a_dead_node_is_told_to_whoever_must_know() -> Result<()> {
+    let Some(programs) = programs()? else { return Ok(()) };
     let alerts = Path::new(ALERTS);
     programs.promtool("check", alerts)?;
     programs.promtool("test", &alerts.with_file_name("alerts_test.yml"))?;
@@ -97,11 +120,7 @@ fn a_dead_node_is_told_to_whoever_must_know() -> Result<()> {
 /// them run.
 #[test]
 fn what_is_about_to_go_wrong_is_told_while_all_nodes_run() -> Result<()> {
-    let wanted = std::env::var_os("TEST_ALERTS").is_some();
-    let Some(programs) = (if wanted { Some(Programs::get()?) } else { Programs::find() }) else {
-        writeln!(std::io::stderr(), "SKIPPED: there is no prometheus and alertmanager; TEST_ALERTS=1 gets them")?;
-        return Ok(());
-    };
+    let Some(programs) = programs()? else { return Ok(()) };
     let missing = PowerDisk::unavailable().or_else(|| missing_strace().then_some("strace is not installed"));
     if let Some(why) = missing {
         writeln!(std::io::stderr(), "SKIPPED: {why}")?;
@@ -141,17 +160,6 @@ fn what_is_about_to_go_wrong_is_told_while_all_nodes_run() -> Result<()> {
 
     let rules = at_once(&std::fs::read_to_string(ALERTS)?);
     let monitors = Monitors::start(&programs, directory.path(), &http, &rules)?;
-    let firing = |name: &'static str, instance: &str| {
-        let instance = instance.to_owned();
-        move |monitors: &Monitors| {
-            let is_it = |alert: &Value| {
-                alert["labels"]["alertname"] == name
-                    && alert["labels"]["instance"] == instance
-                    && alert["status"] == "firing"
-            };
-            Ok(monitors.received().into_iter().rev().find(is_it))
-        }
-    };
     monitors.eventually("its clock is told", firing("LevadaClockSkew", &http[2]))?;
     monitors.eventually("its disk is told", firing("LevadaDiskFilling", &http[0]))?;
     let gone = monitors.eventually("its other directory is told", firing("LevadaSegmentDirFailed", &http[0]))?;
@@ -177,6 +185,64 @@ fn what_is_about_to_go_wrong_is_told_while_all_nodes_run() -> Result<()> {
         Ok(value_of(&lag).and_then(|lag| lag.parse::<f64>().ok()).filter(|lag| *lag < 5.0))
     })?;
     load.stop()
+}
+
+/// A disk that does not keep what it was given: the damage that another node mends, and the damage that nobody can.
+#[test]
+fn damage_is_told_and_so_is_damage_that_stays() -> Result<()> {
+    let Some(programs) = programs()? else { return Ok(()) };
+    let directory = tempfile::tempdir()?;
+    let data: Vec<_> = (1..=3).map(|id| directory.path().join(format!("node-{id}"))).collect();
+    let environment = [("LEVADA_JOURNAL_CHECKPOINT_BYTES", "2097152"), ("LEVADA_SCRUB_INTERVAL_S", "1")];
+    let nodes = Nodes::start_with(tools::levada(), &data, directory.path(), &environment)?;
+    let http: Vec<String> = nodes.nodes.values().map(|node| node.http.clone()).collect();
+    let rules = at_once(&std::fs::read_to_string(ALERTS)?);
+    let monitors = Monitors::start(&programs, directory.path(), &http, &rules)?;
+    let lines = format!("{}\n", "x".repeat(1_000)).repeat(2_000);
+    let fill = |topic: &str| levada(&nodes, &["produce", topic, "--compression", "none"], &lines);
+    let create = |topic: &str, replicas: &str| {
+        let of_one = ["--partitions", "1", "--config", "segment.bytes=1048576"];
+        levada(&nodes, &[&["topic", "create", topic, "--replicas", replicas], &of_one[..]].concat(), "")
+    };
+    let address = |id: u64| nodes.nodes[&id].http.as_str();
+    // What is counted is told only where it was counted before, too.
+    monitors.eventually("all nodes count", |monitors| {
+        Ok((value_of(&monitors.query("count(levada_scrub_damage_total)")?) == Some("3")).then_some(()))
+    })?;
+    create("alone", "1")?;
+    let (alone, lost) = monitors.eventually("there is a segment", |_| {
+        fill("alone")?;
+        first_sealed(&nodes, None)
+    })?;
+    create("together", "3")?;
+    let (mends, damaged) = monitors.eventually("there is a segment elsewhere", |_| {
+        fill("together")?;
+        first_sealed(&nodes, Some(alone))
+    })?;
+
+    rot::flip(&damaged, 300_000)?;
+    let told = monitors.eventually("the damage is told", firing("LevadaDamage", address(mends)))?;
+    assert_eq!(told["annotations"]["runbook_url"], "docs/operations.md#levadadamage", "{told}");
+    monitors.eventually("it is mended", |_| {
+        Ok((nodes.metric(mends, "levada_segments_mended_total")? > 0.5).then_some(()))
+    })?;
+
+    rot::flip(&lost, 300_000)?;
+    let told = monitors.eventually("the damage that stays is told", firing("LevadaDamageStays", address(alone)))?;
+    assert_eq!(told["annotations"]["runbook_url"], "docs/operations.md#levadadamagestays", "{told}");
+    assert!(told["annotations"]["summary"].as_str().is_some_and(|text| text.starts_with("1 segments")), "{told}");
+    monitors.eventually("so is that it is damage at all", firing("LevadaDamage", address(alone)))?;
+    Ok(())
+}
+
+/// A sealed segment of a node, but not of this one.
+fn first_sealed(nodes: &Nodes, but: Option<u64>) -> Result<Option<(u64, PathBuf)>> {
+    for (id, node) in nodes.nodes.iter().filter(|(id, _)| Some(**id) != but) {
+        if let Some(path) = rot::sealed(&node.data_dir)?.into_iter().next() {
+            return Ok(Some((*id, path)));
+        }
+    }
+    Ok(None)
 }
 
 fn missing_strace() -> bool {

@@ -5,6 +5,8 @@
 //! the highest last term, and of those with the same term the longest, has everything that any of them knows to be committed
 //! (Raft §5.4.1). What else was acknowledged, only those that are gone could say.
 
+use std::{cmp::Reverse, ops::Range};
+
 use levada_protocol::{
     error::{Error, ErrorCode, Result},
     ids::{LogIndex, Offset, ReplicaId, Term},
@@ -47,6 +49,8 @@ pub struct ReplicaReport {
     pub high_watermark: Offset,
     /// The offset behind its last record.
     pub end: Offset,
+    /// Of segments that are damaged, as far as it knows: some of these records cannot be read.
+    pub damaged: Vec<Range<Offset>>,
 }
 
 /// A replica, and what its node says of it; `None` if the node does not answer.
@@ -111,7 +115,8 @@ pub fn plan(subject: Subject, found: &[Found]) -> Result<Plan> {
     }
     let sound =
         || reports().filter(|(replica, report)| report.state == ReplicaState::Sound && report.replica == replica.id);
-    let Some((survivor, best)) = sound().max_by_key(|(replica, report)| (report.last, std::cmp::Reverse(replica.id)))
+    let Some((survivor, best)) =
+        sound().max_by_key(|(replica, report)| (report.last, Reverse((report.damaged.len(), replica.id))))
     else {
         let why = format!(
             "no node that answers has a sound replica of {name}. Start the nodes that had one; if none of them comes back, {}",
@@ -156,6 +161,11 @@ impl ReplicaReport {
             log_start_offset: self.log_start.get(),
             high_watermark: self.high_watermark.get(),
             end_offset: self.end.get(),
+            damaged: self
+                .damaged
+                .iter()
+                .map(|range| native::OffsetRange { from: range.start.get(), to: range.end.get() })
+                .collect(),
         }
     }
 
@@ -177,6 +187,7 @@ impl ReplicaReport {
             log_start: Offset(wire.log_start_offset),
             high_watermark: Offset(wire.high_watermark),
             end: Offset(wire.end_offset),
+            damaged: wire.damaged.into_iter().map(|range| Offset(range.from)..Offset(range.to)).collect(),
         }
     }
 }
@@ -231,6 +242,21 @@ mod tests {
     }
 
     #[test]
+    fn of_two_that_have_the_same_the_sound_one_goes_on() {
+        let five = |mut found: Found, damaged: &[Range<Offset>]| {
+            let report = found.report.as_mut().unwrap();
+            report.conf = Conf::of([1, 2, 3, 4, 5].map(ReplicaId));
+            report.damaged = damaged.to_vec();
+            found
+        };
+        let damage = [Offset(10)..Offset(20)];
+        let rotten = five(found(2, Sound, (3, 50), 40), &damage);
+        let sound = five(found(4, Sound, (3, 50), 40), &[]);
+        let all = [silent(1), rotten, silent(3), sound, silent(5)];
+        assert_eq!(plan(Subject::Partition, &all).unwrap().survivor.id, ReplicaId(4));
+    }
+
+    #[test]
     fn nothing_is_done_where_a_majority_is_left() {
         let error = plan(Subject::Partition, &[silent(1), found(2, Sound, (3, 50), 40), found(3, Sound, (3, 50), 40)])
             .unwrap_err();
@@ -271,6 +297,7 @@ mod tests {
         let mut report = found(7, Lost, (3, 50), 40).report.unwrap();
         (report.log_start, report.high_watermark, report.leads) = (Offset(5), Offset(6), true);
         report.conf.outgoing = [ReplicaId(4)].into();
+        report.damaged = vec![Offset(7)..Offset(9)];
         assert_eq!(ReplicaReport::from_wire(report.to_wire()), report);
     }
 }

@@ -13,11 +13,11 @@
 //!
 //! [`Recovery::is_due`]: crate::cluster::metadata::Recovery::is_due
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::Range};
 
 use levada_protocol::{
     error::{Error, ErrorCode, Result},
-    ids::{GroupId, ReplicaId},
+    ids::{GroupId, Offset, ReplicaId},
 };
 
 use levada_storage_engine::log::Log;
@@ -125,8 +125,15 @@ impl Node {
             log_start: log.map(Log::log_start).unwrap_or_default(),
             high_watermark: open.map(|open| open.view.state.borrow().high_watermark).unwrap_or_default(),
             end: log.map(Log::next_offset).unwrap_or_default(),
+            damaged: log.map(|log| self.damaged_offsets(group, log)).unwrap_or_default(),
             ..open.map(|open| report(&open.group)).unwrap_or_default()
         })
+    }
+
+    /// What is in segments of a group that are known to be damaged.
+    fn damaged_offsets(&self, group: GroupId, log: &Log) -> Vec<Range<Offset>> {
+        let segments = log.segments().into_iter().filter(|segment| self.mends.is_damaged(group, segment.first_index));
+        segments.map(|segment| segment.base_offset..segment.next_offset).collect()
     }
 
     /// Whether a replica is gone for good, whatever it says: the metadata gave it its number and does not know it any more.

@@ -181,6 +181,11 @@ impl Mends {
         self.fetched_bytes
     }
 
+    /// Whether this segment is known to be damaged.
+    pub(super) fn is_damaged(&self, group: GroupId, first_index: LogIndex) -> bool {
+        self.mends.contains_key(&(group, first_index))
+    }
+
     /// Whether a segment of the group is being mended.
     pub(super) fn has(&self, group: GroupId) -> bool {
         self.of(group).next().is_some()

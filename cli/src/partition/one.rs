@@ -82,6 +82,18 @@ fn fate(found: &RecoverPartitionResponse) -> Vec<String> {
         0 => format!("Nothing {stays}: the replica of node {node} has no record."),
         count => format!("Offsets {start} to {} {stay}: {count}, as node {node} has them.", end - 1),
     }];
+    for replica in &found.replicas {
+        let Some(report) = &replica.report else { continue };
+        for range in &report.damaged {
+            let (node, last) = (replica.node_id, range.to.saturating_sub(1));
+            let copies = if replica.replica_id == found.survivor {
+                "; if no other replica that answers has them soundly, they are gone"
+            } else {
+                ""
+            };
+            lines.push(format!("Offsets {} to {last}: node {node} has them in a damaged segment{copies}.", range.from));
+        }
+    }
     if known > end {
         let count = known - end;
         lines.push(format!("Offsets {end} to {} {go}: {count}, which another replica says that it had.", known - 1));
@@ -103,6 +115,7 @@ pub(super) fn in_json(topic: &str, partition: u32, found: &RecoverPartitionRespo
             "log_start_offset": report.map(|report| report.log_start_offset),
             "high_watermark": report.map(|report| report.high_watermark),
             "end_offset": report.map(|report| report.end_offset),
+            "damaged": report.map(|report| report.damaged.iter().map(|range| json!({"from": range.from, "to": range.to})).collect::<Vec<_>>()),
         })
     };
     json!({
@@ -146,6 +159,10 @@ mod tests {
             "All from offset 60 on would be gone that only those had that do not answer.",
         ];
         assert_eq!(fate(&found(40, 60)), expected);
+        let mut rotten = found(40, 40);
+        let report = rotten.replicas[1].report.as_mut().unwrap();
+        report.damaged = vec![levada_protocol::messages::native::OffsetRange { from: 10, to: 20 }];
+        assert!(fate(&rotten)[1].starts_with("Offsets 10 to 19: node 2 has them in a damaged segment; if no other"));
         let words = fate(&RecoverPartitionResponse { recovered: true, ..found(0, 0) });
         assert_eq!(words[0], "Nothing stays: the replica of node 2 has no record.");
         assert!(replicas(&found(40, 60)).contains("sound, goes on"));

@@ -157,7 +157,9 @@ async fn ask(client: &mut Client, api: Api, topic: &TopicInfo) -> Result<Bytes> 
         Api::RecoverMetadata => {
             client.call(api, &RecoverMetadataRequest { accept_data_loss: true, forwarded: false }, nothing).await
         }
-        Api::AdmitNode => client.call(api, &AdmitNodeRequest { node_id: 9, replace: false }, nothing).await,
+        Api::AdmitNode => {
+            client.call(api, &AdmitNodeRequest { node_id: 9, replace: false, dry_run: false }, nothing).await
+        }
         Api::DrainNode => {
             // Of a node alone, this checks and says no: it is asked what it would do to take it back.
             client.call(api, &DrainNodeRequest { node_id: 1, cancel: true, dry_run: true }, nothing).await

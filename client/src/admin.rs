@@ -245,9 +245,21 @@ impl Admin {
     /// # Errors
     /// `InvalidRequest`: it is there already; `FeatureLevel`: some node runs an older build.
     pub async fn admit_node(&self, node: NodeId, replace: bool) -> Result<()> {
-        let request = AdmitNodeRequest { node_id: node.get(), replace };
+        self.admit(node, replace, false).await.map(drop)
+    }
+
+    /// What would move when a node joins: to a new one, its share; on one that is replaced, all replicas are made anew.
+    ///
+    /// # Errors
+    /// As [`Self::admit_node`].
+    pub async fn plan_admission(&self, node: NodeId, replace: bool) -> Result<Vec<MoveInfo>> {
+        self.admit(node, replace, true).await
+    }
+
+    async fn admit(&self, node: NodeId, replace: bool, dry_run: bool) -> Result<Vec<MoveInfo>> {
+        let request = AdmitNodeRequest { node_id: node.get(), replace, dry_run };
         let frame = self.cluster.call(Target::Controller, Api::AdmitNode, &request, Duration::ZERO).await?;
-        frame.message::<AdmitNodeResponse>().map(drop)
+        frame.message::<AdmitNodeResponse>().map(|response| response.moves)
     }
 
     /// Has a node give up all its replicas and leave the cluster. This returns when that has begun; the controller goes on

@@ -157,9 +157,10 @@ pub(crate) async fn admit_node(
     request: AdmitNodeRequest,
     responder: Responder,
 ) {
-    let admit = Request::AdmitNode { node: NodeId(request.node_id), replace: request.replace };
+    let AdmitNodeRequest { node_id, replace, dry_run } = request;
+    let admit = Request::AdmitNode { node: NodeId(node_id), replace, dry_run };
     let admitted = broker.change_cluster(&session.context(), admit).await;
-    responder.answer(admitted.map(|_| AdmitNodeResponse {}));
+    responder.answer(admitted.map(|answer| AdmitNodeResponse { moves: moves(answer).moves }));
 }
 
 /// A node is to leave.

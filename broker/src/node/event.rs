@@ -145,6 +145,8 @@ pub enum Request {
         node: NodeId,
         /// It is known with another data directory.
         replace: bool,
+        /// Only say what would move.
+        dry_run: bool,
     },
     /// An admitted node joins. Controller only.
     JoinNode {

@@ -1,11 +1,11 @@
 //! Requests that only the controller answers: each becomes a command for group 0, or an answer at once.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use levada_protocol::{
-    error::{Error, ErrorCode, Result},
-    ids::{GroupId, NodeId, TopicId},
+    error::{Error, ErrorCode, NodeAddresses, Result},
+    ids::{GroupId, IncarnationId, NodeId, TopicId},
     limits::{REPLICAS_MAX, TOPIC_PARTITIONS_MAX},
     messages::metadata as wire,
     source::NewTopic,
@@ -158,9 +158,14 @@ impl Node {
                 let register = metadata::register_command(&node);
                 return self.controller.propose(&register, Waiter::Request(id));
             }
-            Request::AdmitNode { node, replace } => {
+            Request::AdmitNode { node, replace, dry_run } => {
                 self.needs_membership()?;
-                Kind::AdmitNode(wire::AdmitNode { node_id: node.get(), replace })
+                let kind = Kind::AdmitNode(wire::AdmitNode { node_id: node.get(), replace });
+                if dry_run {
+                    let moves = self.plan_admission(kind, node)?;
+                    return tell(id, Answer::Moves(moves), out);
+                }
+                kind
             }
             Request::JoinNode { node } => {
                 self.needs_membership()?;
@@ -186,8 +191,7 @@ impl Node {
                 let kind = Kind::DrainNode(wire::DrainNode { node_id: node.get(), drain });
                 let moves = self.plan_drain(kind.clone(), drain)?;
                 if dry_run {
-                    out.push(Effect::Reply { id, result: Ok(Answer::Moves(moves)) });
-                    return Ok(());
+                    return tell(id, Answer::Moves(moves), out);
                 }
                 kind
             }
@@ -195,8 +199,7 @@ impl Node {
                 self.needs_membership()?;
                 let moves = balance::balance(self.controller.current(), &self.standings(), BALANCE_MOVES_MAX);
                 if dry_run || moves.is_empty() {
-                    out.push(Effect::Reply { id, result: Ok(Answer::Moves(moves)) });
-                    return Ok(());
+                    return tell(id, Answer::Moves(moves), out);
                 }
                 return self.controller.propose(&move_command(&moves), Waiter::Request(id));
             }
@@ -207,8 +210,7 @@ impl Node {
                 let metadata = self.controller.current();
                 let moves = balance::set_replicas(metadata, &self.standings(), topic, replicas as usize)?;
                 if moves.is_empty() {
-                    out.push(Effect::Reply { id, result: Ok(Answer::Done) });
-                    return Ok(());
+                    return tell(id, Answer::Done, out);
                 }
                 return self.controller.propose(&move_command(&moves), Waiter::Request(id));
             }
@@ -257,6 +259,26 @@ impl Node {
         Err(Error::new(ErrorCode::FeatureLevel, why))
     }
 
+    /// What moves when a node joins: its share, or all that it had before.
+    fn plan_admission(&self, kind: wire::command::Kind, node: NodeId) -> Result<Vec<Move>> {
+        let mut planned = self.controller.current().clone();
+        planned.apply(command(kind))?;
+        let addresses = NodeAddresses { node, ..NodeAddresses::default() };
+        let joins = metadata::Node::new(addresses, IncarnationId::default(), String::new());
+        let before = planned.clone();
+        planned.apply(metadata::join_command(&joins))?;
+        if !before.nodes().contains_key(&node) {
+            return Ok(balance::balance(&planned, &self.standings(), BALANCE_MOVES_MAX));
+        }
+        let partitions =
+            planned.topics().flat_map(|topic| topic.partitions.iter().map(move |partition| (topic, partition)));
+        let anew = partitions.filter_map(|(topic, partition)| {
+            let to: Vec<NodeId> = partition.wanted().iter().map(|replica| replica.node).collect();
+            to.contains(&node).then(|| Move { topic: Arc::clone(topic), partition: partition.partition, to })
+        });
+        Ok(anew.collect())
+    }
+
     /// What moves when a node is drained, or none is.
     fn plan_drain(&self, kind: wire::command::Kind, drain: bool) -> Result<Vec<Move>> {
         let mut planned = self.controller.current().clone();
@@ -266,6 +288,12 @@ impl Node {
         }
         if drain { balance::drain(&planned, &self.standings(), usize::MAX) } else { Ok(Vec::new()) }
     }
+}
+
+/// Nothing is to be changed: that is the answer.
+fn tell(id: RequestId, answer: Answer, out: &mut Vec<Effect>) -> Result<()> {
+    out.push(Effect::Reply { id, result: Ok(answer) });
+    Ok(())
 }
 
 /// What is taken back must be a setting, and not be set in the same breath.

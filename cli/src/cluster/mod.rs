@@ -32,6 +32,9 @@ pub(crate) enum ClusterCommand {
     Add {
         /// The node's id, one that the cluster does not have
         node: u64,
+        /// Only says what would move
+        #[arg(long, conflicts_with = "no_wait")]
+        dry_run: bool,
         /// Returns at once, without watching it join and get its share of replicas
         #[arg(long)]
         no_wait: bool,
@@ -40,6 +43,9 @@ pub(crate) enum ClusterCommand {
     Replace {
         /// The node's id
         node: u64,
+        /// Only says what would be made anew
+        #[arg(long, conflicts_with = "no_wait")]
+        dry_run: bool,
         /// Returns at once, without watching it get its replicas
         #[arg(long)]
         no_wait: bool,
@@ -90,8 +96,16 @@ pub(crate) async fn run(global: &Global, command: ClusterCommand) -> Result<()> 
     let admin = global.admin().await?;
     match command {
         ClusterCommand::Status { nodes } => status::run(global, &admin, nodes).await,
-        ClusterCommand::Add { node, no_wait } => add(global, &admin, NodeId(node), no_wait).await,
-        ClusterCommand::Replace { node, no_wait } => replace(global, &admin, NodeId(node), no_wait).await,
+        ClusterCommand::Add { node, dry_run: true, .. } => {
+            let moves = admin.plan_admission(NodeId(node), false).await;
+            plan(global, &moves.with_context(|| format!("node {node} cannot be added"))?)
+        }
+        ClusterCommand::Replace { node, dry_run: true, .. } => {
+            let moves = admin.plan_admission(NodeId(node), true).await;
+            plan(global, &moves.with_context(|| format!("node {node} cannot be replaced"))?)
+        }
+        ClusterCommand::Add { node, no_wait, .. } => add(global, &admin, NodeId(node), no_wait).await,
+        ClusterCommand::Replace { node, no_wait, .. } => replace(global, &admin, NodeId(node), no_wait).await,
         ClusterCommand::Decommission { node, dry_run: true, .. } => {
             let moves = admin.plan_decommission(NodeId(node)).await;
             plan(global, &moves.with_context(|| format!("node {node} cannot be decommissioned"))?)

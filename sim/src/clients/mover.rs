@@ -177,7 +177,7 @@ impl Mover {
                 self.steps.pop_front();
                 return ctx.wishes.push(Wish::Wipe(node));
             }
-            Step::Admit { node, replace } => Request::AdmitNode { node, replace },
+            Step::Admit { node, replace } => Request::AdmitNode { node, replace, dry_run: false },
             Step::Join(node, incarnation) => {
                 let at = |port| format!("node-{node}:{port}");
                 let addresses = NodeAddresses { node, native: at(1), flight: at(2), http: at(3) };

@@ -337,3 +337,28 @@ fn who_is_away_for_too_long_holds_back_no_retention_and_is_replaced_when_it_is_b
     world.produce(place, batch(&["y"], 23)).unwrap();
     world.until(|world| world.values(away, place).last().is_some_and(|last| last == "y"));
 }
+
+#[test]
+fn what_would_move_is_said_and_nothing_changes() {
+    let (mut world, _) = cluster(8);
+    let plan = |world: &mut World, node: u64, replace: bool| {
+        let answer = world.ask_controller(Request::AdmitNode { node: NodeId(node), replace, dry_run: true });
+        answer.map(|answer| match answer {
+            Answer::Moves(moves) => moves,
+            other => panic!("{other:?}"),
+        })
+    };
+    world.until(|world| {
+        let controller = world.controller();
+        controller.is_some_and(|id| world.nodes[&id].controller.current().feature_level() == LEVEL_MAX)
+    });
+    let joins = plan(&mut world, 4, false).unwrap();
+    let gets = joins.iter().filter(|planned| planned.to.contains(&NodeId(4))).count();
+    assert_eq!(gets, 6, "its share of 24 replicas");
+    let anew = plan(&mut world, 3, true).unwrap();
+    assert!(anew.len() == 8 && anew.iter().all(|planned| planned.to.contains(&NodeId(3))));
+    assert_eq!(plan(&mut world, 9, true).unwrap_err().code, ErrorCode::UnknownNode);
+    assert_eq!(plan(&mut world, 3, false).unwrap_err().code, ErrorCode::InvalidRequest);
+    let controller = world.controller().unwrap();
+    assert!(world.nodes[&controller].controller.current().admitted().is_empty());
+}

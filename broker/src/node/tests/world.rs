@@ -397,7 +397,7 @@ impl World {
             let controller = world.controller();
             controller.is_some_and(|id| world.nodes[&id].controller.current().feature_level() == LEVEL_MAX)
         });
-        self.ask_controller(Request::AdmitNode { node, replace }).unwrap();
+        self.ask_controller(Request::AdmitNode { node, replace, dry_run: false }).unwrap();
     }
 
     /// Where a partition's replicas are, by the metadata; `None` while they move.

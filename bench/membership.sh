@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Nodes come and go under a steady load: five nodes, 20 MB/s; a node is added, one decommissioned, a wiped one replaced, all
-# are restarted one by one. Prints what the load saw before and meanwhile, and what was moved in what time.
+# are restarted one by one. Prints what the load saw before and meanwhile, what was moved in what time, and in the end how many
+# records are read back, each at its offset, of those that were acknowledged.
 #
-#   bash bench/membership.sh            # about 5 minutes, 20 GB of disk, nothing else running
+#   bash bench/membership.sh            # about 5 minutes, 20 GB of disk, nothing else running; needs jq
 #
 # LEVADA: the binary (a release build by default). RATE: MB/s. DIR: where data goes.
 set -euo pipefail
@@ -47,7 +48,8 @@ load() { "$levada" bench produce --topic load --partitions 12 --replicas 3 --rat
 for n in 1 2 3 4 5; do start "$n"; done
 for n in 1 2 3 4 5; do ready "$n"; done
 
-echo "before: $(load --duration 30s)"
+before=$(load --duration 30s)
+echo "before: $before"
 sleep 5
 load --duration "${DURATION:-150s}" --keep >"$dir/load.json" 2>"$dir/load.err" &
 loading=$!
@@ -67,7 +69,9 @@ ready 4
 began=$(date +%s%N)
 until "$levada" cluster status --output json | grep -q '"moving_to":\[[0-9]' ; do sleep 0.2; [ $(($(date +%s%N) - began)) -gt 3000000000 ] && break; done
 while "$levada" cluster status --output json | grep -q '"moving_to":\[[0-9]'; do sleep 0.2; done
-echo "replace 4: back with all replicas after $((($(date +%s%N) - began) / 1000000)) ms"
+took=$((($(date +%s%N) - began) / 1000000))
+copied=$("$levada" cluster status --output json | jq '.nodes[] | select(.id == 4).copied_bytes')
+echo "replace 4: back with all replicas after $took ms, $copied bytes copied"
 sleep 3
 for n in 1 2 3 4 6; do
     kill "${pids[$n]}"
@@ -78,5 +82,12 @@ for n in 1 2 3 4 6; do
 done
 echo "all restarted"
 wait "$loading" || { cat "$dir/load.err" >&2; exit 1; }
-echo "meanwhile: $(cat "$dir/load.json")"
+meanwhile=$(cat "$dir/load.json")
+echo "meanwhile: $meanwhile"
+jq -nr --argjson before "$before" --argjson meanwhile "$meanwhile" \
+    '"p99 meanwhile is \($meanwhile.p99_ms / $before.p99_ms * 100 | round / 100) times that before"'
+ends=$("$levada" cluster status --output json | jq '[.partitions[] | select(.topic == "load").high_watermark] | add')
+read=$("$levada" consume load --columns _partition,_offset --format csv | tail -n +2 | sort -u | wc -l)
+echo "read back: $read records, $ends offsets, acknowledged $(jq .records <<<"$meanwhile")"
+[ "$read" -eq "$ends" ] && [ "$read" -ge "$(jq .records <<<"$meanwhile")" ]
 "$levada" cluster status | sed -n 1,10p

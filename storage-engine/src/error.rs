@@ -214,7 +214,8 @@ pub enum OpenError {
     /// A file without which nothing can be known is damaged.
     #[error(
         "{file} is damaged: {cause}. What this directory holds cannot be known. Nothing was changed: keep it for whoever looks into it, \
-         and let an empty one take its place, which gets all replicas from the other nodes (`levada cluster replace N`)"
+         and let an empty one take its place, which gets all replicas from the other nodes (`levada cluster replace N`). \
+         In a cluster of one node, bring the directory back from a copy"
     )]
     Damaged {
         /// The file.

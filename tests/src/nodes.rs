@@ -6,6 +6,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -361,12 +362,25 @@ fn tail(log: &Path) -> String {
     lines.get(lines.len().saturating_sub(30)..).unwrap_or_default().join("\n")
 }
 
-/// Ports that were free a moment ago.
+/// Ports that are free, and that the kernel gives to no outgoing connection (it takes those from 32,768 on): a node finds its
+/// own free when it comes back.
 fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let listeners: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<_>>()?;
-    Ok(listeners
-        .iter()
-        .map(|listener| listener.local_addr().map(|address| address.port()))
-        .collect::<std::io::Result<_>>()?)
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 20_000;
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let candidates = (0..COUNT).map(|_| {
+        let next = std::process::id().wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        u16::try_from(FIRST + next)
+    });
+    let mut ports = Vec::with_capacity(count);
+    for candidate in candidates {
+        if ports.len() == count {
+            break;
+        }
+        let port = candidate?;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            ports.push(port);
+        }
+    }
+    Ok(ports)
 }

@@ -458,7 +458,7 @@ async fn alone_a_node_whose_journal_may_have_lost_anything_asks_for_a_copy() -> 
     nodes.kill(1)?;
     let (file, at) = Harm::Header.befall(&nodes.nodes[&1].data_dir)?;
     let copy = "In a cluster of one node, bring the data directory back from a copy";
-    refuses(&mut nodes, &["the journal is damaged", copy])?;
+    refuses(&mut nodes, &["of the metadata group cannot go on as it is", copy])?;
     flip(&file, at)?;
     has_everything(&mut nodes, &ledger, dir.path())
 }
@@ -505,7 +505,8 @@ async fn alone_a_node_without_a_sound_checkpoint_does_not_start() -> Result<()> 
     for at in [100, copy + 100] {
         flip(&path, at)?;
     }
-    refuses(&mut nodes, &["checkpoint is damaged", "Nothing was changed: keep it"])?;
+    let copy_of_it = "In a cluster of one node, bring the directory back from a copy";
+    refuses(&mut nodes, &["checkpoint is damaged", "Nothing was changed: keep it", copy_of_it])?;
     for at in [100, copy + 100] {
         flip(&path, at)?;
     }
@@ -548,5 +549,38 @@ async fn alone_a_segment_without_its_footer_or_an_index_is_served_as_a_whole() -
         let (_, out, _) = levada(&nodes, &["cluster", "status"])?;
         ensure!(out.contains("safe: "), "it is sound: {out}");
     }
+    Ok(())
+}
+
+/// The file that a node writes to is cut while it is down, and of the others one was behind: together they must not go on as
+/// if what the node had acknowledged had never been.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_has_lost_with_the_end_of_its_journal_it_does_not_vote_away() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut nodes = start(dir.path(), 3)?;
+    topic(&nodes, 1, 3).await?;
+    let ledger = Arc::new(Ledger::default());
+    let load = Load::start(&nodes.bootstrap(), TOPIC, 1, 2, &ledger).await?;
+    eventually("there are segments", || Ok((sealed(&nodes, 3)?.len() >= 3).then_some(()))).await?;
+    restart_without_checkpoints(&mut nodes, 3).await?;
+    // From here on two of three have what is acknowledged.
+    nodes.kill(2)?;
+    ledger.progress(1, 5_000).await?;
+    load.stop().await?;
+    nodes.kill(3)?;
+    nodes.kill(1)?;
+    let blocks = rot::blocks(&nodes.nodes[&3].data_dir)?;
+    let last = blocks.last().context("there are blocks")?;
+    let of_last: Vec<&Block> = blocks.iter().filter(|block| block.file == last.file).collect();
+    rot::cut(&last.file, of_last[of_last.len() / 4].position)?;
+
+    nodes.spawn(2)?;
+    nodes.spawn(3)?;
+    eventually("the damage is found", || Ok(nodes.log(3)?.contains("journal.damaged").then_some(()))).await?;
+    nodes.spawn(1)?;
+    nodes.wait_ready()?;
+    eventually("all is well again", || Ok(levada(&nodes, &["cluster", "status"])?.1.contains("safe: ").then_some(())))
+        .await?;
+    writeln!(std::io::stderr(), "{}", ledger.judge(tools::python(), &nodes.nodes[&3].flight, TOPIC, dir.path())?)?;
     Ok(())
 }

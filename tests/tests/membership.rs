@@ -201,10 +201,9 @@ async fn a_topic_gets_more_partitions_and_replicas_and_fewer_again_under_load() 
 
     run(&nodes, &["topic", "alter", TOPIC, "--replicas", "3"]).await?;
     until_sized(&nodes, 2, 3).await?;
-    load.stop().await.context("no write fails")?;
     run(&nodes, &["topic", "alter", TOPIC, "--partitions", "6"]).await?;
     until_sized(&nodes, 6, 3).await?;
-    let load = Load::start_as(&nodes.bootstrap(), TOPIC, 6, 2..4, &ledger).await?;
+    let more = Load::start_as(&nodes.bootstrap(), TOPIC, 6, 2..4, &ledger).await?;
     ledger.progress(6, 1_000).await?;
 
     for (what, number, why) in [("--partitions", "3", "never fewer"), ("--replicas", "5", "add a node")] {
@@ -220,6 +219,7 @@ async fn a_topic_gets_more_partitions_and_replicas_and_fewer_again_under_load() 
         ledger.progress(6, 500).await?;
     }
     load.stop().await.context("no write fails")?;
+    more.stop().await.context("no write fails")?;
     ensure!(ledger.unknown() == 0, "{} writes were given up", ledger.unknown());
     println!("{}", ledger.judge(tools::python(), &nodes.nodes[&4].flight, TOPIC, dir.path())?);
     Ok(())

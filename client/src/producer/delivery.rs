@@ -43,18 +43,26 @@ impl Outcome {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells everybody. Happens once; a second outcome is ignored.
+    /// Tells everybody: first the callbacks, so that when a future of the batch resolves, and with it a flush, they have
+    /// been called. Happens once; a second outcome is ignored.
     pub(super) fn resolve(&self, result: Result<(PartitionId, Offset), DeliveryError>) {
-        let first = self.result.set(result).is_ok();
-        debug_assert!(first, "a batch has one outcome");
-        let Waiters { wakers, callbacks } = std::mem::take(&mut *self.waiters());
-        for (index, callback) in callbacks {
-            let Some(result) = self.of(index) else { continue };
-            // A callback that panics must not keep the others of this task from being called.
-            if panic::catch_unwind(AssertUnwindSafe(|| callback(result))).is_err() {
-                tracing::error!("producer.callback.panicked");
+        let wakers = loop {
+            let callbacks = {
+                let mut waiters = self.waiters();
+                if waiters.callbacks.is_empty() {
+                    let first = self.result.set(result).is_ok();
+                    debug_assert!(first, "a batch has one outcome");
+                    break std::mem::take(&mut waiters.wakers);
+                }
+                std::mem::take(&mut waiters.callbacks)
+            };
+            for (index, callback) in callbacks {
+                // A callback that panics must not keep the others of this task from being called.
+                if panic::catch_unwind(AssertUnwindSafe(|| callback(of_record(&result, index)))).is_err() {
+                    tracing::error!("producer.callback.panicked");
+                }
             }
-        }
+        };
         wakers.into_iter().for_each(Waker::wake);
     }
 
@@ -62,7 +70,7 @@ impl Outcome {
     pub(super) fn on_resolved(&self, index: u32, callback: Callback) {
         let known = {
             let mut waiters = self.waiters();
-            // Looked at under the lock, which `resolve` takes after setting it: none is forgotten.
+            // Looked at under the lock under which `resolve` sets it when no callback is left: none is forgotten.
             match self.of(index) {
                 Some(result) => result,
                 None => {
@@ -75,10 +83,15 @@ impl Outcome {
     }
 
     fn of(&self, index: u32) -> Option<Result<Delivered, DeliveryError>> {
-        let delivered =
-            |&(partition, base): &(PartitionId, Offset)| Delivered { partition, offset: base.plus(index.into()) };
-        self.result.get().map(|result| result.as_ref().map(delivered).map_err(Clone::clone))
+        self.result.get().map(|result| of_record(result, index))
     }
+}
+
+/// The outcome of the record at `index`, from its batch's.
+fn of_record(batch: &Result<(PartitionId, Offset), DeliveryError>, index: u32) -> Result<Delivered, DeliveryError> {
+    let delivered =
+        |&(partition, base): &(PartitionId, Offset)| Delivered { partition, offset: base.plus(index.into()) };
+    batch.as_ref().map(delivered).map_err(Clone::clone)
 }
 
 /// What becomes of one record: a future of where it is, or why it was not acknowledged.
@@ -167,6 +180,26 @@ mod tests {
         assert_eq!(Pin::new(&mut delivery).poll(&mut cx), Poll::Ready(Ok(expected)));
         outcome.on_resolved(7, callback(&heard));
         assert_eq!(heard.load(Ordering::Relaxed), 101 + 102 + 107, "a late callback is called at once");
+    }
+
+    #[test]
+    fn nobody_hears_that_a_batch_is_done_before_its_callbacks_were_called() {
+        let outcome = Arc::new(Outcome::default());
+        let (of_outcome, early) = (Arc::clone(&outcome), Arc::new(AtomicU64::new(0)));
+        let of_early = Arc::clone(&early);
+        let callback = move |_| {
+            of_early.fetch_add(Delivery::new(Arc::clone(&of_outcome), 0).now().map_or(0, |_| 1), Ordering::Relaxed);
+            // One that comes while others are called is called too.
+            let of_late = Arc::clone(&of_early);
+            let late = move |_| {
+                of_late.fetch_add(10, Ordering::Relaxed);
+            };
+            of_outcome.on_resolved(1, Box::new(late));
+        };
+        outcome.on_resolved(0, Box::new(callback));
+        outcome.resolve(Ok((PartitionId(0), Offset(0))));
+        assert_eq!(early.load(Ordering::Relaxed), 10);
+        assert!(Delivery::new(outcome, 0).now().is_some());
     }
 
     #[test]

@@ -45,7 +45,7 @@ struct Current {
 /// Where a block goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    pub(super) file: u32,
+    pub(super) file: JournalFile,
     pub(super) generation: u64,
     pub(super) first_lsn: Lsn,
     pub(super) pos: u64,
@@ -160,7 +160,7 @@ impl Files {
         let Current { file, generation, first_lsn, pos, .. } = *current;
         current.pos += bytes;
         current.last_lsn = lsn;
-        Some(Place { file: file.number, generation, first_lsn, pos })
+        Some(Place { file, generation, first_lsn, pos })
     }
 
     /// Frees the files whose blocks all lie below `up_to`.
@@ -286,7 +286,10 @@ mod tests {
     #[test]
     fn a_block_that_does_not_fit_opens_the_next_file_under_the_next_generation() {
         let mut files = files(2);
-        let place = |file, generation, first_lsn, pos| Some(Place { file, generation, first_lsn: Lsn(first_lsn), pos });
+        let place = |number, generation, first_lsn, pos| {
+            let file = JournalFile { number, bytes: MB };
+            Some(Place { file, generation, first_lsn: Lsn(first_lsn), pos })
+        };
         assert_eq!(files.place(Lsn(5), MB / 2), place(0, 7, 5, 0));
         assert_eq!(files.place(Lsn(6), MB / 4), place(0, 7, 5, MB / 2));
         assert_eq!(files.place(Lsn(7), MB / 2), place(1, 8, 7, 0));

@@ -18,7 +18,8 @@
 //!          72 frames     u32   number of frames
 //!          76 bytes      u32   length of all frames
 //!          80 crc        u32   CRC-32 of all frame headers: ties the frames to this block
-//!          84 reserved   12    0
+//!          84 file pages u32   length of the file / 4096, so that one that is cut is known; 0: an earlier build wrote it
+//!          88 reserved   8     0
 //!
 //! table     0 group      u64
 //! entry     8 first      u64   lowest index of the group's entries in this block; 0 without entries
@@ -95,11 +96,18 @@ pub(super) struct BlockId {
     pub(super) first_lsn: Lsn,
     pub(super) file: u32,
     pub(super) page: u32,
+    /// Of the whole file; 0: not known, an earlier build wrote the block.
+    pub(super) file_pages: u32,
 }
 
 impl BlockId {
     pub(super) const fn pos(&self) -> u64 {
         self.page as u64 * PAGE_BYTES as u64
+    }
+
+    /// The length that the file had; 0: not known.
+    pub(super) const fn file_bytes(&self) -> u64 {
+        self.file_pages as u64 * PAGE_BYTES as u64
     }
 }
 
@@ -154,7 +162,8 @@ pub(super) fn encode(id: &BlockId, table: &Table, frames: &[(GroupId, Entry)]) -
     headers.put_u32_le(u32_len(frames.len()));
     headers.put_u32_le(u32_len(frame_headers.len() + payload_bytes));
     headers.put_u32_le(crc32fast::hash(&frame_headers));
-    headers.put_bytes(0, 12);
+    headers.put_u32_le(id.file_pages);
+    headers.put_bytes(0, 8);
     for (group, entry) in table {
         put_table_entry(&mut headers, *group, entry);
     }
@@ -260,7 +269,7 @@ impl BlockHeader {
         let header_bytes = fields.try_get_u32_le().ok()?;
         let mut journal = [0; 16];
         fields.try_copy_to_slice(&mut journal).ok()?;
-        let id = BlockId {
+        let mut id = BlockId {
             journal: JournalId::from_bytes(journal),
             generation: fields.try_get_u64_le().ok()?,
             lsn: Lsn(fields.try_get_u64_le().ok()?),
@@ -268,11 +277,13 @@ impl BlockHeader {
             first_lsn: Lsn(fields.try_get_u64_le().ok()?),
             file: fields.try_get_u32_le().ok()?,
             page: fields.try_get_u32_le().ok()?,
+            file_pages: 0,
         };
         let frames = fields.try_get_u32_le().ok()?;
         let frames_bytes = fields.try_get_u32_le().ok()?;
         let frames_crc = fields.try_get_u32_le().ok()?;
-        fields.advance(12.min(fields.len()));
+        id.file_pages = fields.try_get_u32_le().ok()?;
+        fields.advance(8.min(fields.len()));
         let mut table = Table::new();
         while !fields.is_empty() {
             let (group, entry) = get_table_entry(&mut fields)?;

@@ -92,6 +92,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         first_lsn: Lsn(0x21),
         file: 3,
         page: 5,
+        file_pages: 64,
     };
     let entry = |index, kind, payload: &'static [u8]| Entry {
         index: LogIndex(index),

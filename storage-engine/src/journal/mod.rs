@@ -57,6 +57,9 @@
 //! * *Records that look like blocks*, where a newer block ends within what a file held before: the journal's id is a
 //!   secret, so nobody can make one.
 //! * *A write that a disk lost*, later ones being there: every page is looked at, so the later ones are seen.
+//! * *The file that was written last is cut*: the headers say how long it was, and it was made as long before its first
+//!   block. All groups are in doubt, whether or not the end held anything. When no block of it is left, or the file is gone,
+//!   nothing tells; other replicas have what it held.
 //! * *A sector that cannot be read* where the next block might stand is no torn write: all groups are in doubt.
 //!
 //! A writer that goes idle writes one empty block ([`JournalWriter::tick`]), so that the last one that carries something

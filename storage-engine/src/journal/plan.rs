@@ -68,14 +68,21 @@ fn tail(survey: &Survey, proven: Lsn) -> Option<usize> {
 }
 
 /// Whether a sector that cannot be read stands where the header of another block would: right behind the last one, or at
-/// the start of a file. That is no torn write; what was there may have been acknowledged. So its lsn is taken for proven:
-/// that leaves a gap in the lsns, and the next replay comes to the same verdict.
+/// the start of a file. That is no torn write; what was there may have been acknowledged.
 fn may_hide_another(survey: &Survey, last: Option<usize>) -> bool {
     let end = last.map(|last| {
         let header = &survey.found[last].header;
         (header.id.file, header.id.pos() + header.padded_bytes())
     });
     survey.unreadable.iter().any(|place| Some(*place) == end || place.1 == 0)
+}
+
+/// Whether the file that was written last is shorter than its headers say: files are made in their full length before a block
+/// goes into them, so its end is lost, with whatever stood there. No later block tells of it.
+fn is_cut(survey: &Survey) -> bool {
+    let newest = survey.found.iter().map(|found| &found.header.id).max_by_key(|id| id.generation);
+    let there = newest.and_then(|id| survey.files.iter().find(|file| file.number == id.file));
+    newest.zip(there).is_some_and(|(id, file)| file.bytes < id.file_bytes())
 }
 
 /// For every generation the first lsn that a later one claims. From there on its blocks are void.
@@ -131,10 +138,16 @@ impl Plan {
                 self.damage(block);
             }
         }
-        if may_hide_another(survey, last) {
-            let hidden = Lsn(self.proven.get() + 1 + u64::from(self.tail.take().is_some()));
-            self.proven = hidden;
-            self.damage_all(hidden, hidden);
+        // A lsn that no block has, not even a torn one, is taken for proven: that leaves a gap in the lsns, and the next
+        // replay comes to the same verdict.
+        if is_cut(survey) || may_hide_another(survey, last) {
+            if let Some(tail) = self.tail.take() {
+                self.proven = survey.found[tail].header.id.lsn;
+            }
+            let first = Lsn(self.proven.get() + 1);
+            let seen = survey.found.iter().map(|found| found.header.id.lsn).max().unwrap_or_default();
+            self.proven = Lsn(first.get().max(seen.get() + 1));
+            self.damage_all(first, self.proven);
         }
     }
 

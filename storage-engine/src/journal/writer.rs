@@ -153,8 +153,9 @@ impl JournalWriter {
             lsn: self.next_lsn,
             synced_lsn: self.synced_lsn(),
             first_lsn: place.first_lsn,
-            file: place.file,
-            page: u32::try_from(place.pos / PAGE_BYTES as u64).expect("a journal file has fewer than 2^32 pages"),
+            file: place.file.number,
+            page: pages(place.pos),
+            file_pages: pages(place.file.bytes),
         };
         let ops = block_ops(self.names_synced, &block, &id);
         self.idle_block_wanted = false;
@@ -313,6 +314,10 @@ impl JournalWriter {
 }
 
 /// What writes a block, durably.
+fn pages(bytes: u64) -> u32 {
+    u32::try_from(bytes / PAGE_BYTES as u64).expect("a journal file has fewer than 2^32 pages")
+}
+
 fn block_ops(names_synced: bool, block: &Block, id: &BlockId) -> Vec<DiskOp> {
     let file = files::name(id.file);
     let mut ops = Vec::with_capacity(3);

@@ -121,6 +121,8 @@ pub(crate) struct Core<D> {
     topics: Vec<TopicState>,
     by_name: BTreeMap<String, usize>,
     partitions: Vec<Partition<D>>,
+    /// The topic of each.
+    topic_of: Vec<usize>,
     /// When to look after which partition.
     timers: BTreeSet<(Time, usize)>,
     timer_of: Vec<Option<Time>>,
@@ -141,6 +143,7 @@ impl<D: Clone + Default> Core<D> {
             topics: Vec::new(),
             by_name: BTreeMap::new(),
             partitions: Vec::new(),
+            topic_of: Vec::new(),
             timers: BTreeSet::new(),
             timer_of: Vec::new(),
             dirty: BTreeSet::new(),
@@ -172,19 +175,23 @@ impl<D: Clone + Default> Core<D> {
         let state = &self.topics[topic];
         let batch_bytes = self.cx.settings.batch_bytes.min(state.batch_bytes_max);
         let number = match (record.partition, record.key) {
-            (Some(partition), _) if partition.get() >= state.partitions => {
+            (Some(partition), _) if partition.get() >= state.partition_count() => {
                 return Err(Error::new(
                     ErrorCode::UnknownPartition,
-                    format!("topic {:?} has {} partitions; there is no {partition}", state.name, state.partitions),
+                    format!(
+                        "topic {:?} has {} partitions; there is no {partition}",
+                        state.name,
+                        state.partition_count()
+                    ),
                 ));
             }
             (Some(partition), _) => partition.get(),
-            (None, Some(key)) => partition_of_key(key, state.partitions).get(),
+            (None, Some(key)) => partition_of_key(key, state.partition_count()).get(),
             (None, None) => state.sticky,
         };
         let is_sticky = record.partition.is_none() && record.key.is_none();
         let record = record.at(now_ms);
-        let mut position = state.first + number as usize;
+        let mut position = state.position(number);
         // A batch that is full moves the sticky partition on, and the record with it.
         for _ in 0..2 {
             if self.partitions[position].has_room(&record, batch_bytes) {
@@ -194,7 +201,7 @@ impl<D: Clone + Default> Core<D> {
             self.dirty.insert(position);
             self.after_close();
             if is_sticky {
-                position = self.topics[topic].first + self.topics[topic].sticky as usize;
+                position = self.topics[topic].position(self.topics[topic].sticky);
             }
         }
         let batch_bytes_max = self.topics[topic].batch_bytes_max;

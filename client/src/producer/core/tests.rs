@@ -148,6 +148,12 @@ impl goldenscript::Runner for Runner {
                 partition.leader_epoch = Term(epoch);
                 self.core.on_metadata(self.now, &[Arc::new(self.topic.clone())], &[]);
             }
+            "partitions" => {
+                let count = args.next_pos().ok_or("how many?")?.parse()?;
+                let mut topic = self.topic.clone();
+                topic.partitions.resize(count, self.topic.partitions[0].clone());
+                self.core.on_metadata(self.now, &[Arc::new(topic)], &[]);
+            }
             "metadata" => match args.next_pos() {
                 Some("gone") => self.core.on_metadata(self.now, &[] as &[Arc<Topic>], &["t".into()]),
                 _ => self.core.on_metadata(self.now, &[Arc::new(self.topic.clone())], &[]),

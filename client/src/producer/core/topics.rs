@@ -6,16 +6,15 @@ use levada_protocol::{
 };
 
 use super::{Core, Time, partition::Partition};
-use crate::topology::Topic;
+use crate::topology::{self, Topic};
 
 /// A topic that is written to.
 #[derive(Debug)]
 pub(super) struct TopicState {
     pub(super) name: String,
     pub(super) id: TopicId,
-    /// Where its partitions begin among all.
-    pub(super) first: usize,
-    pub(super) partitions: u32,
+    /// Where its partitions stand among all, by their numbers.
+    pub(super) positions: Vec<usize>,
     /// Where records without a key go until that batch is closed.
     pub(super) sticky: u32,
     /// The largest batch.
@@ -24,6 +23,18 @@ pub(super) struct TopicState {
     pub(super) denied: bool,
     /// It does not.
     pub(super) gone: bool,
+}
+
+impl TopicState {
+    /// How many partitions it has.
+    pub(super) fn partition_count(&self) -> u32 {
+        u32::try_from(self.positions.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Where a partition stands among all. It is one of this topic's.
+    pub(super) fn position(&self, number: u32) -> usize {
+        self.positions[number as usize]
+    }
 }
 
 impl<D: Clone + Default> Core<D> {
@@ -36,37 +47,43 @@ impl<D: Clone + Default> Core<D> {
                 return;
             }
         }
-        let first = self.partitions.len();
-        for (number, partition) in (0..).zip(&topic.partitions) {
-            let name = TopicPartition { topic: topic.id, partition: PartitionId(number) };
-            let position = self.partitions.len();
-            self.partitions.push(Partition::new(position, name, partition.leader, partition.leader_epoch));
-            self.timer_of.push(None);
-        }
-        let partitions = topic.partition_count();
-        let sticky = u32::try_from(self.cx.rng.below(partitions.into())).unwrap_or_default();
+        let sticky = u32::try_from(self.cx.rng.below(topic.partition_count().into())).unwrap_or_default();
         self.by_name.insert(topic.name.clone(), self.topics.len());
         self.topics.push(TopicState {
             name: topic.name.clone(),
             id: topic.id,
-            first,
-            partitions,
+            positions: Vec::new(),
             sticky,
             batch_bytes_max: topic.batch_bytes_max(),
             denied: false,
             gone: false,
         });
+        topic.partitions.iter().for_each(|partition| self.add_partition(self.topics.len() - 1, partition));
     }
 
-    /// Takes note of a topic's leaders and limits, or of its end.
+    fn add_partition(&mut self, topic: usize, partition: &topology::Partition) {
+        let state = &mut self.topics[topic];
+        let name = TopicPartition { topic: state.id, partition: PartitionId(state.partition_count()) };
+        let position = self.partitions.len();
+        state.positions.push(position);
+        self.partitions.push(Partition::new(position, name, partition.leader, partition.leader_epoch));
+        self.topic_of.push(topic);
+        self.timer_of.push(None);
+    }
+
+    /// Takes note of a topic's leaders, limits and new partitions, or of its end. A node that has not heard of the latest
+    /// partitions proves nothing: there never are fewer.
     pub(super) fn update_topic(&mut self, known: usize, topic: &Topic) {
-        if self.topics[known].id != topic.id || self.topics[known].partitions != topic.partition_count() {
+        if self.topics[known].id != topic.id {
             return self.remove_topic(known);
         }
         self.topics[known].denied = false;
         self.topics[known].batch_bytes_max = topic.batch_bytes_max();
-        let first = self.topics[known].first;
-        for (position, partition) in (first..).zip(&topic.partitions) {
+        for (number, partition) in topic.partitions.iter().enumerate() {
+            let Some(&position) = self.topics[known].positions.get(number) else {
+                self.add_partition(known, partition);
+                continue;
+            };
             self.partitions[position].set_leader(partition.leader, partition.leader_epoch, &mut self.cx);
             if self.partitions[position].backlog() > 0 || self.partitions[position].open.is_some() {
                 self.dirty.insert(position);
@@ -80,7 +97,7 @@ impl<D: Clone + Default> Core<D> {
         topic.gone = true;
         self.by_name.remove(&topic.name);
         let error = Error::new(ErrorCode::UnknownTopic, format!("topic {:?} ({}) was deleted", topic.name, topic.id));
-        for position in topic.first..topic.first + topic.partitions as usize {
+        for &position in &topic.positions {
             self.partitions[position].abort(&error, &mut self.cx);
             self.dirty.insert(position);
         }
@@ -96,15 +113,13 @@ impl<D: Clone + Default> Core<D> {
     /// Moves the sticky partition on where its batch was closed: to the next one that is not held up.
     pub(super) fn after_close(&mut self) {
         while let Some(position) = self.cx.closed.pop() {
-            let of =
-                |topic: &&mut TopicState| (topic.first..topic.first + topic.partitions as usize).contains(&position);
-            let Some(topic) = self.topics.iter_mut().find(of) else { continue };
-            if topic.first + topic.sticky as usize != position {
+            let topic = &mut self.topics[self.topic_of[position]];
+            if topic.position(topic.sticky) != position {
                 continue;
             }
-            let (first, sticky, count) = (topic.first, topic.sticky, topic.partitions);
+            let (sticky, count) = (topic.sticky, topic.partition_count());
             let mut others = (1..=count).map(|step| (sticky + step) % count);
-            let flowing = |number: &u32| self.partitions[first + *number as usize].is_flowing();
+            let flowing = |number: &u32| self.partitions[topic.position(*number)].is_flowing();
             topic.sticky = others.find(flowing).unwrap_or((sticky + 1) % count);
         }
     }

@@ -87,7 +87,7 @@ use levada_protocol::{
     limits::{ENTRY_BYTES_MAX, JOURNAL_BLOCK_BYTES_MAX, MIB},
 };
 
-pub(crate) use self::{format::PAGE_BYTES, survey::unreadable_pages};
+pub(crate) use self::{format::PAGE_BYTES, survey::lacking};
 pub use self::{
     replay::{DamagedBlock, Doubt, JournalEnd, Replay, ReplayError, ReplayStart, ReplayedBlock},
     writer::JournalWriter,

@@ -77,14 +77,6 @@ fn may_hide_another(survey: &Survey, last: Option<usize>) -> bool {
     survey.unreadable.iter().any(|place| Some(*place) == end || place.1 == 0)
 }
 
-/// Whether the file that was written last is shorter than its headers say: files are made in their full length before a block
-/// goes into them, so its end is lost, with whatever stood there. No later block tells of it.
-fn is_cut(survey: &Survey) -> bool {
-    let newest = survey.found.iter().map(|found| &found.header.id).max_by_key(|id| id.generation);
-    let there = newest.and_then(|id| survey.files.iter().find(|file| file.number == id.file));
-    newest.zip(there).is_some_and(|(id, file)| file.bytes < id.file_bytes())
-}
-
 /// For every generation the first lsn that a later one claims. From there on its blocks are void.
 fn generation_limits(survey: &Survey) -> BTreeMap<u64, Lsn> {
     let mut firsts: BTreeMap<u64, Lsn> = BTreeMap::new();
@@ -140,7 +132,7 @@ impl Plan {
         }
         // A lsn that no block has, not even a torn one, is taken for proven: that leaves a gap in the lsns, and the next
         // replay comes to the same verdict.
-        if is_cut(survey) || may_hide_another(survey, last) {
+        if survey.cut_file().is_some() || may_hide_another(survey, last) {
             if let Some(tail) = self.tail.take() {
                 self.proven = survey.found[tail].header.id.lsn;
             }

@@ -56,6 +56,16 @@ pub(super) struct Survey {
     pub(super) unreadable: Vec<(u32, u64)>,
 }
 
+impl Survey {
+    /// The file that was written last, as long as it was, if it is shorter now: files are made in their full length before a
+    /// block goes into them, so its end is lost, with whatever stood there. No later block tells of it.
+    pub(super) fn cut_file(&self) -> Option<JournalFile> {
+        let newest = self.found.iter().map(|found| &found.header.id).max_by_key(|id| id.generation)?;
+        let there = self.files.iter().find(|file| file.number == newest.file)?;
+        (there.bytes < newest.file_bytes()).then(|| JournalFile { bytes: newest.file_bytes(), ..*there })
+    }
+}
+
 /// Reads a file from its start to its end, most of it only once.
 struct Pages<'a> {
     disk: &'a dyn Disk,
@@ -105,10 +115,21 @@ impl Pages<'_> {
     }
 }
 
-/// Pages of the journal that the disk does not give back.
-pub(crate) fn unreadable_pages(disk: &dyn Disk, journal: JournalId) -> Result<Vec<(FileName, u64)>, ReplayError> {
-    let unreadable = survey(disk, journal)?.unreadable;
-    Ok(unreadable.into_iter().map(|(file, pos)| (files::name(file), pos)).collect())
+/// What of the journal's space is not there.
+#[derive(Debug)]
+pub(crate) struct Lacking {
+    /// Pages that the disk does not give back.
+    pub(crate) pages: Vec<(FileName, u64)>,
+    /// A file that is shorter than it was, and how long that was.
+    pub(crate) end: Option<(FileName, u64)>,
+}
+
+/// Looks for it.
+pub(crate) fn lacking(disk: &dyn Disk, journal: JournalId) -> Result<Lacking, ReplayError> {
+    let survey = survey(disk, journal)?;
+    let end = survey.cut_file().map(|file| (files::name(file.number), file.bytes));
+    let pages = survey.unreadable.into_iter().map(|(file, pos)| (files::name(file), pos)).collect();
+    Ok(Lacking { pages, end })
 }
 
 /// Looks at all files.

@@ -22,7 +22,7 @@ use crate::{
     entry::HardState,
     error::OpenError,
     identity::DirIdentity,
-    journal::{Doubt, PAGE_BYTES, unreadable_pages},
+    journal::{Doubt, PAGE_BYTES, lacking},
 };
 
 impl Store {
@@ -51,9 +51,9 @@ impl Store {
         doubted.remove(&GroupId::METADATA);
         checkpoint.doubt = if doubted.is_empty() { Doubt::None } else { Doubt::Groups(doubted) };
         self.replace_metadata(&mut checkpoint, state.record(born))?;
-        // What may have stood there was accounted for. Unreadable, it would be in doubt again at every start.
+        // What may have stood there was accounted for. Left as it is, it would be in doubt again at every start.
         if checkpoint.accounted == born {
-            self.blank_unreadable()?;
+            self.fill_journal()?;
         }
         Ok(())
     }
@@ -89,12 +89,19 @@ impl Store {
         Ok(checkpoint.write().iter().try_for_each(|op| self.disk.perform(op))?)
     }
 
-    fn blank_unreadable(&self) -> Result<(), OpenError> {
+    fn fill_journal(&self) -> Result<(), OpenError> {
         let Some((_, journal)) = DirIdentity::read_with_journal(&*self.disk)? else { return Ok(()) };
-        for (file, pos) in unreadable_pages(&*self.disk, journal)? {
+        let lacking = lacking(&*self.disk, journal)?;
+        for (file, pos) in lacking.pages {
             tracing::warn!(%file, pos, "journal.blanked: a page that cannot be read, and was accounted for");
             let bufs = vec![Bytes::from_static(&[0; PAGE_BYTES])];
             self.disk.perform(&DiskOp::Write { file: file.clone(), pos, bufs })?;
+            self.disk.perform(&DiskOp::Sync { file })?;
+        }
+        if let Some((file, len)) = lacking.end {
+            tracing::warn!(%file, len, "journal.filled: the end of a file that was cut, and was accounted for");
+            self.disk.perform(&DiskOp::Preallocate { file: file.clone(), len })?;
+            self.disk.perform(&DiskOp::Truncate { file: file.clone(), len })?;
             self.disk.perform(&DiskOp::Sync { file })?;
         }
         Ok(())

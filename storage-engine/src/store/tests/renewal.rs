@@ -9,7 +9,7 @@ use levada_protocol::ids::{GroupId, LogIndex, Term};
 
 use super::world::{World, open};
 use crate::{
-    disk::{Disk, FileName},
+    disk::{Disk, DiskOp, FileName},
     entry::{Entry, EntryKind},
     journal::Doubt,
     sim_disk::{CrashPlan, SimDisk},
@@ -280,6 +280,32 @@ fn what_cannot_be_read_is_in_doubt_once() {
     for (file, page) in files.flat_map(|file| (0..8).map(move |page| (file.clone(), page))) {
         let disk = Arc::new(disk.fork());
         disk.make_unreadable(&file, page * PAGE, PAGE);
+        let Recovered { store, doubt, .. } = open(&disk).unwrap();
+        if doubt != Doubt::All {
+            continue;
+        }
+        all += 1;
+        store.renew_metadata(state(30), BTreeSet::from([OTHER, YOUNG])).unwrap();
+        for _ in 0..2 {
+            let recovered = open(&disk).unwrap();
+            assert_eq!(
+                (recovered.doubt.clone(), metadata(&recovered).2),
+                (Doubt::Groups([OTHER, YOUNG].into()), false)
+            );
+        }
+    }
+    assert!(all > 2, "{all}");
+}
+
+/// So would a file without its end.
+#[test]
+fn what_stood_at_the_end_of_a_file_that_is_cut_is_in_doubt_once() {
+    let (mut all, disk) = (0, world().disk);
+    let names = disk.list("journal").unwrap();
+    let files = names.iter().map(|name| FileName::new(format!("journal/{name}")));
+    for (file, pages) in files.flat_map(|file| (1..8).map(move |pages| (file.clone(), pages))) {
+        let disk = Arc::new(disk.fork());
+        disk.perform(&DiskOp::Truncate { file: file.clone(), len: pages * PAGE }).unwrap();
         let Recovered { store, doubt, .. } = open(&disk).unwrap();
         if doubt != Doubt::All {
             continue;

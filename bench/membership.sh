@@ -88,6 +88,6 @@ jq -nr --argjson before "$before" --argjson meanwhile "$meanwhile" \
     '"p99 meanwhile is \($meanwhile.p99_ms / $before.p99_ms * 100 | round / 100) times that before"'
 ends=$("$levada" cluster status --output json | jq '[.partitions[] | select(.topic == "load").high_watermark] | add')
 read=$("$levada" consume load --columns partition,offset --format csv | tail -n +2 | sort -u | wc -l)
-echo "read back: $read records, $ends offsets, acknowledged $(jq .records <<<"$meanwhile")"
-[ "$read" -eq "$ends" ] && [ "$read" -ge "$(jq .records <<<"$meanwhile")" ]
+echo "read back: $read records, $ends offsets, acknowledged $(jq .acknowledged_in_all <<<"$meanwhile")"
+[ "$read" -eq "$ends" ] && [ "$read" -ge "$(jq .acknowledged_in_all <<<"$meanwhile")" ]
 "$levada" cluster status | sed -n 1,10p

@@ -1,0 +1,3 @@
+//! `jepsen`: attacks a cluster, and judges it.
+
+fn main() {}

@@ -2,10 +2,15 @@
 //!
 //! A [`history`] is a list of events in the order of real time: a client process begins an operation, and later hears that it was
 //! done (`ok`), that it certainly was not (`fail`), or nothing certain (`info`). The harness records one from real processes;
-//! a test writes one by hand. A checker reads it and says what cannot be ([`verdict`]).
+//! a test writes one by hand. A checker reads it and says what cannot be ([`verdict`]):
+//!
+//! - [`log`]: nothing that was told of a log is taken back.
 //!
 //! The names of anomalies are those of Jepsen's Kafka workload where it has one. Nothing here knows Levada, does I/O but for the
 //! [`history::file`], or reads a clock.
 
 pub mod history;
+pub mod log;
+#[cfg(test)]
+mod testing;
 pub mod verdict;

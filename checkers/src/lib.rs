@@ -4,13 +4,17 @@
 //! done (`ok`), that it certainly was not (`fail`), or nothing certain (`info`). The harness records one from real processes;
 //! a test writes one by hand. A checker reads it and says what cannot be ([`verdict`]):
 //!
-//! - [`log`]: nothing that was told of a log is taken back.
+//! - [`log`]: nothing that was told of a log is taken back;
+//! - [`liveness`]: without faults, everything goes on in time and every operation ends;
+//! - [`stats`]: how much happened, how fast, and whether that is enough to say anything.
 //!
 //! The names of anomalies are those of Jepsen's Kafka workload where it has one. Nothing here knows Levada, does I/O but for the
 //! [`history::file`], or reads a clock.
 
 pub mod history;
+pub mod liveness;
 pub mod log;
+pub mod stats;
 #[cfg(test)]
 mod testing;
 pub mod verdict;

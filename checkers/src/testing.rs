@@ -74,6 +74,13 @@ impl Story {
         self.complete(invocation, Phase::Fail, self.op(invocation))
     }
 
+    /// An operation fails, and the client is told why, or only that.
+    pub(crate) fn fails_with(&mut self, invocation: Index, error: Option<&str>) -> Index {
+        let index = self.fails(invocation);
+        self.events.last_mut().unwrap().error = error.map(str::to_owned);
+        index
+    }
+
     /// Nobody knows what became of an operation.
     pub(crate) fn unsure(&mut self, invocation: Index) -> Index {
         self.complete(invocation, Phase::Info, self.op(invocation))

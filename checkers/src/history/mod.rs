@@ -22,7 +22,7 @@ pub type Value = u64;
 pub type Offset = u64;
 
 /// What an event is to its operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
     /// It begins.
@@ -155,6 +155,29 @@ impl Op {
             | Self::Read { key, .. }
             | Self::Write { key, .. }
             | Self::Cas { key, .. } => key,
+        }
+    }
+}
+
+impl Event {
+    /// The invocation of its operation, if the history has it.
+    pub(crate) fn begun<'a>(&self, events: &'a [Self]) -> Option<&'a Self> {
+        let begun = |event: &&Self| event.index == self.invocation && event.phase == Phase::Invoke;
+        // A history that begins with event 0 is its own index.
+        let there = usize::try_from(self.invocation).ok().and_then(|i| events.get(i)).filter(begun);
+        let search = || {
+            let found = events.binary_search_by_key(&self.invocation, |event| event.index).ok()?;
+            Some(&events[found]).filter(begun)
+        };
+        there.or_else(search)
+    }
+
+    /// Whether the client was told what it had asked for. That a register holds another value than expected is an answer, too.
+    pub(crate) const fn answers(&self) -> bool {
+        match self.phase {
+            Phase::Ok => true,
+            Phase::Fail => matches!(self.op, Op::Cas { .. }) && self.error.is_none(),
+            Phase::Invoke | Phase::Info => false,
         }
     }
 }

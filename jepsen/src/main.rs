@@ -1,3 +1,189 @@
 //! `jepsen`: attacks a cluster, and judges it.
 
-fn main() {}
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use levada_checkers::verdict::{Check, Verdict};
+use levada_jepsen::{
+    nemesis::Family,
+    results::Results,
+    run::Options,
+    sandbox, shell,
+    stage::Disk,
+    workload::{Orders, Workload},
+};
+use levada_tests::clock::FakeClock;
+
+/// Where the server is.
+const BINARY: &str = "TEST_LEVADA_BINARY";
+
+/// Attacks a cluster of real Levada processes, and judges what its clients were told.
+///
+/// Ends with 0 when nothing was wrong, with 1 when something was, with 2 when too little happened to say so, and with 3 when
+/// the harness itself failed.
+#[derive(Parser)]
+#[command(name = "jepsen", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// One run: clients work, faults strike, everything is read and judged.
+    Run(Run),
+    /// Judges a history once more.
+    Check {
+        /// A `history.jsonl.zst`.
+        history: PathBuf,
+    },
+}
+
+#[derive(clap::Args)]
+struct Run {
+    /// What clients do.
+    #[arg(long, value_enum, default_value = "queue")]
+    workload: Workload,
+    /// Servers.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=50))]
+    nodes: u64,
+    /// What goes wrong, separated by commas. Nothing, if it is not given.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    nemesis: Vec<Family>,
+    /// How long it goes wrong, in seconds.
+    #[arg(long, default_value_t = 60)]
+    time: u64,
+    /// Between two faults of one kind, in seconds, on average.
+    #[arg(long, default_value_t = 8)]
+    interval: u64,
+    /// On what nodes store: a directory each, or a file system each whose power can be cut.
+    #[arg(long, value_enum, default_value = "dir")]
+    disk: Disk,
+    /// Partitions of the topic.
+    #[arg(long, default_value_t = 8)]
+    keys: u32,
+    /// Processes that send; eight share a producer.
+    #[arg(long, default_value_t = 64)]
+    clients: u32,
+    /// Records sent in a second, by all of them; 0: as many as they can.
+    #[arg(long, default_value_t = 0)]
+    rate: u64,
+    /// Everything drawn follows from it (when things happen does not). Drawn, if it is not given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// With fewer records acknowledged the run proves nothing.
+    #[arg(long, default_value_t = 1_000)]
+    acked_min: u64,
+    /// The server. Built, if it is not given.
+    #[arg(long, env = BINARY)]
+    binary: Option<PathBuf>,
+    /// Where runs are kept, a directory each.
+    #[arg(long, default_value = "store")]
+    out: PathBuf,
+    /// Keep the nodes' data, too.
+    #[arg(long)]
+    keep: bool,
+    /// Say nothing until the end.
+    #[arg(long)]
+    quiet: bool,
+}
+
+impl Run {
+    /// Makes ready what needs the network: the server, the programs of the system.
+    fn prepare(&self) -> Result<Vec<(&'static str, OsString)>> {
+        if !shell::has("nft") {
+            // It is not on every Debian. Whoever cannot install it is told when it is needed.
+            let _ = shell::run("apt-get", ["install", "--yes", "--quiet", "nftables"]);
+        }
+        if self.nemesis.contains(&Family::Clock) {
+            FakeClock::fetch()?;
+        }
+        let binary = self.binary.clone().unwrap_or_else(|| levada_tests::tools::levada().to_owned());
+        Ok(vec![(BINARY, binary.into())])
+    }
+
+    fn options(self) -> Options {
+        let seed = self.seed.unwrap_or_else(rand::random);
+        Options {
+            binary: self.binary.unwrap_or_else(|| levada_tests::tools::levada().to_owned()),
+            workload: self.workload,
+            families: self.nemesis,
+            nodes: self.nodes,
+            disk: self.disk,
+            time: Duration::from_secs(self.time),
+            interval: Duration::from_secs(self.interval),
+            orders: Orders {
+                keys: self.keys,
+                replicas: u32::try_from(self.nodes.min(3)).unwrap_or(3),
+                clients: self.clients,
+                rate: self.rate,
+                seed,
+            },
+            acknowledged_min: self.acked_min,
+            out: self.out,
+            keep: self.keep,
+            quiet: self.quiet,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match execute(cli) {
+        Ok(Verdict::Valid) => ExitCode::SUCCESS,
+        Ok(Verdict::Invalid) => ExitCode::from(1),
+        Ok(Verdict::Inconclusive) => ExitCode::from(2),
+        Err(error) => {
+            fail(&error);
+            ExitCode::from(3)
+        }
+    }
+}
+
+#[allow(clippy::print_stderr, reason = "this is a command's last word")]
+fn fail(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}
+
+fn execute(cli: Cli) -> Result<Verdict> {
+    match cli.command {
+        Command::Run(run) => {
+            sandbox::enter(|| run.prepare())?;
+            let (results, store) = run.options().run()?;
+            show(&results);
+            tell(&format!("report: {}", store.join("report.html").display()));
+            Ok(results.verdict)
+        }
+        Command::Check { history } => {
+            let events = levada_checkers::history::file::read(&history).context("cannot judge it")?;
+            let check = levada_checkers::log::check(&events);
+            show_check(&check);
+            Ok(check.verdict)
+        }
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "this is a command's output")]
+fn tell(what: &str) {
+    println!("{what}");
+}
+
+fn show(results: &Results) {
+    for check in &results.checks {
+        show_check(check);
+    }
+    tell(&format!("again: {}", results.again));
+    tell(&format!("verdict: {}", results.verdict));
+}
+
+fn show_check(check: &Check) {
+    let figures: Vec<String> = check.figures.iter().map(|(name, value)| format!("{name}={value:.0}")).collect();
+    tell(&format!("{:<10} {:<12} {}", check.name, check.verdict.to_string(), figures.join(" ")));
+    if let Some(why) = &check.why {
+        tell(&format!("  {why}"));
+    }
+    for anomaly in &check.anomalies {
+        tell(&format!("  {}: {}", anomaly.kind, anomaly.what));
+    }
+}

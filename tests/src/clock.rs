@@ -24,14 +24,21 @@ impl FakeClock {
     /// # Errors
     /// libfaketime cannot be had.
     pub fn new(file: &Path) -> Result<Self> {
+        let clock = Self { library: Self::fetch()?, file: file.to_owned() };
+        clock.set("+0")?;
+        Ok(clock)
+    }
+
+    /// Has the library there, and says where.
+    ///
+    /// # Errors
+    /// libfaketime cannot be had.
+    pub fn fetch() -> Result<PathBuf> {
         let unpacked = debian::unpacked("faketime", &["libfaketime"])?;
         let below = |dir: PathBuf| fs::read_dir(dir).ok().into_iter().flatten().flatten().map(|entry| entry.path());
         let libraries = below(unpacked.join("usr/lib")).map(|of| of.join("faketime/libfaketimeMT.so.1"));
         let library = libraries.into_iter().find(|library| library.is_file());
-        let library = library.context("the package holds no libfaketimeMT.so.1")?;
-        let clock = Self { library, file: file.to_owned() };
-        clock.set("+0")?;
-        Ok(clock)
+        library.context("the package holds no libfaketimeMT.so.1")
     }
 
     /// The environment of a process that goes by it.

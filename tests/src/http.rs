@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::TcpStream,
+    net::{TcpStream, ToSocketAddrs as _},
     time::Duration,
 };
 
@@ -13,7 +13,10 @@ use anyhow::{Context as _, Result, ensure};
 /// # Errors
 /// Nobody answers within ten seconds, or not with 200.
 pub fn get(address: &str, path: &str) -> Result<String> {
-    let mut socket = TcpStream::connect(address).with_context(|| format!("cannot reach {address}"))?;
+    let at = address.to_socket_addrs()?.next().with_context(|| format!("{address} is no address"))?;
+    // Where packets are dropped nobody says no.
+    let socket = TcpStream::connect_timeout(&at, Duration::from_secs(10));
+    let mut socket = socket.with_context(|| format!("cannot reach {address}"))?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     // In 1.0 the body ends where the connection does.
     write!(socket, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;

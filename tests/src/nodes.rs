@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     net::TcpListener,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -32,8 +33,30 @@ pub struct NodeProcess {
     pub environment: Vec<(String, String)>,
     /// Put in front of this node's command alone.
     pub wrapper: Vec<String>,
-    log: PathBuf,
+    /// What enters the place where it runs, such as `ip netns exec NAME`, and then becomes the command itself.
+    enter: Vec<String>,
+    /// What it writes.
+    pub log: PathBuf,
     child: Option<Child>,
+}
+
+/// Where a node is to run.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its data directory is `data` below it.
+    pub dir: PathBuf,
+    /// The address of its listeners.
+    pub host: String,
+    /// What enters it, such as `ip netns exec NAME`, and then becomes the command itself; empty for nothing.
+    pub enter: Vec<String>,
+}
+
+impl Place {
+    /// On this machine, where this process is.
+    #[must_use]
+    pub fn here(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), host: "127.0.0.1".to_owned(), enter: Vec::new() }
+    }
 }
 
 /// A cluster on this machine. All processes end when it is dropped.
@@ -49,17 +72,19 @@ pub struct Nodes {
 }
 
 impl NodeProcess {
-    fn new(id: u64, data_dir: &Path, logs: &Path, ports: Vec<u16>) -> Result<Self> {
+    fn new(id: u64, place: &Place, logs: &Path, ports: Vec<u16>) -> Result<Self> {
         let mut ports = ports.into_iter();
-        let mut address = || ports.next().map(|port| format!("127.0.0.1:{port}")).context("not enough free ports");
+        let host = &place.host;
+        let mut address = || ports.next().map(|port| format!("{host}:{port}")).context("not enough free ports");
         Ok(Self {
             id,
-            data_dir: data_dir.join("data"),
+            data_dir: place.dir.join("data"),
             native: address()?,
             flight: address()?,
             http: address()?,
             environment: Vec::new(),
             wrapper: Vec::new(),
+            enter: place.enter.clone(),
             log: logs.join(format!("node-{id}.log")),
             child: None,
         })
@@ -81,8 +106,18 @@ impl Nodes {
     /// # Errors
     /// When a node does not come up.
     pub fn start_wrapped(binary: &Path, data_dirs: &[PathBuf], logs: &Path, wrapper: &[&str]) -> Result<Self> {
-        let mut nodes = Self::prepare(binary, data_dirs, logs, wrapper)?;
+        let mut nodes = Self::prepare(binary, &here(data_dirs), logs, wrapper)?;
         nodes.start_all()?;
+        Ok(nodes)
+    }
+
+    /// The same as [`Self::unstarted`] for nodes that run elsewhere, such as each behind a network of its own.
+    ///
+    /// # Errors
+    /// When there are no free ports.
+    pub fn placed(binary: &Path, places: &[Place], logs: &Path, environment: &[(&str, &str)]) -> Result<Self> {
+        let mut nodes = Self::prepare(binary, places, logs, &[])?;
+        nodes.environment.extend(environment.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())));
         Ok(nodes)
     }
 
@@ -91,7 +126,7 @@ impl Nodes {
     /// # Errors
     /// When there are no free ports.
     pub fn unstarted(binary: &Path, data_dirs: &[PathBuf], logs: &Path) -> Result<Self> {
-        Self::prepare(binary, data_dirs, logs, &[])
+        Self::prepare(binary, &here(data_dirs), logs, &[])
     }
 
     /// Starts all nodes, and waits until they are ready.
@@ -117,12 +152,12 @@ impl Nodes {
         std::fs::read_to_string(&node.log).with_context(|| format!("node {id} has written nothing"))
     }
 
-    fn prepare(binary: &Path, data_dirs: &[PathBuf], logs: &Path, wrapper: &[&str]) -> Result<Self> {
+    fn prepare(binary: &Path, places: &[Place], logs: &Path, wrapper: &[&str]) -> Result<Self> {
         let mut nodes = BTreeMap::new();
-        let mut ports = free_ports(data_dirs.len() * 3)?;
-        for (id, data_dir) in (1..).zip(data_dirs) {
+        let mut ports = free_ports(places.len() * 3)?;
+        for (id, place) in (1..).zip(places) {
             let rest = ports.split_off(3.min(ports.len()));
-            nodes.insert(id, NodeProcess::new(id, data_dir, logs, std::mem::replace(&mut ports, rest))?);
+            nodes.insert(id, NodeProcess::new(id, place, logs, std::mem::replace(&mut ports, rest))?);
         }
         let seeds: Vec<String> = nodes.values().map(|node| format!("{}@{}", node.id, node.native)).collect();
         Ok(Self {
@@ -147,8 +182,7 @@ impl Nodes {
     /// # Errors
     /// When a node does not come up.
     pub fn start_with(binary: &Path, data_dirs: &[PathBuf], logs: &Path, environment: &[(&str, &str)]) -> Result<Self> {
-        let mut nodes = Self::prepare(binary, data_dirs, logs, &[])?;
-        nodes.environment.extend(environment.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())));
+        let mut nodes = Self::placed(binary, &here(data_dirs), logs, environment)?;
         nodes.start_all()?;
         Ok(nodes)
     }
@@ -164,7 +198,7 @@ impl Nodes {
     /// When there are no free ports.
     pub fn prepare_joining(&mut self, data_dir: &Path, logs: &Path) -> Result<u64> {
         let id = self.nodes.keys().max().copied().unwrap_or(0) + 1;
-        self.nodes.insert(id, NodeProcess::new(id, data_dir, logs, free_ports(3)?)?);
+        self.nodes.insert(id, NodeProcess::new(id, &Place::here(data_dir), logs, free_ports(3)?)?);
         Ok(id)
     }
 
@@ -203,6 +237,15 @@ impl Nodes {
         Ok(tail(&node.log))
     }
 
+    /// Whether a node's process has ended, though nobody stopped or killed it.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn has_ended(&mut self, id: u64) -> Result<bool> {
+        let child = self.nodes.get_mut(&id).and_then(|node| node.child.as_mut());
+        Ok(child.map(Child::try_wait).transpose()?.flatten().is_some())
+    }
+
     /// Kills a node and empties its data directory.
     ///
     /// # Errors
@@ -237,8 +280,8 @@ impl Nodes {
     pub fn spawn(&mut self, id: u64) -> Result<()> {
         let node = self.nodes.get_mut(&id).with_context(|| format!("no node {id}"))?;
         let log = File::options().create(true).append(true).open(&node.log)?;
-        let wrapper: Vec<&String> = self.wrapper.iter().chain(&node.wrapper).collect();
-        let mut command = match wrapper.split_first() {
+        let before: Vec<&String> = node.enter.iter().chain(&self.wrapper).chain(&node.wrapper).collect();
+        let mut command = match before.split_first() {
             None => Command::new(&self.binary),
             Some((program, arguments)) => {
                 let mut command = Command::new(program);
@@ -246,6 +289,10 @@ impl Nodes {
                 command
             }
         };
+        if !node.enter.is_empty() {
+            // Whoever interrupts the harness does not mean the nodes.
+            command.process_group(0);
+        }
         command
             .arg("server")
             .env("LEVADA_NODE_ID", id.to_string())
@@ -350,6 +397,10 @@ fn kill_children(wrapper: u32) -> Result<()> {
     // 1: it has no child any more.
     ensure!(matches!(status.code(), Some(0 | 1)), "pkill ended with {status}");
     Ok(())
+}
+
+fn here(dirs: &[PathBuf]) -> Vec<Place> {
+    dirs.iter().map(|dir| Place::here(dir)).collect()
 }
 
 fn is_ready(http: &str) -> bool {

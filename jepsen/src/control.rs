@@ -1,0 +1,128 @@
+//! What nemeses ask the cluster, from threads of their own. Under faults nobody may answer: then they do without.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use levada_client::{Admin, NodeId, PartitionId, Result};
+use levada_protocol::messages::native::{ClusterStatusResponse, PartitionStatus};
+use rand::{rngs::StdRng, seq::IndexedRandom as _};
+use tokio::{runtime::Handle, time::timeout};
+
+use crate::{net::Host, stage::Flag};
+
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is looked whether something has come about.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Asks.
+#[derive(Clone)]
+pub struct Control {
+    runtime: Handle,
+    admin: Admin,
+    topic: String,
+    replicas: usize,
+}
+
+impl Control {
+    /// Asks about a topic whose partitions have so many replicas.
+    #[must_use]
+    pub fn new(runtime: Handle, admin: Admin, topic: &str, replicas: usize) -> Self {
+        Self { runtime, admin, topic: topic.to_owned(), replicas }
+    }
+
+    fn ask<T>(&self, question: impl Future<Output = Result<T>>) -> Option<T> {
+        self.runtime.block_on(async { timeout(PATIENCE, question).await.ok()?.ok() })
+    }
+
+    fn status(&self, all_nodes: bool) -> Option<ClusterStatusResponse> {
+        self.ask(self.admin.cluster_status(all_nodes))
+    }
+
+    /// A node that leads a partition.
+    pub fn some_leader(&self, dice: &mut StdRng) -> Option<Host> {
+        let status = self.status(false)?;
+        let leaders: Vec<u64> = status.partitions.iter().filter_map(|partition| partition.leader).collect();
+        leaders.choose(dice).copied()
+    }
+
+    /// Asks another replica of some partitions to lead. What was asked for and who is to lead now, if one did.
+    pub fn move_leaders(&self, dice: &mut StdRng) -> Option<(String, Vec<Host>)> {
+        let status = self.status(false)?;
+        let mut moved = Vec::new();
+        for partition in &status.partitions {
+            let others = partition.replicas.iter().map(|replica| replica.node_id);
+            let others: Vec<u64> = others.filter(|&node| Some(node) != partition.leader).collect();
+            let Some(&to) = others.choose(dice) else { continue };
+            let number = PartitionId(partition.partition);
+            let asked = self.admin.transfer_leader(&partition.topic, number, NodeId(to));
+            if self.ask(asked).is_some() {
+                moved.push((partition.partition, to));
+            }
+        }
+        let names: Vec<String> = moved.iter().map(|(partition, to)| format!("{partition} to node {to}")).collect();
+        (!moved.is_empty()).then(|| {
+            (format!("leadership moved: partition {}", names.join(", ")), moved.iter().map(|&(_, to)| to).collect())
+        })
+    }
+
+    /// Whether all nodes are there, and every partition has all its replicas, none behind and none moving.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let Some(status) = self.status(true) else { return false };
+        let is_whole = |partition: &PartitionStatus| {
+            partition.leader.is_some()
+                && partition.moving_to.is_empty()
+                && partition.replicas.len() >= self.replicas
+                && partition
+                    .replicas
+                    .iter()
+                    .all(|replica| !replica.lost && replica.entries_behind.is_some_and(|behind| behind < 1_000))
+        };
+        let ours = status.partitions.iter().filter(|partition| partition.topic == self.topic);
+        status.nodes.iter().all(|node| node.alive && !node.draining && node.copying == 0)
+            && status.admitted.is_empty()
+            && status.partitions.iter().all(is_whole)
+            && ours.count() > 0
+    }
+
+    /// Which incarnation of a node the cluster knows, in hexadecimal.
+    #[must_use]
+    pub fn incarnation(&self, node: Host) -> Option<String> {
+        let status = self.status(false)?;
+        let found = status.nodes.iter().find(|status| status.addresses.as_ref().is_some_and(|of| of.node_id == node));
+        let hex = |bytes: &[u8]| bytes.iter().take(4).map(|byte| format!("{byte:02x}")).collect::<String>();
+        Some(hex(&found?.incarnation))
+    }
+
+    /// Lets a node that lost its data join again. Asked again when nobody answers.
+    pub fn replace(&self, node: Host) {
+        for _ in 0..5 {
+            if self.ask(self.admin.admit_node(NodeId(node), true)).is_some() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until another incarnation of a node is there, and everything is whole again; the new one, if there is one. Asks for
+    /// it again now and then: whoever was asked may have died.
+    pub fn wait_replaced(&self, node: Host, before: Option<&str>, within: Duration, calm: &Flag) -> Option<String> {
+        let deadline = Instant::now() + within;
+        let mut after = None;
+        while Instant::now() < deadline {
+            after = self.incarnation(node).filter(|now| Some(now.as_str()) != before);
+            if after.is_some() && self.is_whole() {
+                break;
+            }
+            if after.is_none() {
+                self.replace(node);
+            }
+            if calm.sleep(LOOK_INTERVAL) && after.is_some() {
+                break;
+            }
+        }
+        after
+    }
+}

@@ -1,0 +1,351 @@
+//! One run: a stage is built, clients work, nemeses strike, everything is mended, clients go on for a while, everything is read, and
+//! the checkers judge.
+//!
+//! ```text
+//! |-- clients ------------------------------------------------|
+//!    |-- faults, each mended again --|  mend all  |-- tail ---|  every replica is read  |  checkers
+//! ```
+//!
+//! It is **inconclusive** when too little happened: too few acknowledged, or a family of faults of which none bit.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use levada_checkers::{
+    history::{Event, file},
+    verdict::{self, Check},
+};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+use tokio::runtime::Handle;
+
+use crate::{
+    control::Control,
+    nemesis::{Domain, Family, Hand},
+    report,
+    results::{Fault, Plan, Results},
+    stage::{Disk, Props, Stage},
+    workload::{Orders, TOPIC, Workload},
+};
+
+/// The mix of families changes after so long.
+const ROTATE: Duration = Duration::from_secs(30);
+/// Clients work so long before the first fault, and after the last.
+const LEAD: Duration = Duration::from_secs(3);
+const TAIL: Duration = Duration::from_secs(10);
+/// How long nodes may take to be ready when nothing disturbs them any more.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// After the last fault is mended, everything must be served within this.
+const SERVED_WITHIN: Duration = Duration::from_secs(10);
+/// How long what clients have under way may take to come to its end.
+const STOP_WITHIN: Duration = Duration::from_secs(25);
+/// How long it may take to read everything.
+const FINALE_WITHIN: Duration = Duration::from_secs(200);
+
+/// The exit code of whoever was interrupted, as shells have it.
+const INTERRUPTED: i32 = 130;
+
+/// What a run is to do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The server.
+    pub binary: PathBuf,
+    /// What clients do.
+    pub workload: Workload,
+    /// What goes wrong.
+    pub families: Vec<Family>,
+    /// How many nodes.
+    pub nodes: u64,
+    /// On what they store.
+    pub disk: Disk,
+    /// How long faults go on.
+    pub time: Duration,
+    /// Between two faults of one domain, on average.
+    pub interval: Duration,
+    /// What clients are told.
+    pub orders: Orders,
+    /// Fewer acknowledged prove nothing.
+    pub acknowledged_min: u64,
+    /// Where runs are kept.
+    pub out: PathBuf,
+    /// Nodes' data is kept, too.
+    pub keep: bool,
+    /// Say nothing of what happens.
+    pub quiet: bool,
+}
+
+impl Options {
+    /// Does it. What it came to, and where it is kept.
+    ///
+    /// # Errors
+    /// The harness is at fault: the system refuses something, or the cluster did not come up in the first place.
+    pub fn run(&self) -> Result<(Results, PathBuf)> {
+        let began = jiff::Timestamp::now();
+        let id = format!("{}-{}", began.strftime("%Y%m%d-%H%M%S"), self.workload.name());
+        let store = self.out.join(&id);
+        std::fs::create_dir_all(&store).with_context(|| format!("cannot make {}", store.display()))?;
+        let store = store.canonicalize()?;
+        let build = crate::shell::output(&self.binary.to_string_lossy(), ["--version"])?.trim().to_owned();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let played = runtime.block_on(self.play(&store));
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        if !self.keep {
+            let _ = std::fs::remove_dir_all(store.join("data"));
+        }
+        let (faults, mut checks, faults_end_ns) = played?;
+        let events = file::read(&store.join("history.jsonl.zst"))?;
+        checks.extend(self.judge(&events, &faults, faults_end_ns));
+        let results = Results {
+            id,
+            began: began.to_string(),
+            build,
+            plan: self.plan(),
+            again: self.again(),
+            verdict: verdict::worst(&checks),
+            checks,
+            faults,
+        };
+        keep(&store, &results, &events)?;
+        Ok((results, store))
+    }
+
+    async fn play(&self, store: &Path) -> Result<(Vec<Fault>, Vec<Check>, u64)> {
+        let props = Props {
+            binary: self.binary.clone(),
+            nodes: self.nodes,
+            disk: self.disk,
+            clocks: self.families.contains(&Family::Clock),
+            quiet: self.quiet,
+        };
+        let stage = Arc::new(tokio::task::block_in_place(|| Stage::build(&props, store))?);
+        tokio::task::block_in_place(|| stage.wait_ready(READY_WITHIN))?;
+        self.workload.set_up(&stage, &self.orders).await?;
+        let admin = levada_client::Admin::connect(&stage.bootstrap).await?;
+        let control = Control::new(Handle::current(), admin, TOPIC, usize::try_from(self.orders.replicas)?);
+        let work = self.workload.begin(&stage, &self.orders);
+        tokio::time::sleep(LEAD).await;
+        let struck = self.strike_all(&stage, &control).await?;
+        let faults_end_ns = stage.recorder.now_ns();
+        let mut checks = vec![struck.processes];
+        if let Err(error) = tokio::task::block_in_place(|| stage.wait_ready(READY_WITHIN)) {
+            let mut check = Check::new("ready");
+            check.found("not-ready", None, Vec::new(), format!("{error:#}"));
+            checks.push(check);
+        }
+        stage.say("everything is mended");
+        tokio::time::sleep(TAIL).await;
+        work.stop(STOP_WITHIN).await;
+        stage.say("reading every replica");
+        self.workload.finale(&stage, &self.orders, FINALE_WITHIN).await?;
+        stage.recorder.finish()?;
+        checks.push(scan_logs(&stage));
+        Ok((struck.faults, checks, faults_end_ns))
+    }
+
+    /// Lets each domain's nemeses strike on a thread of their own, until the time is over or somebody says stop.
+    async fn strike_all(&self, stage: &Arc<Stage>, control: &Control) -> Result<Struck> {
+        let struck = Arc::new(Mutex::new(Struck { faults: Vec::new(), processes: Check::new("processes") }));
+        let domains: BTreeSet<Domain> = self.families.iter().map(|family| family.domain()).collect();
+        let mut threads = Vec::new();
+        for (number, domain) in (0_u64..).zip(domains) {
+            let hand = Hand {
+                stage: Arc::clone(stage),
+                control: control.clone(),
+                dice: StdRng::seed_from_u64(self.orders.seed ^ number << 40),
+                lasts: self.interval,
+            };
+            let (this, struck) = (self.clone(), Arc::clone(&struck));
+            threads.push(thread::spawn(move || this.strike(domain, hand, &struck)));
+        }
+        let interrupted = tokio::select! {
+            () = self.watch(stage, &struck) => false,
+            _ = tokio::signal::ctrl_c() => true,
+        };
+        if interrupted {
+            stage.say("interrupted: mending everything, then judging what there is; again to end at once");
+            tokio::spawn(async {
+                let _ = tokio::signal::ctrl_c().await;
+                // Everything that was started ends with this process.
+                std::process::exit(INTERRUPTED);
+            });
+        }
+        stage.calm.set();
+        for thread in threads {
+            let joined = tokio::task::block_in_place(|| thread.join());
+            joined.map_err(|_| anyhow::anyhow!("a nemesis panicked"))??;
+        }
+        // What died in the last moment.
+        look_for_dead(stage, &struck);
+        let mut struck = struck.lock().unwrap_or_else(PoisonError::into_inner);
+        struck.faults.sort_by_key(|fault| fault.from_ns);
+        Ok(Struck { faults: std::mem::take(&mut struck.faults), processes: struck.processes.clone() })
+    }
+
+    /// Until the time is over: looks for processes that ended by themselves, and says how it goes.
+    async fn watch(&self, stage: &Arc<Stage>, struck: &Mutex<Struck>) {
+        let end = tokio::time::Instant::now() + self.time;
+        let mut told = tokio::time::Instant::now();
+        while tokio::time::Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            tokio::task::block_in_place(|| look_for_dead(stage, struck));
+            if told.elapsed() > Duration::from_secs(10) {
+                told = tokio::time::Instant::now();
+                stage.say(&format!("{} records acknowledged", stage.recorder.acknowledged()));
+            }
+        }
+    }
+
+    fn strike(&self, domain: Domain, mut hand: Hand, struck: &Mutex<Struck>) -> Result<()> {
+        let mut period = 0;
+        loop {
+            let pause = self.interval.mul_f64(hand.dice.random_range(0.3..1.0));
+            if hand.stage.calm.sleep(pause) {
+                return Ok(());
+            }
+            let now = u64::try_from(Duration::from_nanos(hand.stage.recorder.now_ns()).as_secs() / ROTATE.as_secs())?;
+            let mix = self.mix(now);
+            if now != period {
+                period = now;
+                hand.stage.say(&format!("{domain:?} faults now: {}", names(&mix, domain)));
+            }
+            let ours: Vec<Family> = mix.into_iter().filter(|family| family.domain() == domain).collect();
+            let Some(family) = ours.choose(&mut hand.dice) else { continue };
+            hand.lasts = self.interval.mul_f64(hand.dice.random_range(0.3..1.0));
+            let from_ns = hand.stage.recorder.now_ns();
+            let done = family.strike(&mut hand).with_context(|| format!("the nemesis {}", family.name()))?;
+            let Some(done) = done else { continue };
+            let fault = Fault {
+                family: family.name().to_owned(),
+                what: done.what,
+                nodes: done.nodes,
+                from_ns,
+                to_ns: hand.stage.recorder.now_ns(),
+                evidence: done.evidence,
+            };
+            struck.lock().unwrap_or_else(PoisonError::into_inner).faults.push(fault);
+        }
+    }
+
+    /// Which families there are at a time: all in the first period, then some, and none in a quarter of all periods.
+    fn mix(&self, period: u64) -> Vec<Family> {
+        if period == 0 {
+            return self.families.clone();
+        }
+        let mut dice = StdRng::seed_from_u64(self.orders.seed ^ period << 16);
+        if dice.random_bool(0.25) {
+            return Vec::new();
+        }
+        let count = dice.random_range(1..=self.families.len());
+        self.families.choose_multiple(&mut dice, count).copied().collect()
+    }
+
+    fn judge(&self, events: &[Event], faults: &[Fault], faults_end_ns: u64) -> Vec<Check> {
+        let mut checks = self.workload.check(events);
+        checks.push(levada_checkers::liveness::check(events, faults_end_ns, SERVED_WITHIN));
+        let floor = levada_checkers::stats::Floor { acked_min: self.acknowledged_min };
+        checks.push(levada_checkers::stats::check(events, &floor));
+        checks.push(self.check_faults(faults));
+        checks
+    }
+
+    /// Every family must have bitten at least once.
+    fn check_faults(&self, faults: &[Fault]) -> Check {
+        let mut check = Check::new("faults");
+        let mut bitten: BTreeMap<&str, u64> = BTreeMap::new();
+        for fault in faults.iter().filter(|fault| fault.evidence.is_some()) {
+            *bitten.entry(&fault.family).or_default() += 1;
+        }
+        for family in &self.families {
+            let count = bitten.get(family.name()).copied().unwrap_or(0);
+            #[allow(clippy::cast_precision_loss, reason = "they are few")]
+            check.figure(&format!("{}_count", family.name()), count as f64);
+            if count == 0 {
+                check.doubt(format!("nothing shows that any fault of the family {} bit", family.name()));
+            }
+        }
+        #[allow(clippy::cast_precision_loss, reason = "they are few")]
+        check.figure("without_evidence_count", faults.iter().filter(|fault| fault.evidence.is_none()).count() as f64);
+        check
+    }
+
+    fn plan(&self) -> Plan {
+        Plan {
+            workload: self.workload.name().to_owned(),
+            nemeses: self.families.iter().map(|family| family.name().to_owned()).collect(),
+            nodes: self.nodes,
+            time_s: self.time.as_secs(),
+            rate: self.orders.rate,
+            clients: self.orders.clients,
+            interval_s: self.interval.as_secs(),
+            env: "netns".to_owned(),
+            disk: format!("{:?}", self.disk).to_lowercase(),
+            seed: self.orders.seed,
+        }
+    }
+
+    fn again(&self) -> String {
+        let families: Vec<&str> = self.families.iter().map(|family| family.name()).collect();
+        let nemesis = if families.is_empty() { String::new() } else { format!(" --nemesis {}", families.join(",")) };
+        format!(
+            "jepsen run --workload {} --nodes {}{nemesis} --disk {} --time {} --interval {} --clients {} --rate {} --seed {}",
+            self.workload.name(),
+            self.nodes,
+            format!("{:?}", self.disk).to_lowercase(),
+            self.time.as_secs(),
+            self.interval.as_secs(),
+            self.orders.clients,
+            self.orders.rate,
+            self.orders.seed,
+        )
+    }
+}
+
+/// What happened to the nodes.
+struct Struck {
+    faults: Vec<Fault>,
+    /// Processes that ended by themselves.
+    processes: Check,
+}
+
+fn look_for_dead(stage: &Stage, struck: &Mutex<Struck>) {
+    for (node, log) in stage.died().unwrap_or_default() {
+        stage.say(&format!("node {node} ENDED BY ITSELF"));
+        let mut struck = struck.lock().unwrap_or_else(PoisonError::into_inner);
+        struck.processes.found("died", None, Vec::new(), format!("node {node} ended by itself:\n{log}"));
+    }
+}
+
+/// Nobody may have panicked.
+fn scan_logs(stage: &Stage) -> Check {
+    let mut check = Check::new("logs");
+    for node in stage.ids() {
+        for line in stage.log(node).lines().filter(|line| line.contains("panicked at")) {
+            check.found("panic", None, Vec::new(), format!("node {node}: {line}"));
+        }
+    }
+    check
+}
+
+fn names(families: &[Family], domain: Domain) -> String {
+    let names = families.iter().filter(|family| family.domain() == domain).map(|family| family.name());
+    let names: Vec<&str> = names.collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+fn keep(store: &Path, results: &Results, events: &[Event]) -> Result<()> {
+    let mut faults = String::new();
+    for fault in &results.faults {
+        faults.push_str(&serde_json::to_string(fault)?);
+        faults.push('\n');
+    }
+    ensure!(store.is_dir(), "{} is gone", store.display());
+    std::fs::write(store.join("faults.jsonl"), faults)?;
+    std::fs::write(store.join("results.json"), serde_json::to_string_pretty(results)?)?;
+    std::fs::write(store.join("report.html"), report::html(results, events))?;
+    Ok(())
+}

@@ -1,0 +1,299 @@
+//! Where a run happens: nodes, their network, disks and clocks. Clients and nemeses share one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use levada_tests::{
+    clock::FakeClock,
+    disks::PowerDisk,
+    nodes::{Nodes, Place},
+};
+use rustix::process::Signal;
+
+use crate::{
+    net::{Host, Netns},
+    recorder::Recorder,
+};
+
+/// The size of a node's disk, where it has one of its own.
+const DISK_MIB: u64 = 2_048;
+/// How often it is looked whether a node is ready.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What nodes store their data on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Disk {
+    /// A directory each on the file system of the store.
+    Dir,
+    /// An ext4 each, whose power can be cut.
+    Loop,
+}
+
+/// All of it.
+pub struct Stage {
+    nodes: Mutex<Nodes>,
+    /// Their network.
+    pub net: Netns,
+    disks: Mutex<BTreeMap<Host, PowerDisk>>,
+    clocks: BTreeMap<Host, FakeClock>,
+    /// Nodes that a nemesis has in hand.
+    taken: Mutex<BTreeSet<Host>>,
+    /// Nodes that are to run.
+    wanted: Mutex<BTreeSet<Host>>,
+    /// What clients do.
+    pub recorder: Recorder,
+    /// Set when faults are to end.
+    pub calm: Flag,
+    /// Where clients begin.
+    pub bootstrap: String,
+    logs: PathBuf,
+    quiet: bool,
+}
+
+/// What makes a stage.
+#[derive(Clone, Debug)]
+pub struct Props {
+    /// The server.
+    pub binary: PathBuf,
+    /// How many.
+    pub nodes: u64,
+    /// On what.
+    pub disk: Disk,
+    /// Whether their clocks can be set.
+    pub clocks: bool,
+    /// Say nothing of what happens.
+    pub quiet: bool,
+}
+
+impl Stage {
+    /// Builds it below a directory, starts the nodes, and waits until they are ready.
+    ///
+    /// # Errors
+    /// The system refuses something, or a node does not come up.
+    pub fn build(props: &Props, store: &Path) -> Result<Self> {
+        let Props { binary, nodes, disk, clocks, quiet } = props;
+        let net = Netns::create(*nodes)?;
+        let logs = store.join("nodes");
+        std::fs::create_dir_all(&logs)?;
+        let (mut disks, mut places, mut fakes) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+        for node in 1..=*nodes {
+            let mut dir = store.join(format!("data/node-{node}"));
+            std::fs::create_dir_all(&dir)?;
+            if *disk == Disk::Loop {
+                let made = PowerDisk::create(&dir, "disk", DISK_MIB)?;
+                made.path().clone_into(&mut dir);
+                disks.insert(node, made);
+            }
+            places.push(Place { dir, host: net.address(node), enter: net.enter(node) });
+            if *clocks {
+                fakes.insert(node, FakeClock::new(&logs.join(format!("clock-{node}")))?);
+            }
+        }
+        let settings = [("LEVADA_INSECURE", "true"), ("LEVADA_LOG_FORMAT", "json")];
+        let mut processes = Nodes::placed(binary, &places, &logs, &settings)?;
+        for (node, clock) in &fakes {
+            processes.nodes.get_mut(node).context("a node for each clock")?.environment = clock.environment();
+        }
+        processes.spawn_all()?;
+        Ok(Self {
+            bootstrap: processes.bootstrap(),
+            wanted: Mutex::new(processes.ids().into_iter().collect()),
+            nodes: Mutex::new(processes),
+            net,
+            disks: Mutex::new(disks),
+            clocks: fakes,
+            taken: Mutex::default(),
+            recorder: Recorder::create(&store.join("history.jsonl.zst"))?,
+            calm: Flag::default(),
+            logs,
+            quiet: *quiet,
+        })
+    }
+
+    /// Tells whoever looks on.
+    #[allow(clippy::print_stderr, reason = "this is a command's progress")]
+    pub fn say(&self, what: &str) {
+        if !self.quiet {
+            let at = Duration::from_nanos(self.recorder.now_ns()).as_secs_f64();
+            eprintln!("{at:7.1} s  {what}");
+        }
+    }
+
+    /// All nodes.
+    #[must_use]
+    pub fn ids(&self) -> Vec<Host> {
+        self.nodes().ids()
+    }
+
+    /// The processes.
+    pub fn nodes(&self) -> MutexGuard<'_, Nodes> {
+        lock(&self.nodes)
+    }
+
+    /// Where a node serves Flight.
+    #[must_use]
+    pub fn flight(&self, node: Host) -> Option<String> {
+        Some(self.nodes().nodes.get(&node)?.flight.clone())
+    }
+
+    /// A node's health and metrics.
+    #[must_use]
+    pub fn http(&self, node: Host) -> Option<String> {
+        Some(self.nodes().nodes.get(&node)?.http.clone())
+    }
+
+    /// Takes a node in hand, so that no other nemesis does; `None` if one has.
+    pub fn take(self: &Arc<Self>, node: Host) -> Option<Taken> {
+        lock(&self.taken).insert(node).then(|| Taken { node, stage: Arc::clone(self) })
+    }
+
+    /// Ends a node's process at once.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn kill(&self, node: Host) -> Result<()> {
+        lock(&self.wanted).remove(&node);
+        self.nodes().kill(node)
+    }
+
+    /// Starts a node's process. Does not wait for it. Gives its id.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn spawn(&self, node: Host) -> Result<u32> {
+        lock(&self.wanted).insert(node);
+        let mut nodes = self.nodes();
+        nodes.spawn(node)?;
+        nodes.process(node)
+    }
+
+    /// Stops a process where it is, or lets it go on.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn signal(&self, node: Host, signal: Signal) -> Result<()> {
+        self.nodes().signal(node, signal)
+    }
+
+    /// The clock of a node, if it can be set.
+    #[must_use]
+    pub fn clock(&self, node: Host) -> Option<&FakeClock> {
+        self.clocks.get(&node)
+    }
+
+    /// Cuts the power of some nodes' disks at once, and ends what ran on them.
+    ///
+    /// # Errors
+    /// They have no such disks, or the system refuses.
+    pub fn cut_power(&self, nodes: &BTreeSet<Host>) -> Result<()> {
+        let disks = lock(&self.disks);
+        PowerDisk::cut_all(disks.iter().filter(|(node, _)| nodes.contains(node)).map(|(_, disk)| disk))?;
+        nodes.iter().try_for_each(|&node| self.kill(node))
+    }
+
+    /// Power is back: what the disks had kept is there again. Processes are not started.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn restore_power(&self, nodes: &BTreeSet<Host>) -> Result<()> {
+        let mut disks = lock(&self.disks);
+        nodes.iter().try_for_each(|node| disks.get_mut(node).context("it has no such disk")?.restore())
+    }
+
+    /// Nodes whose process ended though nobody ended it, and starts them again; with the ends of their logs.
+    ///
+    /// # Errors
+    /// One cannot be started.
+    pub fn died(&self) -> Result<Vec<(Host, String)>> {
+        let wanted = lock(&self.wanted).clone();
+        let mut nodes = self.nodes();
+        let mut died = Vec::new();
+        for node in wanted {
+            if nodes.has_ended(node)? {
+                let log = nodes.log(node).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().collect();
+                died.push((node, lines[lines.len().saturating_sub(5)..].join("\n")));
+                nodes.spawn(node)?;
+            }
+        }
+        Ok(died)
+    }
+
+    /// Whether a node says that it serves.
+    #[must_use]
+    pub fn is_ready(&self, node: Host) -> bool {
+        self.http(node).is_some_and(|http| levada_tests::http::get(&http, "/health/ready").is_ok())
+    }
+
+    /// Waits until all nodes serve.
+    ///
+    /// # Errors
+    /// Those that do not in time.
+    pub fn wait_ready(&self, within: Duration) -> Result<()> {
+        let deadline = Instant::now() + within;
+        for node in self.ids() {
+            while !self.is_ready(node) {
+                if Instant::now() > deadline {
+                    bail!("node {node} does not become ready; its log is {}", self.logs.display());
+                }
+                std::thread::sleep(LOOK_INTERVAL);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a node has written to its log.
+    #[must_use]
+    pub fn log(&self, node: Host) -> String {
+        self.nodes().log(node).unwrap_or_default()
+    }
+}
+
+/// A node in somebody's hand. Given back when dropped.
+pub struct Taken {
+    /// Which.
+    pub node: Host,
+    stage: Arc<Stage>,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        lock(&self.stage.taken).remove(&self.node);
+    }
+}
+
+/// Something that becomes so once, and that threads wait for.
+#[derive(Debug, Default)]
+pub struct Flag {
+    set: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Flag {
+    /// From now on it is so.
+    pub fn set(&self) {
+        *lock(&self.set) = true;
+        self.changed.notify_all();
+    }
+
+    /// Whether it is so.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        *lock(&self.set)
+    }
+
+    /// Waits for a time, or until it is so. Whether it is.
+    pub fn sleep(&self, time: Duration) -> bool {
+        let waited = self.changed.wait_timeout_while(lock(&self.set), time, |set| !*set);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

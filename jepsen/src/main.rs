@@ -63,8 +63,8 @@ struct Run {
     /// Partitions of the topic.
     #[arg(long, default_value_t = 8)]
     keys: u32,
-    /// Processes that send; eight share a producer.
-    #[arg(long, default_value_t = 64)]
+    /// Processes that send; 32 share a producer.
+    #[arg(long, default_value_t = 256)]
     clients: u32,
     /// Records sent in a second, by all of them; 0: as many as they can.
     #[arg(long, default_value_t = 0)]

@@ -201,24 +201,28 @@ impl Options {
     }
 
     fn strike(&self, domain: Domain, mut hand: Hand, struck: &Mutex<Struck>) -> Result<()> {
-        let mut period = 0;
+        let (mut period, mut struck_once) = (0, BTreeSet::new());
         loop {
             let pause = self.interval.mul_f64(hand.dice.random_range(0.3..1.0));
             if hand.stage.calm.sleep(pause) {
                 return Ok(());
             }
-            let now = u64::try_from(Duration::from_nanos(hand.stage.recorder.now_ns()).as_secs() / ROTATE.as_secs())?;
+            let now = Duration::from_nanos(hand.stage.recorder.now_ns()).as_secs() / ROTATE.as_secs();
             let mix = self.mix(now);
             if now != period {
                 period = now;
                 hand.stage.say(&format!("{domain:?} faults now: {}", names(&mix, domain)));
             }
             let ours: Vec<Family> = mix.into_iter().filter(|family| family.domain() == domain).collect();
-            let Some(family) = ours.choose(&mut hand.dice) else { continue };
+            // Each once, before any a second time.
+            let new: Vec<Family> = ours.iter().copied().filter(|family| !struck_once.contains(family)).collect();
+            let choice = if new.is_empty() { &ours } else { &new };
+            let Some(&family) = choice.choose(&mut hand.dice) else { continue };
             hand.lasts = self.interval.mul_f64(hand.dice.random_range(0.3..1.0));
             let from_ns = hand.stage.recorder.now_ns();
             let done = family.strike(&mut hand).with_context(|| format!("the nemesis {}", family.name()))?;
             let Some(done) = done else { continue };
+            struck_once.insert(family);
             let fault = Fault {
                 family: family.name().to_owned(),
                 what: done.what,

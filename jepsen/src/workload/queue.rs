@@ -21,7 +21,7 @@ use super::{
 use crate::stage::Stage;
 
 /// Processes that share a producer.
-const CLIENT_PROCESSES: u32 = 8;
+const CLIENT_PROCESSES: u32 = 32;
 /// A producer lives about so long.
 const CLIENT_LIVES: std::ops::Range<u64> = 15..45;
 /// Readers a key.

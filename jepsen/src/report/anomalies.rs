@@ -69,7 +69,7 @@ fn with_neighbours<'a>(steps: &[Operation<'a>], history: &History<'a>) -> Vec<Sh
     let mut seen: BTreeSet<Index> = steps.iter().map(|step| step.begun.index).collect();
     let mut shown: Vec<Shown<'a>> =
         (1..).zip(steps).map(|(number, step)| Shown { operation: *step, step: Some(number) }).collect();
-    // In rounds, so that the last one of the argument has neighbours as well.
+    // The nearest first, so that every step has some.
     let ends = steps.iter().flat_map(|step| [Some(step.begun), step.ended]).flatten();
     let mut around: Vec<(u64, &Event)> = Vec::new();
     for event in ends {
@@ -79,13 +79,17 @@ fn with_neighbours<'a>(steps: &[Operation<'a>], history: &History<'a>) -> Vec<Sh
     }
     around.sort_by_key(|(distance, event)| (*distance, event.index));
     let operations = around.into_iter().filter_map(|(_, event)| history.operation(event.index));
-    let neighbours = operations.filter(|operation| seen.insert(operation.begun.index)).take(NEIGHBOURS_MAX);
+    let telling =
+        operations.filter(|operation| !matches!(operation.op(), Op::Poll { records, .. } if records.is_empty()));
+    let neighbours = telling.filter(|operation| seen.insert(operation.begun.index)).take(NEIGHBOURS_MAX);
     shown.extend(neighbours.map(|operation| Shown { operation, step: None }));
     shown.sort_by_key(|shown| shown.operation.begun.index);
     shown
 }
 
 fn table(shown: &[Shown<'_>], key: Option<Key>) -> String {
+    let error = |it: &Operation<'_>| it.ended.and_then(|event| event.error.clone()).or_else(|| it.begun.error.clone());
+    let errors = shown.iter().any(|shown| error(&shown.operation).is_some());
     let mut rows = String::new();
     for Shown { operation, step } in shown {
         let Operation { begun, ended } = operation;
@@ -94,25 +98,26 @@ fn table(shown: &[Shown<'_>], key: Option<Key>) -> String {
             None => ("neighbour", String::new()),
         };
         let outcome = operation.outcome().name();
-        let error = ended.and_then(|event| event.error.as_deref()).or(begun.error.as_deref()).unwrap_or_default();
+        let error = error(operation).unwrap_or_default();
+        let error = if errors { format!("<td class=\"error\">{}</td>", Esc(error)) } else { String::new() };
         rows += &format!(
-            r#"<tr class="{class}"><td>{step}</td><td class="time">{}</td><td class="time">{}</td><td>p{}</td><td>{}</td><td class="{outcome}">{outcome}</td><td class="op">{}</td><td class="error">{}</td><td class="index">{}</td></tr>
+            r#"<tr class="{class}"><td>{step}</td><td class="time">{}</td><td class="time">{}</td><td>p{}</td><td>{}</td><td class="{outcome}">{outcome}</td><td class="op">{}</td>{error}<td class="index">{}</td></tr>
 "#,
             moment(begun.time_ns),
             operation.latency_ns().map_or_else(|| "never ended".to_owned(), |ns| format!("+{}", duration(ns))),
             begun.process,
             ended.and_then(|event| event.node).or(begun.node).map_or_else(|| "–".to_owned(), |node| format!("n{node}")),
             Esc(describe(operation, key)),
-            Esc(error),
             ended.map_or_else(|| begun.index.to_string(), |ended| format!("{}–{}", begun.index, ended.index)),
         );
     }
     format!(
         r#"<div class="wide"><table class="operations">
-<thead><tr><th></th><th class="time">began</th><th class="time">took</th><th>process</th><th>node</th><th>outcome</th><th>operation</th><th>error</th><th class="index">events</th></tr></thead>
+<thead><tr><th></th><th class="time">began</th><th class="time">took</th><th>process</th><th>node</th><th>outcome</th><th>operation</th>{}<th class="index">events</th></tr></thead>
 <tbody>
 {rows}</tbody></table></div>
-"#
+"#,
+        if errors { "<th>error</th>" } else { "" }
     )
 }
 

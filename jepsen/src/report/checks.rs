@@ -10,6 +10,11 @@ use super::{
     text::{Esc, count, figure},
 };
 
+const HOW_TO_READ: &str = "<p class=\"note how\">Bars are operations from begin to end, in their order and not to scale: a \
+dashed one may have taken effect later, or never. Numbers are the steps of the argument; what is grey went on beside them. Then \
+the log around, in the order of its offsets: which value each source says stands there. A dash was left out between others \
+that were shown.</p>\n";
+
 pub(super) fn all(checks: &[Check], history: &History<'_>) -> String {
     // The worst first; those of a kind as they came.
     let mut sorted: Vec<&Check> = checks.iter().collect();
@@ -17,7 +22,8 @@ pub(super) fn all(checks: &[Check], history: &History<'_>) -> String {
     if sorted.is_empty() {
         return "<p class=\"note\">There were none.</p>\n".to_owned();
     }
-    sorted.into_iter().map(|check| one(check, history)).collect()
+    let how = if sorted.iter().any(|check| !check.anomalies.is_empty()) { HOW_TO_READ } else { "" };
+    how.to_owned() + &sorted.into_iter().map(|check| one(check, history)).collect::<String>()
 }
 
 fn one(check: &Check, history: &History<'_>) -> String {

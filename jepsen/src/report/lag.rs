@@ -61,6 +61,7 @@ pub(super) fn panel(history: &History<'_>, axis: Axis) -> Option<Panel> {
             .to_owned(),
         legend: &[("stroke worst", "the key that lagged most"), ("stroke lag", "others")],
         height_px: HEIGHT_PX,
+        lanes: false,
         marks: (0..=top / step).map(mark).collect(),
         body,
     })
@@ -136,7 +137,7 @@ mod tests {
             (2500, Op::Poll { key: 0, from: 0, records: vec![(0, 0), (3, 3)] }),
             (4500, Op::Poll { key: 0, from: 3, records: vec![(4, 4)] }),
         ];
-        let event = |(index, (ms, op))| Event {
+        let event = |(index, (ms, op)): (u64, (u64, Op))| Event {
             index,
             time_ns: ms * 1_000_000,
             process: 0,
@@ -149,6 +150,6 @@ mod tests {
         let events: Vec<Event> = (0..).zip(ops).map(event).collect();
         let history = History::new(&events);
         let axis = Axis::new(6_000_000_000);
-        assert_eq!(lags(&history, axis)[&0].bins, [5, 5, 1, 1, 0, 0]);
+        assert_eq!(lags(&history, axis)[&0].bins, [5, 5, 5, 1, 1, 0]);
     }
 }

@@ -86,9 +86,9 @@ impl Scale {
 
     fn marks(&self) -> Vec<Mark> {
         let text = |ns: u64| match ns {
-            ..1_000_000 => format!("{} µs", ns / 1000),
-            ..SECOND_NS => format!("{} ms", ns / 1_000_000),
-            _ => format!("{} s", ns / SECOND_NS),
+            SECOND_NS.. => format!("{} s", ns / SECOND_NS),
+            1_000_000.. => format!("{} ms", ns / 1_000_000),
+            _ => format!("{} µs", ns / 1000),
         };
         self.decades_ns.iter().map(|ns| Mark { y_px: self.y_px(*ns), text: text(*ns), line: true }).collect()
     }
@@ -103,7 +103,7 @@ pub(super) fn panel(samples: &[Sample], axis: Axis) -> Panel {
     };
     Panel {
         title: "Latency",
-        note: "Operations that take a majority to answer, by when they began and how long they took. Darker is more. A cell \
+        note: "Operations that take a majority to answer, by when they began and how long they took. The stronger the colour, the more. A cell \
                with one whose outcome is unknown, or that failed, has its colour."
             .to_owned(),
         legend: &[
@@ -114,6 +114,7 @@ pub(super) fn panel(samples: &[Sample], axis: Axis) -> Panel {
             ("stroke p99", "99th percentile"),
         ],
         height_px: HEIGHT_PX,
+        lanes: true,
         marks: scale.marks(),
         body,
     }

@@ -9,7 +9,7 @@
 //!
 //! Its size is bounded, whatever the history holds: operations are counted into cells and bins, never drawn one by one. Only
 //! operations that show an anomaly are, of which each check tells a few. Text that comes from elsewhere passes
-//! [`text::Esc`], without exception.
+//! `text::Esc`, without exception.
 
 mod anomalies;
 mod bands;

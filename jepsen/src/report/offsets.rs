@@ -146,6 +146,12 @@ impl Column {
         *self.values.entry(offset).or_default().entry(value).or_default() += 1;
     }
 
+    /// Whether it showed what is before and after, and not this.
+    fn skips(&self, offset: Offset) -> bool {
+        let reaches = self.reach.is_some_and(|(first, last)| (first..=last).contains(&offset));
+        reaches && !self.values.contains_key(&offset)
+    }
+
     fn show(&mut self, records: &[(Offset, Value)], rows: &BTreeSet<Offset>) {
         for (offset, value) in records {
             let (first, last) = self.reach.unwrap_or((*offset, *offset));
@@ -207,7 +213,8 @@ impl Claims {
             last = Some(*offset);
             let said = self.columns.values().filter_map(|column| column.values.get(offset));
             let different: BTreeSet<Value> = said.flat_map(|values| values.keys().copied()).collect();
-            let class = if different.len() > 1 { " class=\"differs\"" } else { "" };
+            let skipped = !different.is_empty() && self.columns.values().any(|column| column.skips(*offset));
+            let class = if different.len() > 1 || skipped { " class=\"differs\"" } else { "" };
             let cells: String = self.columns.values().map(|column| cell(column, *offset, values)).collect();
             body += &format!("<tr{class}><th>{offset}</th>{cells}</tr>\n");
         }
@@ -216,7 +223,6 @@ impl Claims {
 <thead><tr><th>offset</th>{heads}</tr></thead>
 <tbody>
 {body}</tbody></table></div>
-<p class="note">The log in the order of its offsets: which value each source says stands there. A dash: it showed what is before and after, and not this.</p>
 "#
         )
     }
@@ -224,8 +230,7 @@ impl Claims {
 
 fn cell(column: &Column, offset: Offset, focus: &BTreeSet<Value>) -> String {
     let Some(values) = column.values.get(&offset) else {
-        let skipped = column.reach.is_some_and(|(first, last)| (first..=last).contains(&offset));
-        return if skipped { "<td class=\"skipped\">—</td>".to_owned() } else { "<td></td>".to_owned() };
+        return if column.skips(offset) { "<td class=\"skipped\">—</td>".to_owned() } else { "<td></td>".to_owned() };
     };
     let shown = values.iter().take(VALUES_MAX).map(|(value, times)| {
         let times = if *times > 1 { format!("<small>×{}</small>", count(*times)) } else { String::new() };

@@ -96,13 +96,13 @@ fn percent(hundredths: u64) -> String {
     format!("{}.{:02}%", hundredths / 100, hundredths % 100)
 }
 
-/// A scale from 0 to at least `max` whose four parts are round, and one of them.
+/// A scale from 0 to at least `max` of at most five round parts, and one of them.
 pub(super) fn round_scale(max: u64) -> (u64, u64) {
     let mut ten = 1_u64;
     loop {
         for step in [ten, ten.saturating_mul(2), ten.saturating_mul(5)] {
-            if step.saturating_mul(4) >= max {
-                return (step.saturating_mul(4), step);
+            if step.saturating_mul(5) >= max {
+                return (step.saturating_mul(max.div_ceil(step).max(1)), step);
             }
         }
         ten = ten.saturating_mul(10);
@@ -130,6 +130,8 @@ pub(super) struct Panel {
     /// What its colours mean: classes, and text.
     pub(super) legend: &'static [(&'static str, &'static str)],
     pub(super) height_px: u64,
+    /// Whether the families stand above it by their names; the shades of the faults are always there.
+    pub(super) lanes: bool,
     pub(super) marks: Vec<Mark>,
     /// What is drawn: markup, over the bands, at the size of the plot.
     pub(super) body: String,
@@ -138,7 +140,7 @@ pub(super) struct Panel {
 impl Panel {
     pub(super) fn render(&self, axis: Axis, bands: &Bands) -> String {
         let Self { title, height_px, .. } = *self;
-        let top_px = bands.lanes_px();
+        let (top_px, lanes) = if self.lanes { (bands.lanes_px(), bands.lanes()) } else { (0, "") };
         let mut legend = String::new();
         for (class, text) in self.legend {
             legend += &format!(r#"<span><i class="swatch {class}"></i>{}</span>"#, Esc(text));
@@ -150,7 +152,7 @@ impl Panel {
             }
             marks += &format!(r#"<text class="mark" x="-8" y="{:.1}">{}</text>"#, y_px + 3.5, Esc(text));
         }
-        let (total_px, lanes, shades) = (top_px + height_px + AXIS_PX, bands.lanes(), bands.shades(height_px));
+        let (total_px, shades) = (top_px + height_px + AXIS_PX, bands.shades(height_px));
         let (ticks, note, body) = (axis.ticks(height_px), Esc(&self.note), &self.body);
         format!(
             r#"<figure class="panel">
@@ -201,9 +203,9 @@ mod tests {
 
     #[test]
     fn scales_are_round() {
-        assert_eq!(round_scale(0), (4, 1));
+        assert_eq!(round_scale(0), (1, 1));
         assert_eq!(round_scale(17), (20, 5));
-        assert_eq!(round_scale(1000), (2000, 500));
+        assert_eq!(round_scale(1000), (1000, 200));
         assert_eq!(round_scale(u64::MAX), (u64::MAX, 5_000_000_000_000_000_000));
     }
 }

@@ -48,6 +48,7 @@ pub(super) fn panel(history: &History<'_>, axis: Axis) -> Panel {
         note: "All operations, by when they ended: one on another.".to_owned(),
         legend: &[("ok", "ok"), ("info", "unknown"), ("fail", "failed")],
         height_px: HEIGHT_PX,
+        lanes: true,
         marks: (0..=top / step).map(mark).collect(),
         body,
     }

@@ -16,6 +16,10 @@ use super::{
 
 const LANE_PX: u64 = 26;
 const BAR_PX: u64 = 20;
+/// About as wide as all lanes are on a desk; where they are narrower, text is cut.
+const WIDTH_PX: u64 = 1000;
+/// A character, about.
+const CHAR_PX: u64 = 7;
 
 pub(super) fn draw(shown: &[Shown<'_>], key: Option<Key>) -> String {
     let ends = shown.iter().flat_map(|it| [Some(it.operation.begun), it.operation.ended]).flatten();
@@ -25,7 +29,7 @@ pub(super) fn draw(shown: &[Shown<'_>], key: Option<Key>) -> String {
     let places = ranks.len() as u64 + 1;
 
     let mut lanes: Vec<(Process, u64)> = Vec::new();
-    let mut bars = String::new();
+    let mut bars: Vec<Bar<'_, '_>> = Vec::new();
     let mut by_process: Vec<&Shown<'_>> = shown.iter().collect();
     by_process.sort_by_key(|shown| (shown.operation.begun.process, shown.operation.begun.index));
     for shown in by_process {
@@ -40,12 +44,15 @@ pub(super) fn draw(shown: &[Shown<'_>], key: Option<Key>) -> String {
             lanes.push((begun.process, 0));
             lanes.len() - 1
         });
-        // What follows one whose outcome is unknown is still drawn on it: the process went on when it gave up.
-        let busy = operation.ended.map_or(places, |ended| rank(ended.index));
         if let Some((_, until)) = lanes.get_mut(lane) {
-            *until = if open { places } else { busy };
+            *until = to;
         }
-        bars += &bar(shown, key, lane as u64 * LANE_PX, from, to, places);
+        bars.push(Bar { shown, lane, from, to });
+    }
+    let mut drawn = String::new();
+    for bar in &bars {
+        let later = bars.iter().filter(|other| other.lane == bar.lane && other.from > bar.from).map(|other| other.from);
+        drawn += &bar.draw(key, later.min().unwrap_or(places), places);
     }
     let mut names = String::new();
     let mut last = None;
@@ -54,42 +61,69 @@ pub(super) fn draw(shown: &[Shown<'_>], key: Option<Key>) -> String {
         if last.replace(*process) != Some(*process) {
             names += &format!(r#"<text class="mark" x="-8" y="{}">p{process}</text>"#, y_px + 14);
         }
-        names += &format!(r#"<line class="lane" x1="0" x2="100%" y1="{0}" y2="{0}"/>"#, y_px + BAR_PX / 2);
+        names += &format!(r#"<line class="lane" x1="0" x2="100%" y1="{0}" y2="{0}"/>"#, y_px + BAR_PX + 2);
     }
     let height_px = lanes.len() as u64 * LANE_PX;
     format!(
         r#"<div class="wide"><div class="schedule"><svg class="plot" width="100%" height="{height_px}" role="img" aria-label="which operations overlap">{names}
-{bars}</svg></div></div>
-<p class="note">Begins and ends in their order, not to scale. Numbers are steps of the argument; grey bars are what else went on there; a bar that fades out may have taken effect later, or never.</p>
+{drawn}</svg></div></div>
 "#
     )
 }
 
-fn bar(shown: &Shown<'_>, key: Option<Key>, y_px: u64, from: u64, to: u64, places: u64) -> String {
-    let percent = |place: u64| {
-        let hundredths = place * 10_000 / places.max(1);
-        format!("{}.{:02}%", hundredths / 100, hundredths % 100)
-    };
-    let outcome = shown.operation.outcome().name();
-    let (class, badge, text_px) = match shown.step {
-        Some(step) => {
-            let badge = format!(
-                r#"<circle class="badge" cx="11" cy="{0}" r="7.5"/><text class="step" x="11" y="{1}">{step}</text>"#,
-                BAR_PX / 2,
-                BAR_PX / 2 + 4
-            );
-            ("step", badge, 23)
-        }
-        None => ("neighbour", String::new(), 6),
-    };
-    format!(
-        r#"<svg class="{class} {outcome}" x="{}" y="{y_px}" width="{}" height="{BAR_PX}"><title>{}</title><rect width="100%" height="100%" rx="3"/>{badge}<text x="{text_px}" y="14">{}</text></svg>
+/// An operation's place.
+struct Bar<'a, 'b> {
+    shown: &'b Shown<'a>,
+    lane: usize,
+    from: u64,
+    to: u64,
+}
+
+impl Bar<'_, '_> {
+    /// Its text stands in it, or behind it if there is room until the next one in its lane.
+    fn draw(&self, key: Option<Key>, free_until: u64, places: u64) -> String {
+        let Self { shown, lane, from, to } = *self;
+        let width = to.saturating_sub(from).max(1);
+        let room = free_until.saturating_sub(from).max(width);
+        let outcome = shown.operation.outcome().name();
+        let (class, badge, left_px) = match shown.step {
+            Some(step) => ("step", badge(step), 23),
+            None => ("neighbour", String::new(), 6),
+        };
+        let px = |places_wide: u64| places_wide * WIDTH_PX / places.max(1);
+        let text = short(shown.operation.op());
+        let text_px = text.chars().count() as u64 * CHAR_PX;
+        let label = if text_px + 2 * CHAR_PX <= px(room - width) && left_px + text_px > px(width) {
+            format!(r#"<text x="{}" dx="6" y="14">{}</text>"#, share(width, room), Esc(text))
+        } else if left_px + text_px <= px(room) {
+            format!(r#"<text x="{left_px}" y="14">{}</text>"#, Esc(text))
+        } else {
+            // It stands in the table, and in the hint.
+            String::new()
+        };
+        format!(
+            r#"<svg class="{class} {outcome}" x="{}" y="{}" width="{}" height="{BAR_PX}"><title>{}</title><rect width="{}" height="100%" rx="3"/>{badge}{label}</svg>
 "#,
-        percent(from),
-        percent(to.saturating_sub(from).max(1)),
-        Esc(describe(&shown.operation, key)),
-        Esc(short(shown.operation.op())),
+            share(from, places),
+            lane as u64 * LANE_PX,
+            share(room, places),
+            Esc(describe(&shown.operation, key)),
+            share(width, room),
+        )
+    }
+}
+
+fn badge(step: usize) -> String {
+    let (middle_px, text_px) = (BAR_PX / 2, BAR_PX / 2 + 4);
+    format!(
+        r#"<circle class="badge" cx="11" cy="{middle_px}" r="7.5"/><text class="step" x="11" y="{text_px}">{step}</text>"#
     )
+}
+
+/// A part of a whole, in percent.
+fn share(part: u64, whole: u64) -> String {
+    let hundredths = part * 10_000 / whole.max(1);
+    format!("{}.{:02}%", hundredths / 100, hundredths % 100)
 }
 
 /// As short as it can be.

@@ -110,6 +110,7 @@ impl Service {
             ),
             legend: &[("served", "served"), ("paused", "not served for 0.5 s or more")],
             height_px,
+            lanes: false,
             marks,
             body,
         }

@@ -165,8 +165,8 @@ pub(super) fn figures(results: &Results, history: &History<'_>, samples: &[Sampl
         ("", "read", count(totals.read), "records or values".to_owned()),
         ("info", "unknown", count(totals.unknown), "may have been done".to_owned()),
         ("fail", "failed", count(totals.failed), "were not done".to_owned()),
-        ("", "median latency", latency(500), "of ok, that take a majority".to_owned()),
-        ("", "99th percentile", latency(990), "of the same".to_owned()),
+        ("", "median latency", latency(500), "from asking to ok".to_owned()),
+        ("", "99th percentile", latency(990), "one of 100 is slower".to_owned()),
         ("", "longest pause", pause, where_),
     ];
     let mut list = String::new();

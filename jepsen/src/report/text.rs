@@ -73,26 +73,24 @@ pub(super) fn plural(number: u64, one: &str) -> String {
 
 /// `412 µs`, `3.4 ms`, `1.20 s`, `2 min 5 s`: three digits are enough.
 pub(super) fn duration(ns: u64) -> String {
-    let (unit, name) = match ns {
-        0 => return "0 s".to_owned(),
-        ..US => return format!("{ns} ns"),
-        ..MS => (US, "µs"),
-        ..SECOND_NS => (MS, "ms"),
-        _ if ns < 60 * SECOND_NS => (SECOND_NS, "s"),
-        _ => {
-            let seconds = ns / SECOND_NS;
-            return match (seconds / 60, seconds % 60) {
-                (minutes @ ..60, seconds) => format!("{minutes} min {seconds} s"),
-                (minutes, _) => format!("{} h {} min", count(minutes / 60), minutes % 60),
-            };
-        }
+    let (minutes, seconds) = (ns / SECOND_NS / 60, ns / SECOND_NS % 60);
+    if minutes >= 60 {
+        return format!("{} h {} min", count(minutes / 60), minutes % 60);
+    }
+    if minutes > 0 {
+        return format!("{minutes} min {seconds} s");
+    }
+    let Some((unit, name)) = [(SECOND_NS, "s"), (MS, "ms"), (US, "µs")].into_iter().find(|(unit, _)| ns >= *unit)
+    else {
+        return if ns == 0 { "0 s".to_owned() } else { format!("{ns} ns") };
     };
     let value = ns as f64 / unit as f64;
-    match value {
-        ..10.0 => format!("{value:.2} {name}"),
-        ..100.0 => format!("{value:.1} {name}"),
-        _ => format!("{value:.0} {name}"),
-    }
+    let places = match value {
+        100.0.. => 0,
+        10.0.. => 1,
+        _ => 2,
+    };
+    format!("{value:.places$} {name}")
 }
 
 /// A moment of a run to the millisecond: `1:07.250`.

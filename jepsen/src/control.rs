@@ -88,6 +88,12 @@ impl Control {
             && ours.count() > 0
     }
 
+    /// Waits until everything is whole, for a time, or until all faults are to end.
+    pub fn wait_whole(&self, within: Duration, calm: &Flag) {
+        let deadline = Instant::now() + within;
+        while Instant::now() < deadline && !calm.sleep(LOOK_INTERVAL) && !self.is_whole() {}
+    }
+
     /// Which incarnation of a node the cluster knows, in hexadecimal.
     #[must_use]
     pub fn incarnation(&self, node: Host) -> Option<String> {

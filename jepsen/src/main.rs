@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use levada_checkers::verdict::{Check, Verdict};
 use levada_jepsen::{
-    nemesis::Family,
+    nemesis::{Family, Targets},
     results::Results,
     run::Options,
     sandbox, shell,
@@ -51,6 +51,9 @@ struct Run {
     /// What goes wrong, separated by commas. Nothing, if it is not given.
     #[arg(long, value_enum, value_delimiter = ',')]
     nemesis: Vec<Family>,
+    /// How many nodes a fault of processes or disks hits at once.
+    #[arg(long, value_enum, default_value = "any")]
+    targets: Targets,
     /// How long it goes wrong, in seconds.
     #[arg(long, default_value_t = 60)]
     time: u64,
@@ -109,6 +112,7 @@ impl Run {
             binary: self.binary.unwrap_or_else(|| levada_tests::tools::levada().to_owned()),
             workload: self.workload,
             families: self.nemesis,
+            targets: self.targets,
             nodes: self.nodes,
             disk: self.disk,
             time: Duration::from_secs(self.time),

@@ -85,6 +85,11 @@ impl Recorder {
         self.complete(process, node, invocation, Phase::Ok, op, None);
     }
 
+    /// It was certainly not done, and that is no error: what it compared with was another value.
+    pub fn refused(&self, process: Process, invocation: Index, op: Op) {
+        self.complete(process, None, invocation, Phase::Fail, op, None);
+    }
+
     /// It ended otherwise; the operation is as it was invoked.
     pub fn ended(&self, process: Process, invocation: Index, phase: Phase, op: Op, error: String) {
         self.complete(process, None, invocation, phase, op, Some(error));

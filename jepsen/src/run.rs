@@ -10,6 +10,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -26,7 +27,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     control::Control,
-    nemesis::{Domain, Family, Hand},
+    nemesis::{Domain, Family, Hand, Targets},
     report,
     results::{Fault, Plan, Results},
     stage::{Disk, Props, Stage},
@@ -59,6 +60,8 @@ pub struct Options {
     pub workload: Workload,
     /// What goes wrong.
     pub families: Vec<Family>,
+    /// How many nodes a fault hits, where it hits several.
+    pub targets: Targets,
     /// How many nodes.
     pub nodes: u64,
     /// On what they store.
@@ -158,6 +161,7 @@ impl Options {
                 control: control.clone(),
                 dice: StdRng::seed_from_u64(self.orders.seed ^ number << 40),
                 lasts: self.interval,
+                targets: self.targets,
             };
             let (this, struck) = (self.clone(), Arc::clone(&struck));
             threads.push(thread::spawn(move || this.strike(domain, hand, &struck)));
@@ -287,26 +291,30 @@ impl Options {
             clients: self.orders.clients,
             interval_s: self.interval.as_secs(),
             env: "netns".to_owned(),
-            disk: format!("{:?}", self.disk).to_lowercase(),
+            disk: name_of(self.disk),
             seed: self.orders.seed,
         }
     }
 
     fn again(&self) -> String {
-        let families: Vec<&str> = self.families.iter().map(|family| family.name()).collect();
-        let nemesis = if families.is_empty() { String::new() } else { format!(" --nemesis {}", families.join(",")) };
-        format!(
-            "jepsen run --workload {} --nodes {}{nemesis} --disk {} --time {} --interval {} --clients {} --rate {} --seed {}",
-            self.workload.name(),
-            self.nodes,
-            format!("{:?}", self.disk).to_lowercase(),
-            self.time.as_secs(),
-            self.interval.as_secs(),
-            self.orders.clients,
-            self.orders.rate,
-            self.orders.seed,
-        )
+        let mut said = format!("jepsen run --workload {} --nodes {}", self.workload.name(), self.nodes);
+        if !self.families.is_empty() {
+            let families: Vec<&str> = self.families.iter().map(|family| family.name()).collect();
+            let _ = write!(said, " --nemesis {} --targets {}", families.join(","), name_of(self.targets));
+        }
+        let Orders { keys, clients, rate, seed, .. } = self.orders;
+        let (disk, time, interval) = (name_of(self.disk), self.time.as_secs(), self.interval.as_secs());
+        let _ = write!(
+            said,
+            " --disk {disk} --time {time} --interval {interval} --keys {keys} --clients {clients} --rate {rate} --seed {seed}"
+        );
+        said
     }
+}
+
+/// A choice, as the command line has it.
+fn name_of(choice: impl clap::ValueEnum) -> String {
+    choice.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 /// What happened to the nodes.

@@ -141,6 +141,12 @@ impl Stage {
         Some(self.nodes().nodes.get(&node)?.flight.clone())
     }
 
+    /// Where a node has its data.
+    #[must_use]
+    pub fn data_dir(&self, node: Host) -> Option<PathBuf> {
+        Some(self.nodes().nodes.get(&node)?.data_dir.clone())
+    }
+
     /// A node's health and metrics.
     #[must_use]
     pub fn http(&self, node: Host) -> Option<String> {

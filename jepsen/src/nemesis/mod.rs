@@ -8,6 +8,7 @@
 //! torn. Nodes are [taken](crate::stage::Stage::take) by whoever ends, stops or wipes them.
 
 mod clock;
+mod corrupt;
 mod loss;
 mod membership;
 mod partition;
@@ -34,7 +35,7 @@ pub enum Domain {
     Process,
     /// Clocks.
     Clock,
-    /// Who belongs to the cluster, and who leads.
+    /// Who belongs to the cluster and who leads, and whatever needs all others to be whole.
     Membership,
 }
 
@@ -59,6 +60,23 @@ pub enum Family {
     Leader,
     /// A node loses everything, and is replaced under its id.
     Wipe,
+    /// Bits of a node's files flip, or a segment ends early, while it is down.
+    Corrupt,
+}
+
+/// How many a fault of processes or disks hits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Targets {
+    /// A node.
+    One,
+    /// As many as can be gone while the rest goes on.
+    Minority,
+    /// So many that the rest cannot go on.
+    Majority,
+    /// All of them at once.
+    All,
+    /// Mostly one, sometimes one of the others.
+    Any,
 }
 
 /// What was done.
@@ -82,11 +100,13 @@ pub struct Hand {
     pub dice: StdRng,
     /// How long it lasts.
     pub lasts: Duration,
+    /// How many it hits, where it hits several.
+    pub targets: Targets,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Partition,
         Self::Loss,
         Self::Kill,
@@ -96,6 +116,7 @@ impl Family {
         Self::Clock,
         Self::Leader,
         Self::Wipe,
+        Self::Corrupt,
     ];
 
     /// Its name on the command line.
@@ -111,6 +132,7 @@ impl Family {
             Self::Clock => "clock",
             Self::Leader => "leader",
             Self::Wipe => "wipe",
+            Self::Corrupt => "corrupt",
         }
     }
 
@@ -121,7 +143,7 @@ impl Family {
             Self::Partition | Self::Loss => Domain::Network,
             Self::Kill | Self::Pause | Self::PauseKill | Self::Power => Domain::Process,
             Self::Clock => Domain::Clock,
-            Self::Leader | Self::Wipe => Domain::Membership,
+            Self::Leader | Self::Wipe | Self::Corrupt => Domain::Membership,
         }
     }
 
@@ -140,6 +162,7 @@ impl Family {
             Self::Clock => clock::strike(hand),
             Self::Leader => membership::move_leaders(hand),
             Self::Wipe => membership::wipe(hand),
+            Self::Corrupt => corrupt::strike(hand),
         }
     }
 }
@@ -150,14 +173,20 @@ impl Hand {
         self.stage.calm.sleep(self.lasts);
     }
 
-    /// Some nodes that nobody else has in hand: mostly one, sometimes a minority, a majority or all of them.
+    /// Some nodes that nobody else has in hand.
     pub fn victims(&mut self) -> Vec<Taken> {
         let ids = self.stage.ids();
-        let count = match self.dice.random_range(0..10) {
-            0..5 => 1,
-            5..7 => (ids.len() - 1) / 2,
-            7..9 => ids.len() / 2 + 1,
-            _ => ids.len(),
+        let drawn = match self.dice.random_range(0..10) {
+            0..5 => Targets::One,
+            5..7 => Targets::Minority,
+            7..9 => Targets::Majority,
+            _ => Targets::All,
+        };
+        let count = match if self.targets == Targets::Any { drawn } else { self.targets } {
+            Targets::One | Targets::Any => 1,
+            Targets::Minority => (ids.len() - 1) / 2,
+            Targets::Majority => ids.len() / 2 + 1,
+            Targets::All => ids.len(),
         };
         let chosen: Vec<Host> = ids.choose_multiple(&mut self.dice, count.max(1)).copied().collect();
         chosen.into_iter().filter_map(|node| self.stage.take(node)).collect()

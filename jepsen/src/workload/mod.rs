@@ -5,6 +5,7 @@ mod flight;
 mod log;
 mod queue;
 mod records;
+mod register;
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,6 +28,8 @@ pub enum Workload {
     Queue,
     /// The same with readers that compare what Flight shows with what the native protocol does, on any node.
     Flight,
+    /// Settings of topics as registers: created, written and read by many at once.
+    Register,
 }
 
 /// What clients are told.
@@ -51,6 +54,7 @@ impl Workload {
         match self {
             Self::Queue => "queue",
             Self::Flight => "flight",
+            Self::Register => "register",
         }
     }
 
@@ -66,9 +70,13 @@ impl Workload {
     #[must_use]
     pub fn begin(self, stage: &Arc<Stage>, orders: &Orders) -> Work {
         let mut work = Work { clients: JoinSet::new(), stop: Arc::default() };
-        queue::begin(&mut work, stage, orders);
-        if self == Self::Flight {
-            flight::begin(&mut work, stage, orders);
+        match self {
+            Self::Queue => queue::begin(&mut work, stage, orders),
+            Self::Flight => {
+                queue::begin(&mut work, stage, orders);
+                flight::begin(&mut work, stage, orders);
+            }
+            Self::Register => register::begin(&mut work, stage, orders),
         }
         work
     }
@@ -78,13 +86,19 @@ impl Workload {
     /// # Errors
     /// The harness cannot go on. That a node does not show its log is for the checkers to see.
     pub async fn finale(self, stage: &Arc<Stage>, orders: &Orders, within: Duration) -> Result<()> {
-        finale::read_all(stage, orders, within).await
+        match self {
+            Self::Queue | Self::Flight => finale::read_all(stage, orders, within).await,
+            Self::Register => Ok(()),
+        }
     }
 
     /// What its checkers say.
     #[must_use]
     pub fn check(self, events: &[Event]) -> Vec<Check> {
-        vec![levada_checkers::log::check(events)]
+        match self {
+            Self::Queue | Self::Flight => vec![levada_checkers::log::check(events)],
+            Self::Register => vec![levada_checkers::register::check(events)],
+        }
     }
 }
 

@@ -32,13 +32,13 @@ use self::search::{Found, Search, Stop};
 /// How much may be spent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// In so many configurations of one key the search may be. One takes about 200 bytes.
-    pub configurations_max: usize,
+    /// So much the search may remember of one key.
+    pub memory_bytes_max: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { configurations_max: 1_000_000 }
+        Self { memory_bytes_max: 512 << 20 }
     }
 }
 
@@ -55,7 +55,7 @@ pub fn check_with(events: &[Event], options: &Options) -> Check {
     let registers = gather(events);
     let (mut operations, mut unknown, mut configurations, mut most) = (0, 0, 0, 0);
     for (&key, register) in &registers {
-        let found = Search::new(register, options.configurations_max).run();
+        let found = Search::new(register, options.memory_bytes_max).run();
         operations += register.certain.len();
         unknown += register.unknown.len();
         configurations += found.configurations;
@@ -79,8 +79,8 @@ fn tell(key: Key, register: &Register, found: &Found, options: &Options, check: 
     match &found.stop {
         None => {}
         Some(Stop::Spent) => check.doubt(format!(
-            "the operations of key {key} could not be put in order within {} configurations",
-            options.configurations_max
+            "the operations of key {key} could not be put in order within {} bytes",
+            options.memory_bytes_max
         )),
         Some(Stop::Stuck { ordered, last, state, next }) => {
             let list = |operations: &[&Operation]| {

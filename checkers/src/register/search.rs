@@ -33,7 +33,7 @@ pub(super) struct Found<'a> {
 /// Why there is no order.
 #[derive(Debug)]
 pub(super) enum Stop<'a> {
-    /// It was in too many configurations.
+    /// It would have had to remember too much.
     Spent,
     /// There is none.
     Stuck {
@@ -88,6 +88,13 @@ struct Configuration {
     used: Vec<u32>,
 }
 
+impl Configuration {
+    /// What it takes to remember it: as a place where the search was, and as one to go on from.
+    fn bytes(&self) -> usize {
+        2 * (size_of::<Self>() + size_of_val(&*self.done.words) + size_of_val(&*self.used)) + size_of::<Frame>()
+    }
+}
+
 /// An operation that may be next, and the unknown ones that must take effect right before it.
 struct Choice {
     operation: usize,
@@ -111,7 +118,8 @@ enum Step {
 /// A search under way.
 pub(super) struct Search<'a> {
     register: &'a Register,
-    configurations_max: usize,
+    memory_bytes_max: usize,
+    memory_bytes: usize,
     configurations: usize,
     /// Where it was, by what was used up.
     seen: HashMap<(Done, State), Vec<Vec<u32>>>,
@@ -137,10 +145,11 @@ enum Way {
 }
 
 impl<'a> Search<'a> {
-    pub(super) fn new(register: &'a Register, configurations_max: usize) -> Self {
+    pub(super) fn new(register: &'a Register, memory_bytes_max: usize) -> Self {
         Self {
             register,
-            configurations_max,
+            memory_bytes_max,
+            memory_bytes: 0,
             configurations: 0,
             seen: HashMap::new(),
             frames: Vec::new(),
@@ -203,7 +212,8 @@ impl<'a> Search<'a> {
         if seen.iter().any(|used| contains(&configuration.used, used)) {
             return Way::Open;
         }
-        if self.configurations == self.configurations_max {
+        self.memory_bytes += configuration.bytes();
+        if self.memory_bytes > self.memory_bytes_max {
             return Way::Spent;
         }
         self.configurations += 1;

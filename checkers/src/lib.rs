@@ -5,6 +5,7 @@
 //! a test writes one by hand. A checker reads it and says what cannot be ([`verdict`]):
 //!
 //! - [`log`]: nothing that was told of a log is taken back;
+//! - [`register`]: every operation on a register takes effect at one moment;
 //! - [`liveness`]: without faults, everything goes on in time and every operation ends;
 //! - [`stats`]: how much happened, how fast, and whether that is enough to say anything.
 //!
@@ -14,6 +15,7 @@
 pub mod history;
 pub mod liveness;
 pub mod log;
+pub mod register;
 pub mod stats;
 #[cfg(test)]
 mod testing;

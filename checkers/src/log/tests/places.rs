@@ -38,11 +38,13 @@ fn an_offset_has_one_value_whoever_tells_of_it() {
         assert_eq!(check.counts.get("inconsistent-offsets"), Some(&1), "{:?}", check.anomalies);
         assert_eq!(shown_by(&check, "inconsistent-offsets"), [2, 4]);
     }
-    let columns_only = told(|story| {
-        story.send(2, 20);
-        story.sent(1, 10, 0).snapshot(0, &[(0, 20)], &[(0, 10)]);
-    });
-    assert_eq!(columns_only.counts.get("inconsistent-offsets"), Some(&1));
+    for (columns, rows) in [(20, 10), (10, 20)] {
+        let check = told(|story| {
+            story.send(2, 20);
+            story.sent(1, 10, 0).snapshot(0, &[(0, columns)], &[(0, rows)]);
+        });
+        assert_eq!(check.counts.get("inconsistent-offsets"), Some(&1));
+    }
 }
 
 #[test]
@@ -113,6 +115,17 @@ fn what_failed_is_not_read() {
         story.finals(&[(0, 10)]);
     });
     assert_only(&known_only_later, "aborted-read");
+}
+
+#[test]
+fn what_failed_is_not_shown_by_a_read_of_which_nobody_knows_either() {
+    let check = told(|story| {
+        let send = story.send(1, 10);
+        story.fails(send);
+        let poll = story.poll(3, 0);
+        story.shown(poll, Phase::Info, &[(0, 10)]);
+    });
+    assert_only(&check, "aborted-read");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use levada_protocol::{
     error::Error,
-    ids::{GroupId, IncarnationId, LogIndex, NodeId, ReplicaId, TopicPartition},
+    ids::{GroupId, IncarnationId, LogIndex, NodeId, ReplicaId, TopicId, TopicPartition},
     source::{Appended, LogBounds, NewTopic},
 };
 use levada_storage_engine::{
@@ -119,6 +119,8 @@ pub enum Request {
         new: NewTopic,
         /// Only check.
         dry_run: bool,
+        /// The id that follows from the client's request; none if the client leaves it to the controller.
+        id: Option<TopicId>,
     },
     /// Other settings for a topic. Controller only.
     AlterTopic {

@@ -127,11 +127,11 @@ impl Node {
                 self.controller.group.read_index(context);
                 return Ok(());
             }
-            Request::CreateTopic { new, dry_run } => {
+            Request::CreateTopic { new, dry_run, id: wanted } => {
                 let nodes = u32::try_from(self.controller.nodes().count()).unwrap_or(u32::MAX);
                 let default = self.config.default_replicas.min(nodes.max(1));
                 let replicas = if new.replicas == 0 { default } else { new.replicas };
-                let topic_id = TopicId(self.random.uuid());
+                let topic_id = wanted.unwrap_or_else(|| TopicId(self.random.uuid()));
                 let topic =
                     self.controller.plan_topic(new, (topic_id, self.now.wall_ms), replicas, &self.standings())?;
                 let create = Kind::CreateTopic(wire::CreateTopic { topic: Some(topic) });

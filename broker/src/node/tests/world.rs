@@ -295,7 +295,7 @@ impl World {
             config: settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             schema_json: None,
         };
-        let answer = self.ask_controller(Request::CreateTopic { new, dry_run: false }).unwrap();
+        let answer = self.ask_controller(Request::CreateTopic { new, dry_run: false, id: None }).unwrap();
         let Answer::Topic(topic) = answer else { panic!("{answer:?}") };
         let places: Vec<TopicPartition> = (0..partitions)
             .map(|partition| TopicPartition { topic: topic.id, partition: PartitionId(partition) })

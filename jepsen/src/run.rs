@@ -254,7 +254,8 @@ impl Options {
 
     fn judge(&self, events: &[Event], faults: &[Fault], faults_end_ns: u64) -> Vec<Check> {
         let mut checks = self.workload.check(events);
-        checks.push(levada_checkers::liveness::check(events, faults_end_ns, SERVED_WITHIN));
+        let served = self.workload.served();
+        checks.push(levada_checkers::liveness::check_served(events, faults_end_ns, SERVED_WITHIN, served));
         let floor = levada_checkers::stats::Floor { acked_min: self.acknowledged_min };
         checks.push(levada_checkers::stats::check(events, &floor));
         checks.push(self.check_faults(faults));

@@ -12,6 +12,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Result;
 use levada_checkers::{
     history::{Event, Key},
+    liveness::Served,
     verdict::Check,
 };
 use tokio::task::JoinSet;
@@ -89,6 +90,15 @@ impl Workload {
         match self {
             Self::Queue | Self::Flight => finale::read_all(stage, orders, within).await,
             Self::Register => Ok(()),
+        }
+    }
+
+    /// What must go on when nothing is wrong.
+    #[must_use]
+    pub const fn served(self) -> Served {
+        match self {
+            Self::Queue | Self::Flight => Served::EachKey,
+            Self::Register => Served::Whole,
         }
     }
 

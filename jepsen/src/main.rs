@@ -10,7 +10,7 @@ use levada_jepsen::{
     results::Results,
     run::Options,
     sandbox, shell,
-    stage::Disk,
+    stage::{Disk, Lie},
     suite::{self, Suite},
     workload::{Orders, Workload},
 };
@@ -42,6 +42,12 @@ enum Command {
         /// Only this one of its scenarios.
         #[arg(long)]
         only: Option<String>,
+        /// Where runs are kept.
+        #[arg(long, default_value = "store")]
+        out: PathBuf,
+    },
+    /// Sees whether a cluster that loses what it acknowledged is found out.
+    Selftest {
         /// Where runs are kept.
         #[arg(long, default_value = "store")]
         out: PathBuf,
@@ -109,6 +115,9 @@ struct Run {
     /// Where runs are kept, a directory each.
     #[arg(long, default_value = "store")]
     out: PathBuf,
+    /// Deceive the servers, to see that it is noticed: the verdict should be INVALID.
+    #[arg(long, value_enum)]
+    lie: Option<Lie>,
     /// Keep the nodes' data, too.
     #[arg(long)]
     keep: bool,
@@ -123,6 +132,9 @@ impl Run {
         if !shell::has("nft") {
             // It is not on every Debian. Whoever cannot install it is told when it is needed.
             let _ = shell::run("apt-get", ["install", "--yes", "--quiet", "nftables"]);
+        }
+        if self.lie.is_some() && !shell::has("strace") {
+            let _ = shell::run("apt-get", ["install", "--yes", "--quiet", "strace"]);
         }
         if self.nemesis.contains(&Family::Clock) {
             FakeClock::fetch()?;
@@ -152,6 +164,7 @@ impl Run {
             acknowledged_min: self.acked_min,
             out: self.out,
             keep: self.keep,
+            lie: self.lie,
             quiet: self.quiet,
         }
     }
@@ -201,8 +214,9 @@ fn execute(cli: Cli) -> Result<Verdict> {
             let chosen: Vec<_> =
                 suite.scenarios().filter(|one| only.as_ref().is_none_or(|only| only == one.name)).collect();
             anyhow::ensure!(!chosen.is_empty(), "there is no such scenario in it: see `jepsen suite list`");
-            Ok(if suite::play(chosen, &out)? { Verdict::Valid } else { Verdict::Invalid })
+            Ok(verdict_of(suite::play(chosen, Verdict::Valid, &out)?))
         }
+        Command::Selftest { out } => Ok(verdict_of(suite::play([&suite::SELF_TEST], Verdict::Invalid, &out)?)),
         Command::Check { history } => {
             let events = levada_checkers::history::file::read(&history).context("cannot judge it")?;
             let check = levada_checkers::log::check(&events);
@@ -210,6 +224,10 @@ fn execute(cli: Cli) -> Result<Verdict> {
             Ok(check.verdict)
         }
     }
+}
+
+const fn verdict_of(as_expected: bool) -> Verdict {
+    if as_expected { Verdict::Valid } else { Verdict::Invalid }
 }
 
 fn list() {
@@ -253,7 +271,7 @@ mod tests {
 
     #[test]
     fn every_scenario_is_what_run_takes() {
-        for scenario in SCENARIOS {
+        for scenario in SCENARIOS.iter().chain([&suite::SELF_TEST]) {
             let words = ["jepsen", "run"].into_iter().chain(scenario.arguments.split_whitespace());
             let parsed = Cli::try_parse_from(words);
             assert!(parsed.is_ok(), "{}: {}", scenario.name, parsed.err().unwrap());

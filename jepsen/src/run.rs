@@ -133,6 +133,10 @@ impl Options {
         let stage = Arc::new(tokio::task::block_in_place(|| Stage::build(&props, store))?);
         tokio::task::block_in_place(|| stage.wait_ready(READY_WITHIN))?;
         self.workload.set_up(&stage, &self.orders).await?;
+        if self.lie.is_some() {
+            // The lie begins here: a cluster that never was proves nothing.
+            tokio::task::block_in_place(|| crate::shell::run::<&str>("sync", []))?;
+        }
         let admin = levada_client::Admin::connect(&stage.bootstrap).await?;
         let control = Control::new(Handle::current(), admin, TOPIC, usize::try_from(self.orders.replicas)?);
         let work = self.workload.begin(&stage, &self.orders);
@@ -140,16 +144,22 @@ impl Options {
         let struck = self.strike_all(&stage, &control).await?;
         let faults_end_ns = stage.recorder.now_ns();
         let mut checks = vec![struck.processes];
+        let mut within = FINALE_WITHIN;
         if let Err(error) = tokio::task::block_in_place(|| stage.wait_ready(READY_WITHIN)) {
             let mut check = Check::new("ready");
             check.found("not-ready", None, Vec::new(), format!("{error:#}"));
             checks.push(check);
+            within = STOP_WITHIN;
         }
         stage.say("everything is mended");
         tokio::time::sleep(TAIL).await;
         work.stop(STOP_WITHIN).await;
         stage.say("reading every replica");
-        self.workload.finale(&stage, &self.orders, FINALE_WITHIN).await?;
+        if let Err(error) = self.workload.finale(&stage, &self.orders, within).await {
+            let mut check = Check::new("finale");
+            check.found("unreadable", None, Vec::new(), format!("nobody says what the topic is: {error:#}"));
+            checks.push(check);
+        }
         stage.recorder.finish()?;
         checks.push(scan_logs(&stage));
         Ok((struck.faults, checks, faults_end_ns))

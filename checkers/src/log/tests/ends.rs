@@ -90,6 +90,26 @@ fn what_stands_twice_is_lost_only_below_its_last_place_and_bounds_by_its_first()
 }
 
 #[test]
+fn what_another_value_stands_in_place_of_is_lost() {
+    for retention in [false, true] {
+        let check = told_with(Options { retention, ..PLAIN }, |story| {
+            story.send(2, 20);
+            story.sent(1, 10, 0).finals(&[(0, 20)]);
+        });
+        assert_eq!(kinds(&check), [("inconsistent-offsets", 1), ("lost-write", 1), ("unseen", 1)]);
+    }
+}
+
+#[test]
+fn the_bound_is_the_highest_of_all_first_places() {
+    // 10 stands at 0 and 9, but 11 at 5 is what bounds; 12 was to stand between.
+    let check = told(|story| {
+        story.sent(1, 10, 0).sent(1, 12, 3).sent(1, 11, 5).finals(&[(0, 10), (5, 11), (9, 10)]);
+    });
+    assert_eq!(kinds(&check), [("duplicate", 1), ("lost-write", 1), ("unseen", 1)]);
+}
+
+#[test]
 fn what_failed_need_not_be_there() {
     assert_sound(&told(|story| {
         let send = story.send(1, 10);

@@ -199,6 +199,16 @@ mod tests {
     }
 
     #[test]
+    fn what_was_done_during_the_fault_begins_no_wait() {
+        let check = told(100, |story| {
+            let send = story.send(1, 1);
+            story.sent(2, 2, 0).wait_ms(190);
+            story.acked(send, 1);
+        });
+        assert_eq!((check.verdict, check.figures["first_ok_max_ms"]), (Verdict::Valid, 93.0));
+    }
+
+    #[test]
     fn a_key_that_nobody_tries_does_not_wait() {
         let check = told(0, |story| {
             story.wait_ms(500).sent(1, 1, 0).wait_ms(500).polled(1, 0, &[(0, 1)]);
@@ -276,7 +286,7 @@ mod tests {
     fn a_final_read_is_no_recovery() {
         let check = told(0, |story| {
             let send = story.send(1, 1);
-            story.wait_ms(150).final_of(1, &[]);
+            story.wait_ms(70).final_of(1, &[]).wait_ms(70);
             story.unsure(send);
         });
         assert_eq!(kinds(&check), [("not-recovered", 1)]);

@@ -263,6 +263,7 @@ mod tests {
             story.acked(other, 1);
             story.wait_ms(150);
             story.acked(send, 2);
+            story.sent(2, 4, 3);
         });
         assert_eq!(kinds(&check), [("not-recovered", 1)]);
         assert_eq!(shown_by(&check, "not-recovered"), [2, 5]);
@@ -280,6 +281,24 @@ mod tests {
         assert_eq!(kinds(&check), [("not-recovered", 1)]);
         assert_eq!(check.anomalies[0].key, Some(1));
         assert_eq!((check.figures["first_ok_min_ms"], check.figures["first_ok_max_ms"]), (1.0, 127.0));
+    }
+
+    #[test]
+    fn a_key_waits_while_something_is_tried_not_while_others_go_on() {
+        let others_go_on = |story: &mut Story| {
+            story.about(2).sent(2, 1, 0).wait_ms(200).sent(2, 2, 1);
+        };
+        let given_up = told(0, |story| {
+            let send = story.about(1).send(1, 1);
+            story.fails(send);
+            others_go_on(story);
+        });
+        assert_eq!(given_up.verdict, Verdict::Inconclusive);
+        let under_way = told(0, |story| {
+            story.about(1).send(1, 1);
+            others_go_on(story);
+        });
+        assert_eq!(kinds(&under_way), [("not-recovered", 1), ("stuck", 1)]);
     }
 
     #[test]

@@ -222,6 +222,20 @@ fn where_too_much_would_have_to_be_tried_a_doubt_is_left() {
 }
 
 #[test]
+fn reads_at_once_cost_nothing() {
+    let check = told(|story| {
+        let begun: Vec<Index> = (0..20).map(|i| story.begin(i, read())).collect();
+        for begun in begun {
+            story.complete(begun, Done, read());
+        }
+        let last = story.begin(1, read());
+        story.complete(last, Done, read_as(Some(1)));
+    });
+    assert_broken(&check);
+    assert_eq!(check.figures["configurations"], 1.0);
+}
+
+#[test]
 fn many_operations_of_which_nobody_knows_cost_little() {
     let check = told(|story| {
         for value in 0..200 {

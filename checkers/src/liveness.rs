@@ -215,6 +215,16 @@ mod tests {
     }
 
     #[test]
+    fn what_was_done_during_the_fault_begins_no_wait() {
+        let check = told(100, |story| {
+            let send = story.send(1, 1);
+            story.sent(2, 2, 0).wait_ms(190);
+            story.acked(send, 1);
+        });
+        assert_eq!((check.verdict, check.figures["first_ok_max_ms"]), (Verdict::Valid, 93.0));
+    }
+
+    #[test]
     fn a_key_that_nobody_tries_does_not_wait() {
         let check = told(0, |story| {
             story.wait_ms(500).sent(1, 1, 0).wait_ms(500).polled(1, 0, &[(0, 1)]);
@@ -278,6 +288,7 @@ mod tests {
             story.acked(other, 1);
             story.wait_ms(150);
             story.acked(send, 2);
+            story.sent(2, 4, 3);
         });
         assert_eq!(kinds(&check), [("not-recovered", 1)]);
         assert_eq!(shown_by(&check, "not-recovered"), [2, 5]);
@@ -298,10 +309,28 @@ mod tests {
     }
 
     #[test]
+    fn a_key_waits_while_something_is_tried_not_while_others_go_on() {
+        let others_go_on = |story: &mut Story| {
+            story.about(2).sent(2, 1, 0).wait_ms(200).sent(2, 2, 1);
+        };
+        let given_up = told(0, |story| {
+            let send = story.about(1).send(1, 1);
+            story.fails(send);
+            others_go_on(story);
+        });
+        assert_eq!(given_up.verdict, Verdict::Inconclusive);
+        let under_way = told(0, |story| {
+            story.about(1).send(1, 1);
+            others_go_on(story);
+        });
+        assert_eq!(kinds(&under_way), [("not-recovered", 1), ("stuck", 1)]);
+    }
+
+    #[test]
     fn a_final_read_is_no_recovery() {
         let check = told(0, |story| {
             let send = story.send(1, 1);
-            story.wait_ms(150).final_of(1, &[]);
+            story.wait_ms(70).final_of(1, &[]).wait_ms(70);
             story.unsure(send);
         });
         assert_eq!(kinds(&check), [("not-recovered", 1)]);

@@ -152,7 +152,7 @@ fn partition() -> Partition {
         leaving: replica(17, 18),
         lost: vec![19],
         targets_given: 20,
-        recovery: Some(Recovery { survivor: 21, below: 22 }),
+        recovery: Some(Recovery { survivor: 21, below: 22, forgiven_to: None }),
     }
 }
 
@@ -218,7 +218,7 @@ fn golden_commands() {
         Kind::FinishMove(FinishMove { group: 8, voters: vec![9, 10], targets_given: 11 }),
         Kind::ReplaceReplica(ReplaceReplica { group: 8, replica_id: 9 }),
         Kind::AddPartitions(AddPartitions { topic_id: topic_id.clone(), partitions: vec![partition()] }),
-        Kind::RecoverPartition(RecoverPartition { group: 8, survivor: 9, targets_given: 10 }),
+        Kind::RecoverPartition(RecoverPartition { group: 8, survivor: 9, targets_given: 10, forgiven_to: None }),
         Kind::RenewMember(RenewMember { node_id: 3, incarnation: topic_id, member_id: 4 }),
     ] {
         let expected = command_bytes(&kind);

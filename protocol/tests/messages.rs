@@ -224,6 +224,11 @@ fn golden_commands() {
         let expected = command_bytes(&kind);
         pinned(Command { kind: Some(kind) }, &[&expected]);
     }
+    // Of a survivor that may be in doubt.
+    let recover = RecoverPartition { group: 8, survivor: 9, targets_given: 10, forgiven_to: Some(0) };
+    let kind = Some(Kind::RecoverPartition(recover));
+    pinned(Command { kind }, &[b"\x7a\x08\x08\x08\x10\x09\x18\x0a\x20\x00"]);
+    pinned(Recovery { survivor: 21, below: 22, forgiven_to: Some(23) }, &[b"\x08\x15\x10\x16\x18\x17"]);
 }
 
 #[test]

@@ -40,10 +40,11 @@ impl Doubt {
 
     /// Nodes lose what of their journals has this record, all at the same time.
     fn lose(&mut self, losses: &[(NodeId, &str)]) {
-        let ids: Vec<NodeId> = self.world.nodes.keys().copied().collect();
-        ids.iter().for_each(|node| self.world.crash(*node));
-        losses.iter().for_each(|(node, value)| damage_journal(&self.world.disks[node], value.as_bytes()));
-        ids.iter().for_each(|node| self.world.restart(*node));
+        losses.iter().for_each(|(node, _)| self.world.crash(*node));
+        for (node, value) in losses {
+            damage_journal(&self.world.disks[node], value.as_bytes());
+            self.world.restart(*node);
+        }
         self.world.until(|world| world.controller().is_some());
         (0..60).for_each(|_| self.world.step());
         assert_eq!(self.world.leader(self.place), None);
@@ -161,7 +162,7 @@ fn nothing_is_done_that_nobody_has_said() {
 /// However far it got: it is done once, and as a whole.
 #[test]
 fn a_replica_in_doubt_that_restarts_on_the_way_goes_on_all_the_same() {
-    for steps in [0, 4, 9, 10, 11, 12] {
+    for steps in [0, 5, 10, 12] {
         let mut doubt = four_records(3, true);
         let nodes = doubt.nodes();
         doubt.lose(&nodes.iter().map(|node| (*node, "-third")).collect::<Vec<_>>());

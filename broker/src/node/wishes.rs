@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use levada_protocol::{
     error::{Error, ErrorCode, NodeAddresses, Result},
-    ids::{GroupId, IncarnationId, NodeId, TopicId},
+    ids::{GroupId, IncarnationId, NodeId, Term, TopicId},
     limits::{REPLICAS_MAX, TOPIC_PARTITIONS_MAX},
     messages::metadata as wire,
     source::NewTopic,
@@ -218,10 +218,10 @@ impl Node {
                 self.needs_membership()?;
                 Kind::AddPartitions(self.controller.plan_partitions(&name, partitions, &self.standings())?)
             }
-            Request::RecoverPartition { group, survivor, targets_given } => {
+            Request::RecoverPartition { group, survivor, targets_given, forgiven_to } => {
                 self.needs(LEVEL_RECOVERY)?;
-                let (group, survivor) = (group.get(), survivor.get());
-                Kind::RecoverPartition(wire::RecoverPartition { group, survivor, targets_given })
+                let (group, survivor, forgiven_to) = (group.get(), survivor.get(), forgiven_to.map(Term::get));
+                Kind::RecoverPartition(wire::RecoverPartition { group, survivor, targets_given, forgiven_to })
             }
             Request::Produce { .. }
             | Request::Bounds { .. }

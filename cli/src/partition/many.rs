@@ -93,7 +93,8 @@ fn tell(global: &Global, outcomes: &[Outcome], accept_data_loss: bool) -> Result
     }
     print::line(
         "\nNothing has been changed. What only those had that do not answer is not in this list. If they can come back with their \
-         data, start them instead. Otherwise say the same with --accept-data-loss",
+         data, start them instead. Where a replica is in doubt, no sound one answers: its journal is damaged, and what it had \
+         behind the damage is lost. Otherwise say the same with --accept-data-loss",
     )
 }
 
@@ -102,7 +103,11 @@ fn row(outcome: &Outcome) -> Vec<String> {
     match &outcome.found {
         Ok((found, _)) => {
             let (start, end, known) = (found.log_start_offset, found.end_offset, found.known_end_offset);
-            let lost = if known > end { format!("offsets {end} to {}", known - 1) } else { "nothing".to_owned() };
+            let mut lost = if known > end { format!("offsets {end} to {}", known - 1) } else { "nothing".to_owned() };
+            if found.in_doubt {
+                // It has lost what it had behind that, however much that was.
+                lost.push_str(&format!("; in doubt, perhaps all from {} on", known.max(end)));
+            }
             let late = if outcome.late.is_some() { "; it has no leader yet" } else { "" };
             row.extend([found.survivor_node.to_string(), format!("offsets {start} to {end}, exclusive{late}"), lost]);
         }
@@ -140,6 +145,9 @@ mod tests {
         assert_eq!(row(&outcome(Ok((found.clone(), None)))), expected);
         let whole = RecoverPartitionResponse { known_end_offset: 40, ..found };
         assert_eq!(row(&outcome(Ok((whole, Some(40)))))[4], "nothing");
+        let in_doubt =
+            RecoverPartitionResponse { in_doubt: true, known_end_offset: 60, end_offset: 40, ..Default::default() };
+        assert_eq!(row(&outcome(Ok((in_doubt, None))))[4], "offsets 40 to 59; in doubt, perhaps all from 60 on");
         let refused = outcome(Err(Error::new(ErrorCode::InvalidRequest, "nothing is left")));
         assert_eq!(row(&refused)[3], "INVALID_REQUEST: nothing is left");
         assert_eq!(in_json(&refused)["error"]["code"], "INVALID_REQUEST");

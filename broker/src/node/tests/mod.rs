@@ -18,6 +18,7 @@ mod full;
 mod hibernation;
 mod membership;
 mod mending;
+mod reclaiming;
 mod recovery;
 mod regaining;
 mod scripts;

@@ -285,7 +285,8 @@ fn a_replica_that_may_have_been_removed_does_not_begin_anew() {
     }
     assert_eq!(world.leader(place), None);
     let own = world.nodes[&survivor].partitions[&group].group.replica();
-    world.ask_controller(Request::RecoverPartition { group, survivor: own, targets_given: 0 }).unwrap();
+    let recover = Request::RecoverPartition { group, survivor: own, targets_given: 0, forgiven_to: None };
+    world.ask_controller(recover).unwrap();
     world.until(|world| (1..=3).all(|node| world.values(NodeId(node), place) == ["a"]));
     world.produce(place, batch(&["b"], 1)).unwrap();
 }

@@ -13,6 +13,7 @@ use anyhow::Result;
 use levada_checkers::{
     history::{Event, Key},
     liveness::Served,
+    log as log_checker,
     verdict::Check,
 };
 use tokio::task::JoinSet;
@@ -32,6 +33,10 @@ pub enum Workload {
     /// Settings of topics as registers: created, written and read by many at once.
     Register,
 }
+
+/// Nothing of the topic is removed, every offset holds a record, and producers keep order whatever becomes of an answer.
+const LOG: log_checker::Options =
+    log_checker::Options { linearizable_polls: false, dense: true, retention: false, whole_streams: true };
 
 /// What clients are told.
 #[derive(Clone, Copy, Debug)]
@@ -106,7 +111,7 @@ impl Workload {
     #[must_use]
     pub fn check(self, events: &[Event]) -> Vec<Check> {
         match self {
-            Self::Queue | Self::Flight => vec![levada_checkers::log::check(events)],
+            Self::Queue | Self::Flight => vec![log_checker::check_with(events, &LOG)],
             Self::Register => vec![levada_checkers::register::check(events)],
         }
     }

@@ -14,6 +14,7 @@ pub mod report;
 pub mod results;
 pub mod run;
 pub mod sandbox;
+pub mod serve;
 pub mod shell;
 pub mod stage;
 pub mod suite;

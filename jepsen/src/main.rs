@@ -4,12 +4,15 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
-use levada_checkers::verdict::{Check, Verdict};
+use levada_checkers::{
+    history::Op,
+    verdict::{self, Check, Verdict},
+};
 use levada_jepsen::{
     nemesis::{Family, Targets},
     results::Results,
     run::Options,
-    sandbox, shell,
+    sandbox, serve, shell,
     stage::{Disk, Lie},
     suite::{self, Suite},
     workload::{Orders, Workload},
@@ -51,6 +54,15 @@ enum Command {
         /// Where runs are kept.
         #[arg(long, default_value = "store")]
         out: PathBuf,
+    },
+    /// Shows kept runs in a browser.
+    Serve {
+        /// Where runs are kept.
+        #[arg(default_value = "store")]
+        store: PathBuf,
+        /// Where to listen.
+        #[arg(long, default_value = "127.0.0.1:8080")]
+        listen: std::net::SocketAddr,
     },
     /// Judges a history once more.
     Check {
@@ -217,11 +229,17 @@ fn execute(cli: Cli) -> Result<Verdict> {
             Ok(verdict_of(suite::play(chosen, Verdict::Valid, &out)?))
         }
         Command::Selftest { out } => Ok(verdict_of(suite::play([&suite::SELF_TEST], Verdict::Invalid, &out)?)),
+        Command::Serve { store, listen } => {
+            serve::serve(&store, listen)?;
+            Ok(Verdict::Valid)
+        }
         Command::Check { history } => {
             let events = levada_checkers::history::file::read(&history).context("cannot judge it")?;
-            let check = levada_checkers::log::check(&events);
-            show_check(&check);
-            Ok(check.verdict)
+            let is_log = events.iter().any(|event| matches!(event.op, Op::Send { .. }));
+            let workload = if is_log { Workload::Queue } else { Workload::Register };
+            let checks = workload.check(&events);
+            checks.iter().for_each(show_check);
+            Ok(verdict::worst(&checks))
         }
     }
 }

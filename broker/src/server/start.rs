@@ -82,7 +82,8 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
     let progress = |why: &str| readiness.waiting(why);
     let formatted = {
         let disk = Arc::clone(&disk);
-        blocking(move || Ok(DirIdentity::read(&*disk).map_err(NodeOpenError::from)?.is_some())).await?
+        // Before anybody is asked: what others say of a directory that has lost its identity would lead astray.
+        blocking(move || Ok(DirIdentity::is_formatted(&*disk).map_err(NodeOpenError::from)?)).await?
     };
     let applicant = Applicant { addresses: addresses.clone(), rack: config.rack.clone() };
     let fresh = || ClusterId(random_uuid());

@@ -3,11 +3,11 @@
 use anyhow::{Context, Result};
 use futures::{StreamExt as _, stream};
 use indicatif::ProgressBar;
-use levada_client::{Admin, Error, PartitionId};
+use levada_client::{Admin, Error, ErrorCode, PartitionId};
 use levada_protocol::messages::native::RecoverPartitionResponse;
 use serde_json::{Value, json};
 
-use super::one;
+use super::{controller, one};
 use crate::{
     args::Global,
     print::{self, Column},
@@ -27,10 +27,10 @@ struct Outcome {
 
 pub(super) async fn run(global: &Global, topic: Option<&str>, accept_data_loss: bool) -> Result<()> {
     let admin = global.admin().await?;
+    let status = controller::status(global, &admin).await?;
     if let Some(topic) = topic {
         admin.describe_topic(topic).await.with_context(|| format!("cannot recover topic {topic:?}"))?;
     }
-    let status = admin.cluster_status(true).await.context("cannot ask for the cluster's status")?;
     let is_meant = |of: &str| topic.is_none_or(|topic| topic == of);
     let leaderless: Vec<(String, u32)> = status
         .partitions
@@ -49,7 +49,7 @@ pub(super) async fn run(global: &Global, topic: Option<&str>, accept_data_loss: 
     outcomes.sort_by(|one, other| (&one.topic, one.partition).cmp(&(&other.topic, other.partition)));
     tell(global, &outcomes, accept_data_loss)?;
     let failed = outcomes.into_iter().find_map(|outcome| {
-        let error = outcome.found.err().or(outcome.late)?;
+        let error = outcome.found.err().filter(|error| error.code != ErrorCode::NotNeeded).or(outcome.late)?;
         Some(
             anyhow::Error::new(error)
                 .context(format!("cannot recover partition {} of {:?}", outcome.partition, outcome.topic)),
@@ -104,7 +104,11 @@ fn row(outcome: &Outcome) -> Vec<String> {
             let (start, end, known) = (found.log_start_offset, found.end_offset, found.known_end_offset);
             let lost = if known > end { format!("offsets {end} to {}", known - 1) } else { "nothing".to_owned() };
             let late = if outcome.late.is_some() { "; it has no leader yet" } else { "" };
-            row.extend([found.survivor_node.to_string(), format!("offsets {start} to {end}, exclusive{late}"), lost]);
+            let kept = if end > start { format!("offsets {start} to {}", end - 1) } else { "nothing".to_owned() };
+            row.extend([found.survivor_node.to_string(), format!("{kept}{late}"), lost]);
+        }
+        Err(error) if error.code == ErrorCode::NotNeeded => {
+            row.extend([String::new(), "everything".to_owned(), format!("nothing to do: {}", error.message)]);
         }
         Err(error) => row.extend([String::new(), format!("{}: {}", error.code.name(), error.message), String::new()]),
     }
@@ -114,6 +118,7 @@ fn row(outcome: &Outcome) -> Vec<String> {
 fn in_json(outcome: &Outcome) -> Value {
     match &outcome.found {
         Ok((found, end)) => one::in_json(&outcome.topic, outcome.partition, found, *end),
+        Err(error) if error.code == ErrorCode::NotNeeded => one::not_needed(&outcome.topic, outcome.partition, error),
         Err(error) => {
             let error = json!({"code": error.code.name(), "message": error.message});
             json!({"topic": outcome.topic, "partition": outcome.partition, "recovered": false, "error": error})
@@ -123,8 +128,6 @@ fn in_json(outcome: &Outcome) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use levada_client::ErrorCode;
-
     use super::*;
 
     #[test]
@@ -136,12 +139,15 @@ mod tests {
             ..RecoverPartitionResponse::default()
         };
         let outcome = |found| Outcome { topic: "orders".to_owned(), partition: 1, found, late: None };
-        let expected = ["orders", "1", "2", "offsets 0 to 40, exclusive", "offsets 40 to 59"];
+        let expected = ["orders", "1", "2", "offsets 0 to 39", "offsets 40 to 59"];
         assert_eq!(row(&outcome(Ok((found.clone(), None)))), expected);
         let whole = RecoverPartitionResponse { known_end_offset: 40, ..found };
         assert_eq!(row(&outcome(Ok((whole, Some(40)))))[4], "nothing");
         let refused = outcome(Err(Error::new(ErrorCode::InvalidRequest, "nothing is left")));
         assert_eq!(row(&refused)[3], "INVALID_REQUEST: nothing is left");
         assert_eq!(in_json(&refused)["error"]["code"], "INVALID_REQUEST");
+        let elected = outcome(Err(Error::new(ErrorCode::NotNeeded, "nodes 1, 6 have a majority")));
+        assert_eq!(row(&elected)[3..], ["everything", "nothing to do: nodes 1, 6 have a majority"]);
+        assert_eq!((&in_json(&elected)["needed"], &in_json(&elected)["error"]), (&json!(false), &Value::Null));
     }
 }

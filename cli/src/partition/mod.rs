@@ -1,12 +1,13 @@
 //! `levada partition`: partitions that cannot help themselves.
 
+mod controller;
 mod many;
 pub(crate) mod one;
 
 use anyhow::Result;
 use clap::Subcommand;
 
-use crate::args::Global;
+use crate::{args::Global, exit};
 
 /// What to do with partitions.
 #[derive(Subcommand)]
@@ -14,7 +15,6 @@ pub(crate) enum PartitionCommand {
     /// Shows what is left of partitions that have lost a majority of their replicas for good, and lets them go on with that
     Recover {
         /// The topic
-        #[arg(required_unless_present = "all")]
         topic: Option<String>,
         /// The partition; otherwise all of the topic that have no leader
         partition: Option<u32>,
@@ -28,7 +28,10 @@ pub(crate) enum PartitionCommand {
 }
 
 pub(crate) async fn run(global: &Global, command: PartitionCommand) -> Result<()> {
-    let PartitionCommand::Recover { topic, partition, all: _, accept_data_loss } = command;
+    let PartitionCommand::Recover { topic, partition, all, accept_data_loss } = command;
+    if topic.is_none() && !all {
+        return Err(exit::usage("name a topic, or say --all: all partitions of all topics that have no leader"));
+    }
     match (topic, partition) {
         (Some(topic), Some(partition)) => one::run(global, &topic, partition, accept_data_loss).await,
         (topic, _) => many::run(global, topic.as_deref(), accept_data_loss).await,

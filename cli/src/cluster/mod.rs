@@ -3,11 +3,13 @@
 //! What changes the cluster is carried out by its controller, step by step, and goes on whatever becomes of the command:
 //! that only begins it, watches (`watch.rs`), and says at the end what was moved in what time. Begun again it watches on.
 
+mod progress;
 mod recover;
 mod status;
 mod verdict;
 mod watch;
 
+pub(crate) use self::verdict::damage_words;
 use anyhow::{Context, Result};
 use clap::Subcommand;
 use levada_client::{Admin, NodeId, PartitionId};

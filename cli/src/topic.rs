@@ -159,7 +159,7 @@ async fn list(global: &Global) -> Result<()> {
 async fn describe(global: &Global, name: &str) -> Result<()> {
     let admin = global.admin().await?;
     let topic = admin.describe_topic(name).await.with_context(|| format!("cannot describe topic {name:?}"))?;
-    let offsets = all_offsets(&admin, &topic, global.timeout.min(OFFSETS_WITHIN)).await;
+    let offsets = all_offsets(&admin, &topic, global.timeout().min(OFFSETS_WITHIN)).await;
     if global.is_json() {
         return print::json(&topic_json(&topic, Some(&offsets)));
     }

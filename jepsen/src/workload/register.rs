@@ -14,11 +14,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{
-    Orders, Stopped, Work,
-    log::PATIENCE,
-    queue::again,
-};
+use super::{Orders, Stopped, Work, log::PATIENCE, queue::again};
 use crate::stage::Stage;
 
 /// Processes that race for one key.
@@ -44,7 +40,14 @@ pub(super) fn begin(work: &mut Work, stage: &Arc<Stage>, orders: &Orders) {
 }
 
 /// One process: key after key, together with its group.
-async fn race(stage: Arc<Stage>, group: u32, racer: u32, mut dice: StdRng, together: Arc<Barrier>, mut stopped: Stopped) {
+async fn race(
+    stage: Arc<Stage>,
+    group: u32,
+    racer: u32,
+    mut dice: StdRng,
+    together: Arc<Barrier>,
+    mut stopped: Stopped,
+) {
     let (mut process, mut asked, mut number) = (stage.recorder.process(), None, 0);
     for round in 0_u32.. {
         let key = round * GROUPS + group;
@@ -82,16 +85,18 @@ async fn race(stage: Arc<Stage>, group: u32, racer: u32, mut dice: StdRng, toget
 async fn perform(stage: &Stage, admin: &Admin, process: Process, op: Op) -> bool {
     let invocation = stage.recorder.invoke(process, None, op.clone());
     let answer = match &op {
-        Op::Cas { key, value, .. } => timeout(PATIENCE, admin.create_topic(topic(*key, *value))).await.map(|made| {
-            match made {
+        Op::Cas { key, value, .. } => {
+            timeout(PATIENCE, admin.create_topic(topic(*key, *value))).await.map(|made| match made {
                 Ok(_) => Ok(Some(op.clone())),
                 Err(error) if error.code == ErrorCode::TopicExists => Ok(None),
                 Err(error) => Err(error),
-            }
-        }),
+            })
+        }
         Op::Write { key, value } => {
             let set = BTreeMap::from([setting(*value)]);
-            timeout(PATIENCE, admin.alter_topic(&name(*key), set, Vec::new())).await.map(|altered| altered.map(|_| Some(op.clone())))
+            timeout(PATIENCE, admin.alter_topic(&name(*key), set, Vec::new()))
+                .await
+                .map(|altered| altered.map(|_| Some(op.clone())))
         }
         _ => {
             let key = op.key();

@@ -43,7 +43,7 @@ impl Target<'_> {
             Self::Any => "no node is known".to_owned(),
             Self::Controller => "no controller is known".to_owned(),
             Self::Leader(topic, place) => {
-                format!("partition {} of {topic} has no leader, as far as is known", place.partition)
+                format!("no leader of partition {} of {topic} is known", place.partition)
             }
         }
     }

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use levada_client::{Admin, Error, ErrorCode, NodeId};
+use levada_client::{Admin, Error, ErrorClass, ErrorCode, NodeId};
 use levada_protocol::messages::native::{ClusterStatusResponse, NodeStatus, PartitionStatus};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
@@ -118,6 +118,18 @@ impl<'a> Watch<'a> {
     /// Whether replicas were on their way.
     pub(super) fn is_moving(&self) -> bool {
         self.before.partitions.iter().any(|partition| !partition.moving_to.is_empty())
+    }
+
+    /// Why nothing could be begun: without a controller nobody answers, and the last error says little.
+    pub(super) async fn why(&self, error: Error) -> Error {
+        let status = self.admin.cluster_status(true).await;
+        if !matches!(error.class(), ErrorClass::Retry | ErrorClass::Redirect)
+            || status.is_ok_and(|status| status.controller.is_some())
+        {
+            return error;
+        }
+        let why = "the cluster has no controller, and only that can do this: `levada cluster status` says what to do";
+        Error::new(ErrorCode::NotController, why)
     }
 
     /// The data directory that a node had.

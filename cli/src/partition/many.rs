@@ -104,7 +104,7 @@ fn row(outcome: &Outcome) -> Vec<String> {
             let (start, end, known) = (found.log_start_offset, found.end_offset, found.known_end_offset);
             let lost = if known > end { format!("offsets {end} to {}", known - 1) } else { "nothing".to_owned() };
             let late = if outcome.late.is_some() { "; it has no leader yet" } else { "" };
-            let kept = if end > start { format!("offsets {start} to {}", end - 1) } else { "nothing".to_owned() };
+            let kept = if end > start { format!("offsets {start} to {}", end - 1) } else { "no record".to_owned() };
             row.extend([found.survivor_node.to_string(), format!("{kept}{late}"), lost]);
         }
         Err(error) if error.code == ErrorCode::NotNeeded => {

@@ -126,7 +126,9 @@ impl Reader {
             }
             self.read().await
         };
-        if let Err(error) = read.await {
+        if let Err(mut error) = read.await {
+            let (partition, topic) = (self.partition.partition, &self.topic);
+            error.message = format!("partition {partition} of {topic} cannot be read on: {}", error.message);
             let _ = self.batches.send(Err(error)).await;
         }
     }

@@ -137,10 +137,10 @@ fn said(global: &Global, value: &serde_json::Value, words: &str) -> Result<()> {
 async fn add(global: &Global, admin: &Admin, node: NodeId, no_wait: bool) -> Result<()> {
     let before = watch::Watch::begin(global, admin).await?;
     // Begun before, it may have joined by now: then there is something to watch all the same.
-    if !before.has(node) {
-        if let Err(error) = admin.admit_node(node, false).await {
-            return Err(before.why(error).await).with_context(|| format!("node {node} cannot be added"));
-        }
+    if !before.has(node)
+        && let Err(error) = admin.admit_node(node, false).await
+    {
+        return Err(before.why(error).await).with_context(|| format!("node {node} cannot be added"));
     }
     if no_wait {
         let words = format!("node {node} may join; start it with seed_nodes that name nodes of this cluster");

@@ -69,12 +69,12 @@ fn nodes(status: &ClusterStatusResponse) -> Finding {
 }
 
 fn partitions(status: &ClusterStatusResponse) -> Finding {
-    let all = units::count(status.partitions.len() as u64);
+    let all = units::some(status.partitions.len() as u64, "partition", "partitions");
     let leaderless = status.partitions.iter().filter(|partition| partition.leader.is_none()).count();
     if leaderless == 0 {
-        return Finding::ok("partitions", format!("{all} partitions, each with a leader"));
+        return Finding::ok("partitions", format!("{all}, each with a leader"));
     }
-    let saw = format!("{leaderless} of {all} partitions {} no leader", if leaderless == 1 { "has" } else { "have" });
+    let saw = format!("{leaderless} of {all} {} no leader", if leaderless == 1 { "has" } else { "have" });
     let todo = if status.controller.is_none() {
         "the cluster has no controller either: `levada cluster status` says what to do"
     } else if status.nodes.iter().all(|node| node.alive) {

@@ -206,8 +206,8 @@ fn tell(global: &Global, outcomes: &Outcomes, elapsed: Duration) -> Result<()> {
         }));
     }
     eprintln!(
-        "{} records ({}) acknowledged in {:.1} s",
-        units::count(*acknowledged),
+        "{} ({}) acknowledged in {:.1} s",
+        units::some(*acknowledged, "record", "records"),
         units::size(*bytes),
         elapsed.as_secs_f64()
     );

@@ -125,7 +125,10 @@ pub const SEGMENTS_MENDED: Metric = Metric::counter("levada_segments_mended_tota
     .means("segments that were damaged and have a sound file from another node now")
     .when_high("this disk does not keep what it was given: replace it before it loses more");
 pub const REPLICAS_LOST: Metric = Metric::gauge("levada_replicas_lost", "replicas")
-    .means("replicas here that may have lost what they had acknowledged; they take no part until they are replaced")
+    .means(
+        "replicas here that may have lost what they had acknowledged; they take no part until they are replaced, or somebody lets \
+         their partition go on from one of them",
+    )
     .when_high(
         "for more than a minute: their partitions have no leader, because a majority of their replicas is down or lost as \
          well. Bring nodes back that are down; if there are none, see `levada partition recover` in `docs/operations.md`",

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use levada_protocol::{
     error::{Error, ErrorCode, Result},
     frame::Api,
-    ids::{ClusterId, GroupId, NodeId, Offset, PartitionId, Term, TopicPartition},
+    ids::{ClusterId, GroupId, NodeId, Offset, PartitionId, Term, TopicId, TopicPartition},
     messages::native::{
         AdmitNodeRequest, AdmitNodeResponse, AlterTopicRequest, BalanceRequest, ClusterStatusRequest,
         ClusterStatusResponse, CreateTopicRequest, DeleteTopicRequest, DescribeConfigRequest, DescribeConfigResponse,
@@ -17,6 +17,7 @@ use levada_protocol::{
     },
     source::NewTopic,
 };
+use uuid::Uuid;
 
 use crate::{
     call::{Failed, Target},
@@ -107,12 +108,13 @@ impl Admin {
     /// # Errors
     /// `TopicExists`; name, settings, schema or number of replicas are wrong.
     pub async fn create_topic(&self, new: NewTopic) -> Result<Arc<Topic>> {
-        match self.create(new.clone(), false).await {
+        let (name, request_id) = (new.name.clone(), Uuid::new_v4());
+        match self.create(new, false, request_id).await {
             Ok(topic) => Ok(topic),
-            // An earlier try had succeeded and its answer was lost: what is there is what was asked for.
+            // An earlier try had succeeded and its answer was lost, if the topic is the one that this request makes.
             Err(Failed { error, may_have_happened: true }) if error.code == ErrorCode::TopicExists => {
-                let topic = self.describe_topic(&new.name).await?;
-                if is_as_asked(&topic, &new) { Ok(topic) } else { Err(error) }
+                let topic = self.describe_topic(&name).await?;
+                if topic.id == TopicId::of_request(request_id, &name) { Ok(topic) } else { Err(error) }
             }
             Err(failed) => Err(failed.into()),
         }
@@ -123,10 +125,10 @@ impl Admin {
     /// # Errors
     /// As [`Admin::create_topic`].
     pub async fn check_topic(&self, new: NewTopic) -> Result<()> {
-        self.create(new, true).await.map(drop).map_err(Error::from)
+        self.create(new, true, Uuid::new_v4()).await.map(drop).map_err(Error::from)
     }
 
-    async fn create(&self, new: NewTopic, dry_run: bool) -> std::result::Result<Arc<Topic>, Failed> {
+    async fn create(&self, new: NewTopic, dry_run: bool, request_id: Uuid) -> std::result::Result<Arc<Topic>, Failed> {
         let request = CreateTopicRequest {
             name: new.name,
             partitions: new.partitions,
@@ -134,6 +136,7 @@ impl Admin {
             config: new.config,
             schema_json: new.schema_json.unwrap_or_default(),
             dry_run,
+            request_id: Bytes::copy_from_slice(request_id.as_bytes()),
         };
         let frame = self.cluster.call(Target::Controller, Api::CreateTopic, &request, Duration::ZERO).await?;
         let certain = |error| Failed { error, may_have_happened: false };
@@ -420,15 +423,6 @@ impl Cluster {
             bytes: response.bytes,
         })
     }
-}
-
-/// Whether a topic is what a request for it would have made, as far as can be seen: the server keeps a schema in words of
-/// its own, of which no more is compared than that there is one.
-fn is_as_asked(topic: &Topic, asked: &NewTopic) -> bool {
-    let schema = topic.schema.as_ref().map(|schema| schema.json.as_str());
-    topic.partition_count() == asked.partitions
-        && topic.config == asked.config
-        && schema.is_some() == asked.schema_json.is_some()
 }
 
 fn id_bytes(partition: TopicPartition) -> Bytes {

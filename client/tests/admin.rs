@@ -55,6 +55,26 @@ async fn a_lost_answer_is_no_failure() {
     assert_eq!(asked, 2, "the first answer was lost");
 }
 
+/// Found by the harness: who loses the race changes the topic before who won it asks again.
+#[tokio::test]
+async fn a_topic_is_known_again_by_its_request_and_not_by_how_it_looks() {
+    let cluster = FakeCluster::start(2).await;
+    let winner = Admin::connect(&cluster.bootstrap()).await.unwrap();
+    let loser = Admin::connect(&cluster.bootstrap()).await.unwrap();
+    cluster.state().lose_controller_answers = 1;
+    let making = tokio::spawn(async move { winner.create_topic(new_topic("t", 3)).await });
+    while !cluster.state().topics.contains_key("t") {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let set = BTreeMap::from([("retention.ms".to_owned(), "5".to_owned())]);
+    loser.alter_topic("t", set, Vec::new()).await.unwrap();
+    assert_eq!(making.await.unwrap().unwrap().partition_count(), 3);
+    // One that looks the same, and that somebody else made.
+    cluster.state().lose_controller_answers = 0;
+    cluster.state().create_topic("u", 3);
+    assert_eq!(loser.create_topic(new_topic("u", 3)).await.unwrap_err().code, ErrorCode::TopicExists);
+}
+
 #[tokio::test]
 async fn offsets_and_batches_come_from_the_leader() {
     let cluster = FakeCluster::start(3).await;

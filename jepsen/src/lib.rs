@@ -16,4 +16,5 @@ pub mod run;
 pub mod sandbox;
 pub mod shell;
 pub mod stage;
+pub mod suite;
 pub mod workload;

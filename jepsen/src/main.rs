@@ -3,14 +3,15 @@
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use levada_checkers::verdict::{Check, Verdict};
 use levada_jepsen::{
     nemesis::{Family, Targets},
     results::Results,
     run::Options,
     sandbox, shell,
-    stage::Disk,
+    stage::{Disk, Lie},
+    suite::{self, Suite},
     workload::{Orders, Workload},
 };
 use levada_tests::clock::FakeClock;
@@ -33,11 +34,41 @@ struct Cli {
 enum Command {
     /// One run: clients work, faults strike, everything is read and judged.
     Run(Run),
+    /// Several runs, by name.
+    Suite {
+        /// Which; `jepsen suite list` tells what is in each.
+        #[arg(value_enum)]
+        suite: SuiteName,
+        /// Only this one of its scenarios.
+        #[arg(long)]
+        only: Option<String>,
+        /// Where runs are kept.
+        #[arg(long, default_value = "store")]
+        out: PathBuf,
+    },
+    /// Sees whether a cluster that loses what it acknowledged is found out.
+    Selftest {
+        /// Where runs are kept.
+        #[arg(long, default_value = "store")]
+        out: PathBuf,
+    },
     /// Judges a history once more.
     Check {
         /// A `history.jsonl.zst`.
         history: PathBuf,
     },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SuiteName {
+    /// One run: a minute and a half.
+    Smoke,
+    /// What every change must pass.
+    Ci,
+    /// All scenarios, for hours.
+    Nightly,
+    /// Says what is in each, and runs nothing.
+    List,
 }
 
 #[derive(clap::Args)]
@@ -84,6 +115,9 @@ struct Run {
     /// Where runs are kept, a directory each.
     #[arg(long, default_value = "store")]
     out: PathBuf,
+    /// Deceive the servers, to see that it is noticed: the verdict should be INVALID.
+    #[arg(long, value_enum)]
+    lie: Option<Lie>,
     /// Keep the nodes' data, too.
     #[arg(long)]
     keep: bool,
@@ -98,6 +132,9 @@ impl Run {
         if !shell::has("nft") {
             // It is not on every Debian. Whoever cannot install it is told when it is needed.
             let _ = shell::run("apt-get", ["install", "--yes", "--quiet", "nftables"]);
+        }
+        if self.lie.is_some() && !shell::has("strace") {
+            let _ = shell::run("apt-get", ["install", "--yes", "--quiet", "strace"]);
         }
         if self.nemesis.contains(&Family::Clock) {
             FakeClock::fetch()?;
@@ -127,6 +164,7 @@ impl Run {
             acknowledged_min: self.acked_min,
             out: self.out,
             keep: self.keep,
+            lie: self.lie,
             quiet: self.quiet,
         }
     }
@@ -153,17 +191,50 @@ fn fail(error: &anyhow::Error) {
 fn execute(cli: Cli) -> Result<Verdict> {
     match cli.command {
         Command::Run(run) => {
+            anyhow::ensure!(
+                run.disk == Disk::Loop || !run.nemesis.contains(&Family::Power),
+                "power can be cut only of disks that have some: add --disk loop"
+            );
             sandbox::enter(|| run.prepare())?;
             let (results, store) = run.options().run()?;
             show(&results);
             tell(&format!("report: {}", store.join("report.html").display()));
             Ok(results.verdict)
         }
+        Command::Suite { suite, only, out } => {
+            let suite = match suite {
+                SuiteName::Smoke => Suite::Smoke,
+                SuiteName::Ci => Suite::Ci,
+                SuiteName::Nightly => Suite::Nightly,
+                SuiteName::List => {
+                    list();
+                    return Ok(Verdict::Valid);
+                }
+            };
+            let chosen: Vec<_> =
+                suite.scenarios().filter(|one| only.as_ref().is_none_or(|only| only == one.name)).collect();
+            anyhow::ensure!(!chosen.is_empty(), "there is no such scenario in it: see `jepsen suite list`");
+            Ok(verdict_of(suite::play(chosen, Verdict::Valid, &out)?))
+        }
+        Command::Selftest { out } => Ok(verdict_of(suite::play([&suite::SELF_TEST], Verdict::Invalid, &out)?)),
         Command::Check { history } => {
             let events = levada_checkers::history::file::read(&history).context("cannot judge it")?;
             let check = levada_checkers::log::check(&events);
             show_check(&check);
             Ok(check.verdict)
+        }
+    }
+}
+
+const fn verdict_of(as_expected: bool) -> Verdict {
+    if as_expected { Verdict::Valid } else { Verdict::Invalid }
+}
+
+fn list() {
+    for suite in [Suite::Smoke, Suite::Ci, Suite::Nightly] {
+        tell(&format!("{}:", suite.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()));
+        for scenario in suite.scenarios() {
+            tell(&format!("  {:<26} {}", scenario.name, scenario.why));
         }
     }
 }
@@ -189,5 +260,28 @@ fn show_check(check: &Check) {
     }
     for anomaly in &check.anomalies {
         tell(&format!("  {}: {}", anomaly.kind, anomaly.what));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use levada_jepsen::suite::SCENARIOS;
+
+    use super::*;
+
+    #[test]
+    fn every_scenario_is_what_run_takes() {
+        for scenario in SCENARIOS.iter().chain([&suite::SELF_TEST]) {
+            let words = ["jepsen", "run"].into_iter().chain(scenario.arguments.split_whitespace());
+            let parsed = Cli::try_parse_from(words);
+            assert!(parsed.is_ok(), "{}: {}", scenario.name, parsed.err().unwrap());
+        }
+    }
+
+    #[test]
+    fn power_is_cut_only_where_there_is_some() {
+        for scenario in SCENARIOS.iter().filter(|scenario| scenario.arguments.contains("power")) {
+            assert!(scenario.arguments.contains("--disk loop"), "{}", scenario.name);
+        }
     }
 }

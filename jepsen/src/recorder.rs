@@ -64,7 +64,7 @@ impl Recorder {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Sends acknowledged so far, and other operations done.
+    /// Changes acknowledged so far.
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
         self.lock().acknowledged
@@ -110,7 +110,7 @@ impl Recorder {
             // The process was retired meanwhile: nobody listens to it any more.
             return;
         }
-        inner.acknowledged += u64::from(phase == Phase::Ok && matches!(op, Op::Send { .. }));
+        inner.acknowledged += u64::from(phase == Phase::Ok && op.changes());
         let (index, time_ns) = (inner.next, self.now_ns());
         inner.append(Event { index, time_ns, process, node, phase, invocation, op, error });
     }

@@ -30,7 +30,7 @@ use crate::{
     nemesis::{Domain, Family, Hand, Targets},
     report,
     results::{Fault, Plan, Results},
-    stage::{Disk, Props, Stage},
+    stage::{Disk, Lie, Props, Stage},
     workload::{Orders, TOPIC, Workload},
 };
 
@@ -48,6 +48,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(25);
 /// How long it may take to read everything.
 const FINALE_WITHIN: Duration = Duration::from_secs(200);
 
+/// A run may take so many times as long as it was asked to, if too little was acknowledged.
+const SLOWER_MAX: u32 = 5;
 /// The exit code of whoever was interrupted, as shells have it.
 const INTERRUPTED: i32 = 130;
 
@@ -78,6 +80,8 @@ pub struct Options {
     pub out: PathBuf,
     /// Nodes' data is kept, too.
     pub keep: bool,
+    /// What is not as it seems to the servers.
+    pub lie: Option<Lie>,
     /// Say nothing of what happens.
     pub quiet: bool,
 }
@@ -123,11 +127,16 @@ impl Options {
             nodes: self.nodes,
             disk: self.disk,
             clocks: self.families.contains(&Family::Clock),
+            lie: self.lie,
             quiet: self.quiet,
         };
         let stage = Arc::new(tokio::task::block_in_place(|| Stage::build(&props, store))?);
         tokio::task::block_in_place(|| stage.wait_ready(READY_WITHIN))?;
         self.workload.set_up(&stage, &self.orders).await?;
+        if self.lie.is_some() {
+            // The lie begins here: a cluster that never was proves nothing.
+            tokio::task::block_in_place(|| crate::shell::run::<&str>("sync", []))?;
+        }
         let admin = levada_client::Admin::connect(&stage.bootstrap).await?;
         let control = Control::new(Handle::current(), admin, TOPIC, usize::try_from(self.orders.replicas)?);
         let work = self.workload.begin(&stage, &self.orders);
@@ -135,16 +144,22 @@ impl Options {
         let struck = self.strike_all(&stage, &control).await?;
         let faults_end_ns = stage.recorder.now_ns();
         let mut checks = vec![struck.processes];
+        let mut within = FINALE_WITHIN;
         if let Err(error) = tokio::task::block_in_place(|| stage.wait_ready(READY_WITHIN)) {
             let mut check = Check::new("ready");
             check.found("not-ready", None, Vec::new(), format!("{error:#}"));
             checks.push(check);
+            within = STOP_WITHIN;
         }
         stage.say("everything is mended");
         tokio::time::sleep(TAIL).await;
         work.stop(STOP_WITHIN).await;
         stage.say("reading every replica");
-        self.workload.finale(&stage, &self.orders, FINALE_WITHIN).await?;
+        if let Err(error) = self.workload.finale(&stage, &self.orders, within).await {
+            let mut check = Check::new("finale");
+            check.found("unreadable", None, Vec::new(), format!("nobody says what the topic is: {error:#}"));
+            checks.push(check);
+        }
         stage.recorder.finish()?;
         checks.push(scan_logs(&stage));
         Ok((struck.faults, checks, faults_end_ns))
@@ -190,11 +205,17 @@ impl Options {
         Ok(Struck { faults: std::mem::take(&mut struck.faults), processes: struck.processes.clone() })
     }
 
-    /// Until the time is over: looks for processes that ended by themselves, and says how it goes.
+    /// Until the time is over and enough was acknowledged (a slow machine needs longer, within reason): looks for processes that
+    /// ended by themselves, and says how it goes.
     async fn watch(&self, stage: &Arc<Stage>, struck: &Mutex<Struck>) {
-        let end = tokio::time::Instant::now() + self.time;
-        let mut told = tokio::time::Instant::now();
-        while tokio::time::Instant::now() < end {
+        let began = tokio::time::Instant::now();
+        let mut told = began;
+        let is_enough = || {
+            let elapsed = began.elapsed();
+            let done = stage.recorder.acknowledged() >= self.acknowledged_min;
+            elapsed > self.time * SLOWER_MAX || (elapsed > self.time && done)
+        };
+        while !is_enough() {
             tokio::time::sleep(Duration::from_millis(500)).await;
             tokio::task::block_in_place(|| look_for_dead(stage, struck));
             if told.elapsed() > Duration::from_secs(10) {
@@ -254,7 +275,8 @@ impl Options {
 
     fn judge(&self, events: &[Event], faults: &[Fault], faults_end_ns: u64) -> Vec<Check> {
         let mut checks = self.workload.check(events);
-        checks.push(levada_checkers::liveness::check(events, faults_end_ns, SERVED_WITHIN));
+        let served = self.workload.served();
+        checks.push(levada_checkers::liveness::check_served(events, faults_end_ns, SERVED_WITHIN, served));
         let floor = levada_checkers::stats::Floor { acked_min: self.acknowledged_min };
         checks.push(levada_checkers::stats::check(events, &floor));
         checks.push(self.check_faults(faults));
@@ -301,6 +323,9 @@ impl Options {
         if !self.families.is_empty() {
             let families: Vec<&str> = self.families.iter().map(|family| family.name()).collect();
             let _ = write!(said, " --nemesis {} --targets {}", families.join(","), name_of(self.targets));
+        }
+        if let Some(lie) = self.lie {
+            let _ = write!(said, " --lie {}", name_of(lie));
         }
         let Orders { keys, clients, rate, seed, .. } = self.orders;
         let (disk, time, interval) = (name_of(self.disk), self.time.as_secs(), self.interval.as_secs());

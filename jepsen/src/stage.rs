@@ -55,6 +55,30 @@ pub struct Stage {
     quiet: bool,
 }
 
+/// What a stage hides from the servers, to see that the checkers notice. The servers themselves are as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Lie {
+    /// Every `fdatasync` and `fsync` says that it succeeded and does nothing. With power cuts, what was acknowledged is lost.
+    NoSync,
+}
+
+impl Lie {
+    /// What to put in front of the servers.
+    const fn wrapper(self) -> &'static [&'static str] {
+        match self {
+            Self::NoSync => &[
+                "strace",
+                "--follow-forks",
+                "--quiet=all",
+                "--output=/dev/null",
+                "--seccomp-bpf",
+                "--trace=fdatasync,fsync,sync_file_range",
+                "--inject=fdatasync,fsync:retval=0",
+            ],
+        }
+    }
+}
+
 /// What makes a stage.
 #[derive(Clone, Debug)]
 pub struct Props {
@@ -66,6 +90,8 @@ pub struct Props {
     pub disk: Disk,
     /// Whether their clocks can be set.
     pub clocks: bool,
+    /// What is not as it seems.
+    pub lie: Option<Lie>,
     /// Say nothing of what happens.
     pub quiet: bool,
 }
@@ -76,7 +102,7 @@ impl Stage {
     /// # Errors
     /// The system refuses something, or a node does not come up.
     pub fn build(props: &Props, store: &Path) -> Result<Self> {
-        let Props { binary, nodes, disk, clocks, quiet } = props;
+        let Props { binary, nodes, disk, clocks, lie, quiet } = props;
         let net = Netns::create(*nodes)?;
         let logs = store.join("nodes");
         std::fs::create_dir_all(&logs)?;
@@ -94,10 +120,15 @@ impl Stage {
                 fakes.insert(node, FakeClock::new(&logs.join(format!("clock-{node}")))?);
             }
         }
-        let settings = [("LEVADA_INSECURE", "true"), ("LEVADA_LOG_FORMAT", "json")];
+        let mut settings = vec![("LEVADA_INSECURE", "true"), ("LEVADA_LOG_FORMAT", "json")];
+        if *lie == Some(Lie::NoSync) {
+            // What is written past the system's memory may be durable all the same.
+            settings.push(("LEVADA_DISK_DIRECT", "false"));
+        }
         let mut processes = Nodes::placed(binary, &places, &logs, &settings)?;
-        for (node, clock) in &fakes {
-            processes.nodes.get_mut(node).context("a node for each clock")?.environment = clock.environment();
+        for (id, node) in &mut processes.nodes {
+            node.environment = fakes.get(id).map(FakeClock::environment).unwrap_or_default();
+            node.wrapper = lie.iter().flat_map(|lie| lie.wrapper()).map(|&word| word.to_owned()).collect();
         }
         processes.spawn_all()?;
         Ok(Self {
@@ -197,6 +228,8 @@ impl Stage {
     /// # Errors
     /// They have no such disks, or the system refuses.
     pub fn cut_power(&self, nodes: &BTreeSet<Host>) -> Result<()> {
+        // They may find out that their disk is dead before they are killed.
+        lock(&self.wanted).retain(|node| !nodes.contains(node));
         let disks = lock(&self.disks);
         PowerDisk::cut_all(disks.iter().filter(|(node, _)| nodes.contains(node)).map(|(_, disk)| disk))?;
         nodes.iter().try_for_each(|&node| self.kill(node))

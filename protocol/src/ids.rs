@@ -134,6 +134,16 @@ unique!(
     /// A topic's identity. A topic deleted and created again under the same name has another one.
     TopicId
 );
+
+impl TopicId {
+    /// The id of the topic that a request made: it follows from what the client drew for the request and the topic's name (UUID
+    /// version 5, RFC 9562). Nobody can have a topic get the id of another one.
+    #[must_use]
+    pub fn of_request(request: Uuid, name: &str) -> Self {
+        Self(Uuid::new_v5(&request, name.as_bytes()))
+    }
+}
+
 unique!(
     /// A cluster's identity, drawn when it is founded and carried by every directory and handshake.
     ClusterId

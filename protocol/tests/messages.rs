@@ -153,7 +153,7 @@ fn partition() -> Partition {
         leaving: replica(17, 18),
         lost: vec![19],
         targets_given: 20,
-        recovery: Some(Recovery { survivor: 21, below: 22 }),
+        recovery: Some(Recovery { survivor: 21, below: 22, forgiven_to: None }),
     }
 }
 
@@ -219,12 +219,17 @@ fn golden_commands() {
         Kind::FinishMove(FinishMove { group: 8, voters: vec![9, 10], targets_given: 11 }),
         Kind::ReplaceReplica(ReplaceReplica { group: 8, replica_id: 9 }),
         Kind::AddPartitions(AddPartitions { topic_id: topic_id.clone(), partitions: vec![partition()] }),
-        Kind::RecoverPartition(RecoverPartition { group: 8, survivor: 9, targets_given: 10 }),
+        Kind::RecoverPartition(RecoverPartition { group: 8, survivor: 9, targets_given: 10, forgiven_to: None }),
         Kind::RenewMember(RenewMember { node_id: 3, incarnation: topic_id, member_id: 4 }),
     ] {
         let expected = command_bytes(&kind);
         pinned(Command { kind: Some(kind) }, &[&expected]);
     }
+    // Of a survivor that may be in doubt.
+    let recover = RecoverPartition { group: 8, survivor: 9, targets_given: 10, forgiven_to: Some(0) };
+    let kind = Some(Kind::RecoverPartition(recover));
+    pinned(Command { kind }, &[b"\x7a\x08\x08\x08\x10\x09\x18\x0a\x20\x00"]);
+    pinned(Recovery { survivor: 21, below: 22, forgiven_to: Some(23) }, &[b"\x08\x15\x10\x16\x18\x17"]);
 }
 
 #[test]

@@ -61,7 +61,7 @@ pub(crate) struct Checkpoint {
     pub(crate) lsn: Lsn,
     /// The first block that a group needs.
     pub(crate) replay_from: Lsn,
-    /// Groups that a replay found in doubt, and that were not removed since.
+    /// Groups that a replay found in doubt, and that were neither removed nor reclaimed since.
     pub(crate) doubt: Doubt,
     /// Of damage up to this block that may be about any group, `doubt` names all groups that it can be about; 0: of none.
     pub(crate) accounted: Lsn,

@@ -66,3 +66,9 @@ impl Summary {
         Ok(summary)
     }
 }
+
+/// The offset behind the last record of an entry, whatever is before it; `None` if it has no records.
+pub(crate) fn end_of(entry: &Entry) -> Option<Offset> {
+    let batches = (entry.kind == EntryKind::Batches).then(|| BatchIter::packed(&entry.payload));
+    batches?.map_while(Result::ok).map(|batch| batch.header.next_offset()).last()
+}

@@ -1,5 +1,5 @@
-//! A partition loses two of its three replicas for good. An operator is told what is left, lets it go on with that, and the
-//! cluster is whole again when other nodes have come.
+//! A partition loses two of its three replicas for good, or something of all that it has. An operator is told what is left, lets it
+//! go on with that, and the cluster is whole again when other nodes have come.
 
 use std::{
     io::Write as _,
@@ -9,7 +9,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use levada_tests::{nodes::Nodes, tools};
+use levada_tests::{
+    nodes::Nodes,
+    rot::{self, Block},
+    tools,
+};
 use serde_json::Value;
 
 const TOPIC: &str = "orders";
@@ -203,5 +207,120 @@ fn a_cluster_of_three_goes_on_with_the_one_node_that_is_left() -> Result<()> {
         Ok(done.then_some(()))
     })?;
     ensure!(consume(&nodes)? == expected, "without the survivor");
+    Ok(())
+}
+
+/// A bit flips in a record that a node which is down had made durable, so far from the first of them to the last.
+fn damage(nodes: &Nodes, node: u64, (part, of): (usize, usize)) -> Result<()> {
+    let data_dir = &nodes.nodes[&node].data_dir;
+    let mut blocks = rot::blocks(data_dir)?;
+    let synced = blocks.iter().map(|block| block.synced).max().context("there are blocks")?;
+    let needed = rot::replay_from(data_dir)?..synced;
+    // Of the partition, and of nothing else.
+    blocks.retain(|block| needed.contains(&block.lsn) && block.frame_bytes > 500 && !block.groups.contains(&0));
+    let Block { file, position, header_bytes, .. } = blocks.get(blocks.len() * part / of).context("one has records")?;
+    rot::flip(file, position + header_bytes + 100)
+}
+
+/// What would be left of the partition, as it is said when the damage is known.
+fn plan_in_doubt(nodes: &Nodes) -> Result<Value> {
+    let plan = eventually("it is known what is left", Duration::from_secs(20), || {
+        let (done, out, _) = levada(nodes, &["partition", "recover", TOPIC, "0", "--output", "json"], "")?;
+        Ok(if done { Some(serde_json::from_str::<Value>(&out)?) } else { None })
+    })?;
+    let states = plan["replicas"].as_array().context("replicas")?.iter();
+    ensure!(states.into_iter().all(|replica| replica["state"] == "lost"), "{plan}");
+    ensure!(plan["in_doubt"] == true && plan["recovered"] == false && plan["high_watermark"].is_null(), "{plan}");
+    ensure!(plan["known_lost"]["to"] == 1_000 && plan["unknown_from"] == 1_000, "its journal shows it: {plan}");
+    Ok(plan)
+}
+
+/// Ten times a hundred records, each time in blocks of their own.
+fn produce_thousand(nodes: &Nodes) -> Result<()> {
+    (0..10).try_for_each(|part| produce(nodes, 100 * part..100 * (part + 1)))?;
+    // The last of them is proven by what is written behind it.
+    std::thread::sleep(Duration::from_secs(1));
+    Ok(())
+}
+
+/// The only replica of a partition has lost some of its journal. The rest of it is there, and is not thrown away for that.
+#[test]
+fn the_only_replica_of_a_partition_goes_on_though_its_journal_is_damaged() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let data_dir = dir.path().join("node-1");
+    std::fs::create_dir_all(&data_dir)?;
+    let mut nodes = Nodes::start_with(tools::levada(), &[data_dir], dir.path(), &[])?;
+    all_know_each_other(&nodes)?;
+    ok(&nodes, &["topic", "create", TOPIC, "--replicas", "1"], "")?;
+    produce_thousand(&nodes)?;
+    nodes.kill(1)?;
+    damage(&nodes, 1, (1, 2))?;
+    nodes.spawn(1)?;
+    nodes.wait_ready()?;
+    let says = ok(&nodes, &["cluster", "status"], "")?;
+    ensure!(says.contains("NOT AVAILABLE") && says.contains("levada partition recover"), "{says}");
+
+    let plan = plan_in_doubt(&nodes)?;
+    let kept = u32::try_from(plan["kept"]["to"].as_u64().context("it says what is kept")?)?;
+    ensure!((100..1_000).contains(&kept), "{plan}");
+    let says = ok(&nodes, &["partition", "recover", TOPIC, "0"], "")?;
+    for part in [
+        "lost, goes on",
+        &format!("Offsets 0 to {} would stay", kept - 1),
+        &format!("Offsets {kept} to 999 would be gone"),
+        "All from offset 1000 on would be gone that node 1 had, and has lost: however many that were, nobody knows",
+        "No sound replica answers",
+        "copies of directories from before the damage",
+        "Nothing has been changed",
+    ] {
+        ensure!(says.contains(part), "{part:?} is not in:\n{says}");
+    }
+    let all = ok(&nodes, &["partition", "recover", "--all"], "")?;
+    ensure!(all.contains("in doubt, perhaps all from 1000 on"), "{all}");
+    let says = ok(&nodes, &["partition", "recover", TOPIC, "0", "--accept-data-loss"], "")?;
+    ensure!(says.contains(&format!("the next record gets offset {kept}")), "{says}");
+    produce(&nodes, 2_000..2_100)?;
+    let expected: Vec<u32> = (0..kept).chain(2_000..2_100).collect();
+    ensure!(consume(&nodes)? == expected, "what it had in front of the damage, and what is new");
+    ensure!(nodes.log(1)?.contains("partition.recovered"), "it says what it does");
+
+    // The damage is still there, and is no news.
+    nodes.kill(1)?;
+    nodes.spawn(1)?;
+    nodes.wait_ready()?;
+    eventually("all is well", Duration::from_secs(20), || Ok((status(&nodes)?["safe"] == true).then_some(())))?;
+    ensure!(consume(&nodes)? == expected, "the same after a restart");
+    Ok(())
+}
+
+/// All journals are damaged at once. The one that has most in front of the damage goes on, and the others get copies of it.
+#[test]
+fn a_partition_goes_on_though_all_its_journals_are_damaged() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let data_dirs: Vec<PathBuf> = (1..=3).map(|id| dir.path().join(format!("node-{id}"))).collect();
+    data_dirs.iter().try_for_each(std::fs::create_dir_all)?;
+    let mut nodes = Nodes::start_with(tools::levada(), &data_dirs, dir.path(), &[])?;
+    all_know_each_other(&nodes)?;
+    ok(&nodes, &["topic", "create", TOPIC, "--replicas", "3"], "")?;
+    produce_thousand(&nodes)?;
+    (1..=3).try_for_each(|node| nodes.kill(node))?;
+    for (node, place) in [(1, (1, 4)), (2, (3, 4)), (3, (1, 2))] {
+        damage(&nodes, node, place)?;
+    }
+    (1..=3).try_for_each(|node| nodes.spawn(node))?;
+    nodes.wait_ready()?;
+    let plan = plan_in_doubt(&nodes)?;
+    let kept = u32::try_from(plan["kept"]["to"].as_u64().context("it says what is kept")?)?;
+    ensure!(plan["survivor_node"] == 2 && (200..1_000).contains(&kept), "{plan}");
+    ok(&nodes, &["partition", "recover", TOPIC, "0", "--accept-data-loss"], "")?;
+    produce(&nodes, 2_000..2_100)?;
+    eventually("the cluster is whole again", Duration::from_secs(60), || {
+        Ok((status(&nodes)?["safe"] == true).then_some(()))
+    })?;
+    let expected: Vec<u32> = (0..kept).chain(2_000..2_100).collect();
+    for node in 1..=3 {
+        ok(&nodes, &["cluster", "move-leader", TOPIC, "0", &node.to_string()], "")?;
+        ensure!(consume(&nodes)? == expected, "with node {node} as leader");
+    }
     Ok(())
 }

@@ -4,6 +4,9 @@
 //! has to decide anything. When a majority is gone for good, what the rest has is all there is. Of these replicas the one with
 //! the highest last term, and of those with the same term the longest, has everything that any of them knows to be committed
 //! (Raft §5.4.1). What else was acknowledged, only those that are gone could say.
+//!
+//! A replica *in doubt* has lost some of that, and nobody knows how much: its journal has a hole. It goes on only where no sound one
+//! answers, with what it has in front of the hole.
 
 use std::{cmp::Reverse, ops::Range};
 
@@ -51,6 +54,29 @@ pub struct ReplicaReport {
     pub end: Offset,
     /// Of segments that are damaged, as far as it knows: some of these records cannot be read.
     pub damaged: Vec<Range<Offset>>,
+    /// If it is in doubt, and its node can go on with what is left of it.
+    pub doubt: Option<Doubtful>,
+}
+
+/// What is known of a replica in doubt, which has lost some of what it had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Doubtful {
+    /// The last term that it knows of. There may have been later ones.
+    pub term: Term,
+    /// Its journal tells of records up to here, the last ones behind a hole. There may have been more.
+    pub seen_end: Offset,
+}
+
+impl ReplicaReport {
+    /// Up to where it had records, as far as is known.
+    fn known_end(&self) -> Offset {
+        self.doubt.map_or(self.end, |doubt| doubt.seen_end.max(self.end))
+    }
+
+    /// The last term that it knows of.
+    fn known_term(&self) -> Term {
+        self.doubt.map_or(self.last.0, |doubt| doubt.term.max(self.last.0))
+    }
 }
 
 /// A replica, and what its node says of it; `None` if the node does not answer.
@@ -71,8 +97,10 @@ pub struct Plan {
     pub log_start: Offset,
     /// and end here.
     pub end: Offset,
-    /// The highest end that another replica says it had.
+    /// The highest end that another replica says it had, or that this one is known to have had.
     pub known_end: Offset,
+    /// It is in doubt: there is no sound one. No replica that was found knows of a later term.
+    pub forgiven_to: Option<Term>,
 }
 
 /// What goes on.
@@ -113,13 +141,15 @@ pub fn plan(subject: Subject, found: &[Found]) -> Result<Plan> {
         let why = format!("node {} leads {name}: there is nothing to recover", leader.node);
         return Err(Error::new(ErrorCode::NotNeeded, why));
     }
-    let sound =
-        || reports().filter(|(replica, report)| report.state == ReplicaState::Sound && report.replica == replica.id);
-    let Some((survivor, best)) =
-        sound().max_by_key(|(replica, report)| (report.last, Reverse((report.damaged.len(), replica.id))))
-    else {
+    let own = || reports().filter(|(replica, report)| report.replica == replica.id);
+    let sound = || own().filter(|(_, report)| report.state == ReplicaState::Sound);
+    let in_doubt = || own().filter(|(_, report)| report.state == ReplicaState::Lost && report.doubt.is_some());
+    let age =
+        |(replica, report): &(Replica, &ReplicaReport)| (report.last, Reverse((report.damaged.len(), replica.id)));
+    let Some((survivor, best)) = sound().max_by_key(age).or_else(|| in_doubt().max_by_key(age)) else {
         let why = format!(
-            "no node that answers has a sound replica of {name}. Start the nodes that had one; if none of them comes back, {}",
+            "no node that answers has a replica of {name} that it could go on with. Start the nodes that had one; if none of them \
+             comes back, {}",
             subject.nothing_left()
         );
         return Err(Error::new(ErrorCode::InvalidRequest, why));
@@ -128,7 +158,7 @@ pub fn plan(subject: Subject, found: &[Found]) -> Result<Plan> {
     let is_majority = |of: &std::collections::BTreeSet<ReplicaId>| {
         of.is_empty() || 2 * of.iter().filter(|replica| is_sound(replica)).count() > of.len()
     };
-    if is_majority(&best.conf.voters) && is_majority(&best.conf.outgoing) {
+    if best.doubt.is_none() && is_majority(&best.conf.voters) && is_majority(&best.conf.outgoing) {
         let nodes: Vec<String> = sound().map(|(replica, _)| replica.node.to_string()).collect();
         let why = format!(
             "nodes {} have a majority of the replicas and elect a leader by themselves; look again in a few seconds",
@@ -136,9 +166,10 @@ pub fn plan(subject: Subject, found: &[Found]) -> Result<Plan> {
         );
         return Err(Error::new(ErrorCode::NotNeeded, why));
     }
-    let others = reports().filter(|(replica, _)| *replica != survivor);
-    let known_end = others.map(|(_, report)| report.end).max().unwrap_or_default().max(best.end);
-    Ok(Plan { survivor, log_start: best.log_start, end: best.end, known_end })
+    let known_end = reports().map(|(_, report)| report.known_end()).max().unwrap_or_default();
+    let last_term = reports().map(|(_, report)| report.known_term()).max();
+    let forgiven_to = last_term.filter(|_| best.doubt.is_some());
+    Ok(Plan { survivor, log_start: best.log_start, end: best.end, known_end, forgiven_to })
 }
 
 impl ReplicaReport {
@@ -166,6 +197,9 @@ impl ReplicaReport {
                 .iter()
                 .map(|range| native::OffsetRange { from: range.start.get(), to: range.end.get() })
                 .collect(),
+            doubt: self
+                .doubt
+                .map(|doubt| native::ReplicaDoubt { term: doubt.term.get(), seen_end_offset: doubt.seen_end.get() }),
         }
     }
 
@@ -188,6 +222,7 @@ impl ReplicaReport {
             high_watermark: Offset(wire.high_watermark),
             end: Offset(wire.end_offset),
             damaged: wire.damaged.into_iter().map(|range| Offset(range.from)..Offset(range.to)).collect(),
+            doubt: wire.doubt.map(|doubt| Doubtful { term: Term(doubt.term), seen_end: Offset(doubt.seen_end_offset) }),
         }
     }
 }
@@ -212,6 +247,15 @@ mod tests {
 
     fn silent(id: u64) -> Found {
         Found { report: None, ..found(id, ReplicaState::Sound, (0, 0), 0) }
+    }
+
+    /// In doubt, of a build that can go on with it.
+    fn doubtful(id: u64, last: (u64, u64), end: u64, doubt: (u64, u64)) -> Found {
+        let mut found = found(id, Lost, last, end);
+        let report = found.report.as_mut().unwrap();
+        report.conf = Conf::default();
+        report.doubt = Some(Doubtful { term: Term(doubt.0), seen_end: Offset(doubt.1) });
+        found
     }
 
     use ReplicaState::{Lost, Sound};
@@ -280,6 +324,22 @@ mod tests {
     }
 
     #[test]
+    fn of_replicas_in_doubt_the_newest_goes_on_if_none_is_sound() {
+        let doubted = [doubtful(1, (3, 50), 40, (5, 60)), doubtful(2, (4, 45), 35, (4, 38)), silent(3)];
+        let plan = plan(Subject::Partition, &doubted).unwrap();
+        assert_eq!((plan.survivor.id, plan.end, plan.known_end), (ReplicaId(2), Offset(35), Offset(60)));
+        assert_eq!(plan.forgiven_to, Some(Term(5)), "nobody knows of a later term");
+        // One alone is all that the partition has.
+        let plan = super::plan(Subject::Partition, &doubted[..1]).unwrap();
+        assert_eq!((plan.end, plan.known_end), (Offset(40), Offset(60)));
+        // However old it is, a sound one has kept all that it had.
+        let with_a_sound_one = [doubted[0].clone(), doubted[1].clone(), found(3, Sound, (2, 20), 10)];
+        let plan = super::plan(Subject::Partition, &with_a_sound_one).unwrap();
+        assert_eq!((plan.survivor.id, plan.end, plan.known_end), (ReplicaId(3), Offset(10), Offset(60)));
+        assert_eq!(plan.forgiven_to, None);
+    }
+
+    #[test]
     fn where_nothing_is_left_nothing_can_be_done() {
         let error = plan(Subject::Partition, &[silent(1), found(2, Lost, (3, 50), 40), silent(3)]).unwrap_err();
         assert!(error.message.contains("delete the topic"), "{error}");
@@ -295,6 +355,7 @@ mod tests {
         (report.log_start, report.high_watermark, report.leads) = (Offset(5), Offset(6), true);
         report.conf.outgoing = [ReplicaId(4)].into();
         report.damaged = vec![Offset(7)..Offset(9)];
+        report.doubt = Some(Doubtful { term: Term(8), seen_end: Offset(9) });
         assert_eq!(ReplicaReport::from_wire(report.to_wire()), report);
     }
 }

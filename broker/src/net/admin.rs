@@ -11,7 +11,7 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use levada_protocol::{
     context::{Action, RequestContext, Resource},
     error::{Error, ErrorCode, Result},
-    ids::{GroupId, NodeId, TopicPartition},
+    ids::{GroupId, NodeId, TopicId, TopicPartition},
     limits::SCHEMA_BYTES_MAX,
     messages::native::{
         AlterTopicRequest, CreateTopicRequest, DeleteTopicRequest, ResizeTopicRequest, TopicResponse,
@@ -20,6 +20,7 @@ use levada_protocol::{
     source::{LogSource as _, NewTopic},
 };
 use tokio::{task::spawn_blocking, time::sleep};
+use uuid::Uuid;
 
 use super::{connection::Session, door::needed, produce::unexpected, responder::Responder};
 use crate::{
@@ -50,13 +51,14 @@ impl Broker {
         ctx: &RequestContext,
         mut new: NewTopic,
         dry_run: bool,
+        id: Option<TopicId>,
     ) -> Result<Arc<Topic>> {
         self.authorize(ctx, Action::Create, Resource::Topic(&new.name))?;
         if let Some(json) = new.schema_json.take() {
             new.schema_json = Some(self.check_schema(json).await?);
         }
         let deadline = clock::deadline(ctx, DEFAULT_WAIT);
-        let topic = self.ask_for_topic(Request::CreateTopic { new, dry_run }, deadline).await?;
+        let topic = self.ask_for_topic(Request::CreateTopic { new, dry_run, id }, deadline).await?;
         if !dry_run {
             tracing::info!(topic = topic.name, id = %topic.id, partitions = topic.partitions.len(), "topic.created");
             self.await_leaders(&topic, deadline.min(clock::instant() + LEADERS_WAIT)).await;
@@ -121,6 +123,18 @@ pub(crate) fn new_topic(request: CreateTopicRequest) -> NewTopic {
     }
 }
 
+/// The id that the topic is to have, if the client wants to know it again.
+fn topic_id_of(request: &CreateTopicRequest) -> Result<Option<TopicId>> {
+    if request.request_id.is_empty() {
+        return Ok(None);
+    }
+    let Ok(request_id) = Uuid::from_slice(&request.request_id) else {
+        let why = format!("a request id has 16 bytes, not {}", request.request_id.len());
+        return Err(Error::new(ErrorCode::InvalidRequest, why));
+    };
+    Ok(Some(TopicId::of_request(request_id, &request.name)))
+}
+
 /// A new topic, on the native door.
 pub(crate) async fn create_topic(
     broker: Arc<Broker>,
@@ -129,8 +143,11 @@ pub(crate) async fn create_topic(
     responder: Responder,
 ) {
     let dry_run = request.dry_run;
-    let topic = broker.create_topic_here(&session.context(), new_topic(request), dry_run).await;
-    responder.answer(topic.map(|topic| broker.topic_response(&topic)));
+    let made = async {
+        let id = topic_id_of(&request)?;
+        broker.create_topic_here(&session.context(), new_topic(request), dry_run, id).await
+    };
+    responder.answer(made.await.map(|topic| broker.topic_response(&topic)));
 }
 
 /// Other settings, on the native door.

@@ -85,7 +85,8 @@ impl Broker {
             let survivor = plan.survivor.id;
             tracing::warn!(?plan, topic = request.topic, partition = request.partition, "partition.recover");
             let targets_given = partition.targets_given;
-            let recover = Request::RecoverPartition { group, survivor, targets_given };
+            let forgiven_to = plan.forgiven_to;
+            let recover = Request::RecoverPartition { group, survivor, targets_given, forgiven_to };
             self.worker.ask(recover, deadline, Charge::default()).await?;
         }
         Ok(RecoverPartitionResponse {
@@ -96,6 +97,7 @@ impl Broker {
             end_offset: plan.end.get(),
             known_end_offset: plan.known_end.get(),
             recovered: request.accept_data_loss,
+            in_doubt: plan.forgiven_to.is_some(),
         })
     }
 

@@ -11,6 +11,8 @@
 //! - Whoever **follows** begins from a state that has it: a snapshot of the group as it was is refused.
 //! - **Those that are given up** are not listened to: their numbers are not known to the metadata any more.
 //!
+//! Where no sound replica is left, one in doubt does the same in another way (`reclaiming.rs`).
+//!
 //! [`Recovery::is_due`]: crate::cluster::metadata::Recovery::is_due
 
 use std::{collections::BTreeSet, ops::Range};
@@ -116,6 +118,8 @@ impl Node {
             (None, None, None) => return Ok(ReplicaReport::default()),
         };
         let log = self.store.log(group);
+        let doubt = if state == ReplicaState::Lost { self.doubt_about(group) } else { None };
+        let committed = open.map(|open| open.view.state.borrow().high_watermark);
         let last_index = log.map(Log::last_index).unwrap_or_default();
         let last_term = log.and_then(|log| log.term(last_index).ok()).unwrap_or_default();
         Ok(ReplicaReport {
@@ -123,9 +127,10 @@ impl Node {
             replica,
             last: (last_term, last_index),
             log_start: log.map(Log::log_start).unwrap_or_default(),
-            high_watermark: open.map(|open| open.view.state.borrow().high_watermark).unwrap_or_default(),
+            high_watermark: committed.or_else(|| self.committed_in_doubt(group)).unwrap_or_default(),
             end: log.map(Log::next_offset).unwrap_or_default(),
             damaged: log.map(|log| self.damaged_offsets(group, log)).unwrap_or_default(),
+            doubt,
             ..open.map(|open| report(&open.group)).unwrap_or_default()
         })
     }

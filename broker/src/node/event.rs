@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use levada_protocol::{
     error::Error,
-    ids::{GroupId, IncarnationId, LogIndex, NodeId, ReplicaId, TopicPartition},
+    ids::{GroupId, IncarnationId, LogIndex, NodeId, ReplicaId, Term, TopicId, TopicPartition},
     source::{Appended, LogBounds, NewTopic},
 };
 use levada_storage_engine::{
@@ -119,6 +119,8 @@ pub enum Request {
         new: NewTopic,
         /// Only check.
         dry_run: bool,
+        /// The id that follows from the client's request; none if the client leaves it to the controller.
+        id: Option<TopicId>,
     },
     /// Other settings for a topic. Controller only.
     AlterTopic {
@@ -203,6 +205,8 @@ pub enum Request {
         survivor: ReplicaId,
         /// Which replicas it is to have, when that was decided.
         targets_given: u64,
+        /// If it may be in doubt: the last term that anybody knows of.
+        forgiven_to: Option<Term>,
     },
     /// The metadata as it is here, for a node whose replica of group 0 needs entries that no log has any more. Any node.
     CatchUpMember {

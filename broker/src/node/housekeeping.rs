@@ -64,6 +64,7 @@ impl Node {
             self.leave_damage();
             self.shorten_metadata();
             self.look_for_survivors();
+            self.look_for_forgiven();
             self.go_on_regaining(out);
             self.see_to_unsound(out);
         }

@@ -26,6 +26,7 @@ mod open_error;
 mod partitions;
 mod placing;
 mod reads;
+mod reclaiming;
 mod regaining;
 mod renewal;
 mod rota;
@@ -153,6 +154,8 @@ pub struct Node {
     scrub: Scrub,
     /// Replicas that have lost what they had: their leaders are to have them replaced.
     lost: BTreeMap<GroupId, ReplicaId>,
+    /// Of these, those that go on nevertheless as soon as this checkpoint is durable.
+    reclaimed: BTreeMap<GroupId, u64>,
     alone: Alone,
     /// As leader of groups: which replicas have damaged segments.
     reports: Reports,
@@ -232,6 +235,7 @@ impl Node {
             budget,
             scrub,
             lost: BTreeMap::new(),
+            reclaimed: BTreeMap::new(),
             alone: Alone::default(),
             reports: Reports::default(),
             renewed_at: None,
@@ -462,6 +466,7 @@ impl Node {
                 StoreEvent::Checkpointed { number } => {
                     self.end_renewed(out);
                     self.go_alone();
+                    self.open_reclaimed(number, out);
                     self.go_on_with_metadata_alone(out);
                     for arrived in self.copies.on_checkpoint(number) {
                         if let Err(error) = self.open_arrived(arrived) {

@@ -139,16 +139,28 @@ impl Node {
     /// A replica has come into being: from now on it is one like any other.
     pub(super) fn open_arrived(&mut self, arrived: Arrived) -> Result<(), NodeOpenError> {
         let Arrived { group, snapshot } = arrived;
+        if let Some(replica) = self.open_as_stored(group)? {
+            tracing::info!(group = group.get(), %replica, applied = %snapshot.applied(), "copy.complete");
+        }
+        Ok(())
+    }
+
+    /// A replica begins that only the store has so far; which one that is, if the metadata has a place for it.
+    pub(super) fn open_as_stored(&mut self, group: GroupId) -> Result<Option<ReplicaId>, NodeOpenError> {
         let metadata = self.controller.metadata();
         let place = metadata.partition_of(group);
         let topic = place.and_then(|place| metadata.topic_by_id(place.topic)).cloned();
-        let membership = Membership::decode(snapshot.conf_state());
+        let (Some(place), Some(topic), Some(stored)) = (place, topic, self.store.as_recovered(group)) else {
+            return Ok(None);
+        };
+        let membership = Membership::decode(&stored.conf_state);
         let membership = membership.map_err(|error| NodeOpenError::State { group, why: error.to_string() })?;
-        let (Some(place), Some(topic), Some(membership)) = (place, topic, membership) else { return Ok(()) };
-        let Some(partition) = topic.partition(place.partition) else { return Ok(()) };
-        tracing::info!(group = group.get(), replica = %membership.replica, applied = %snapshot.applied(), "copy.complete");
-        let recovered = self.store.as_recovered(group);
-        self.open_group(&topic, partition, membership, recovered.as_ref())
+        let (Some(partition), Some(membership)) = (topic.partition(place.partition), membership) else {
+            return Ok(None);
+        };
+        let replica = membership.replica;
+        self.open_group(&topic, partition, membership, Some(&stored))?;
+        Ok(Some(replica))
     }
 
     fn open_group(

@@ -165,7 +165,7 @@ impl Node {
         }
     }
 
-    fn partition_placed(&self, group: GroupId) -> Option<&metadata::Partition> {
+    pub(super) fn partition_placed(&self, group: GroupId) -> Option<&metadata::Partition> {
         let metadata = self.controller.current();
         let place = metadata.partition_of(group)?;
         metadata.topic_by_id(place.topic)?.partition(place.partition)

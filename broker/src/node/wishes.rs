@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use levada_protocol::{
     error::{Error, ErrorCode, NodeAddresses, Result},
-    ids::{GroupId, IncarnationId, NodeId, TopicId},
+    ids::{GroupId, IncarnationId, NodeId, Term, TopicId},
     limits::{REPLICAS_MAX, TOPIC_PARTITIONS_MAX},
     messages::metadata as wire,
     source::NewTopic,
@@ -127,11 +127,11 @@ impl Node {
                 self.controller.group.read_index(context);
                 return Ok(());
             }
-            Request::CreateTopic { new, dry_run } => {
+            Request::CreateTopic { new, dry_run, id: wanted } => {
                 let nodes = u32::try_from(self.controller.nodes().count()).unwrap_or(u32::MAX);
                 let default = self.config.default_replicas.min(nodes.max(1));
                 let replicas = if new.replicas == 0 { default } else { new.replicas };
-                let topic_id = TopicId(self.random.uuid());
+                let topic_id = wanted.unwrap_or_else(|| TopicId(self.random.uuid()));
                 let topic =
                     self.controller.plan_topic(new, (topic_id, self.now.wall_ms), replicas, &self.standings())?;
                 let create = Kind::CreateTopic(wire::CreateTopic { topic: Some(topic) });
@@ -218,10 +218,10 @@ impl Node {
                 self.needs_membership()?;
                 Kind::AddPartitions(self.controller.plan_partitions(&name, partitions, &self.standings())?)
             }
-            Request::RecoverPartition { group, survivor, targets_given } => {
+            Request::RecoverPartition { group, survivor, targets_given, forgiven_to } => {
                 self.needs(LEVEL_RECOVERY)?;
-                let (group, survivor) = (group.get(), survivor.get());
-                Kind::RecoverPartition(wire::RecoverPartition { group, survivor, targets_given })
+                let (group, survivor, forgiven_to) = (group.get(), survivor.get(), forgiven_to.map(Term::get));
+                Kind::RecoverPartition(wire::RecoverPartition { group, survivor, targets_given, forgiven_to })
             }
             Request::Produce { .. }
             | Request::Bounds { .. }

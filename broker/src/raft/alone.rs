@@ -4,18 +4,24 @@
 //! it: the membership that a replica goes on with alone stands in no log, so whoever follows must begin from a state that has
 //! it already, and this replica must never forget it. `node/alone.rs` sees to both, and lets it go alone afterwards.
 
-use levada_protocol::ids::ReplicaId;
+use levada_protocol::ids::{ReplicaId, Term};
 use raft::eraftpb::ConfState;
 
 use super::{
     ELECTION_TICKS,
     group::Group,
-    membership::{Conf, Membership, Step, change},
+    membership::{Membership, Step, change},
 };
 
 /// The survivor goes on in a term that is so much higher: those that are gone may have had later ones, and nobody is to
 /// believe an old leader rather than the new one, nor to see one term twice.
 const TERMS_SKIPPED: u64 = 1_000;
+
+/// The term in which a replica goes on alone that knows this one as the last.
+#[must_use]
+pub(crate) const fn later(term: Term) -> Term {
+    Term(term.get() + TERMS_SKIPPED)
+}
 
 impl Group {
     /// Whether nobody leads it, as far as is known. A replica without a vote never asks for votes, and so does not find out
@@ -36,7 +42,7 @@ impl Group {
     /// What a checkpoint keeps of the membership with this replica alone.
     #[must_use]
     pub fn alone(&self) -> Membership {
-        Membership { replica: self.replica(), conf: Conf::of([self.replica()]) }
+        Membership::alone(self.replica())
     }
 
     /// Goes on in a much later term, and `more`, without a leader. What others say in earlier ones counts no more.

@@ -128,6 +128,12 @@ impl Conf {
 }
 
 impl Membership {
+    /// This replica, and nobody else.
+    #[must_use]
+    pub fn alone(replica: ReplicaId) -> Self {
+        Self { replica, conf: Conf::of([replica]) }
+    }
+
     /// For a checkpoint.
     #[must_use]
     pub fn encode(&self) -> Bytes {

@@ -25,7 +25,7 @@
 //!
 //! **What is idle sleeps**: see [`hibernation`].
 
-mod alone;
+pub(crate) mod alone;
 mod answers;
 mod config;
 pub mod group;

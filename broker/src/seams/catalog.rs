@@ -60,7 +60,7 @@ impl Broker {
         loop {
             let controller = self.find_leader(GroupId::METADATA, deadline).await?;
             let asked = if controller == self.node() {
-                let topic = self.create_topic_here(ctx, new.clone(), false).await;
+                let topic = self.create_topic_here(ctx, new.clone(), false, None).await;
                 topic.map(|topic| topic.id).map_err(|error| CallError { error, in_doubt: false })
             } else {
                 let request = CreateTopicRequest {
@@ -70,6 +70,7 @@ impl Broker {
                     config: new.config.clone(),
                     schema_json: new.schema_json.clone().unwrap_or_default(),
                     dry_run: false,
+                    request_id: Bytes::new(),
                 };
                 let answer: std::result::Result<TopicResponse, CallError> =
                     self.forwarder.call(controller, Api::CreateTopic, request, Bytes::new(), deadline).await;

@@ -143,6 +143,12 @@ impl Op {
         }
     }
 
+    /// Whether it changes anything.
+    #[must_use]
+    pub const fn changes(&self) -> bool {
+        matches!(self, Self::Send { .. } | Self::Write { .. } | Self::Cas { .. })
+    }
+
     /// The partition or register that it is about.
     #[must_use]
     pub const fn key(&self) -> Key {

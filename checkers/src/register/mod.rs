@@ -14,7 +14,7 @@
 //!
 //! A key whose operations cannot be put into any such order is `nonlinearizable`. What is told of it is the longest order that could
 //! be found from the beginning on, and the operations none of which can come next. The search is Wing's and Gong's with Lowe's
-//! memory of where it was before ([`search`]); where it would take too much memory, a doubt is left.
+//! memory of where it was before; where it would take too much memory, a doubt is left.
 
 mod search;
 #[cfg(test)]

@@ -293,10 +293,10 @@ struct Left<'a> {
 
 impl Left<'_> {
     /// Those that are left and wanted, and of those that do the same only the first.
-    fn different(&self, without: &[u32], wanted: impl Fn(Action) -> bool) -> Vec<(u32, Action)> {
+    fn different(&self, wanted: impl Fn(Action) -> bool) -> Vec<(u32, Action)> {
         let mut different: Vec<(u32, Action)> = Vec::new();
         for (i, &Operation { action, .. }) in (0..).zip(self.unknown) {
-            let spent = self.used.binary_search(&i).is_ok() || without.contains(&i);
+            let spent = self.used.binary_search(&i).is_ok();
             if wanted(action) && !spent && !different.iter().any(|&(_, other)| other == action) {
                 different.push((i, action));
             }
@@ -312,10 +312,10 @@ impl Left<'_> {
     }
 
     /// Puts everything before `after` (from the last on) that leads to the last thing held. To hold something twice on the way
-    /// would only use more of them.
+    /// would only use more of them; so none is there twice either.
     fn extend(&self, state: State, held: &mut Vec<State>, after: &mut Vec<u32>, ways: &mut Vec<Vec<u32>>) {
         let Some(&last) = held.last() else { return };
-        for (i, action) in self.different(after, |action| action.after(last) == last) {
+        for (i, action) in self.different(|action| action.after(last) == last) {
             after.push(i);
             match action {
                 Action::Exchange(expected, _) if expected != state => {
@@ -334,7 +334,7 @@ impl Left<'_> {
     /// The ways to make the register not hold what it does.
     fn ways_off(&self, held: State) -> Vec<Vec<u32>> {
         let off = |action: Action| action.may_follow(held) && action.after(held) != held;
-        self.different(&[], off).into_iter().map(|(i, _)| vec![i]).collect()
+        self.different(off).into_iter().map(|(i, _)| vec![i]).collect()
     }
 }
 

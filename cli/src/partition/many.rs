@@ -86,15 +86,31 @@ fn tell(global: &Global, outcomes: &[Outcome], accept_data_loss: bool) -> Result
         Column::Text("known to be lost"),
     ];
     print::line(&print::table(&columns, outcomes.iter().map(row)))?;
-    if accept_data_loss {
-        return print::line(
-            "\nThe other replicas are copied from there; `levada cluster status` shows when they are back.",
+    print::line(&format!("\n{}", next(outcomes, accept_data_loss)))
+}
+
+/// What follows from the table.
+fn next(outcomes: &[Outcome], accept_data_loss: bool) -> String {
+    let found = || outcomes.iter().filter_map(|outcome| outcome.found.as_ref().ok()).map(|(found, _)| found);
+    if accept_data_loss && found().next().is_some() {
+        return "The other replicas are copied from there; `levada cluster status` shows when they are back."
+            .to_owned();
+    }
+    let mut words = "Nothing has been changed.".to_owned();
+    if found().any(|found| found.replicas.iter().any(|replica| replica.report.is_none())) {
+        words.push_str(
+            " What only those had that do not answer is not in this list. If they can come back with their data, start them instead.",
         );
     }
-    print::line(
-        "\nNothing has been changed. What only those had that do not answer is not in this list. If they can come back with their \
-         data, start them instead. Otherwise say the same with --accept-data-loss",
-    )
+    if found().any(|found| found.in_doubt) {
+        words.push_str(
+            " Where a replica is in doubt, no sound one answers: its journal is damaged, and what it had behind the damage is lost.",
+        );
+    }
+    if found().next().is_some() {
+        words.push_str(" To go on with that, say the same with --accept-data-loss");
+    }
+    words
 }
 
 fn row(outcome: &Outcome) -> Vec<String> {
@@ -102,7 +118,11 @@ fn row(outcome: &Outcome) -> Vec<String> {
     match &outcome.found {
         Ok((found, _)) => {
             let (start, end, known) = (found.log_start_offset, found.end_offset, found.known_end_offset);
-            let lost = if known > end { format!("offsets {end} to {}", known - 1) } else { "nothing".to_owned() };
+            let mut lost = if known > end { format!("offsets {end} to {}", known - 1) } else { "nothing".to_owned() };
+            if found.in_doubt {
+                // It has lost what it had behind that, however much that was.
+                lost.push_str(&format!("; in doubt, perhaps all from {} on", known.max(end)));
+            }
             let late = if outcome.late.is_some() { "; it has no leader yet" } else { "" };
             let kept = if end > start { format!("offsets {start} to {}", end - 1) } else { "no record".to_owned() };
             row.extend([found.survivor_node.to_string(), format!("{kept}{late}"), lost]);
@@ -128,6 +148,8 @@ fn in_json(outcome: &Outcome) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use levada_protocol::messages::native::RecoverableReplica;
+
     use super::*;
 
     #[test]
@@ -143,7 +165,17 @@ mod tests {
         assert_eq!(row(&outcome(Ok((found.clone(), None)))), expected);
         let whole = RecoverPartitionResponse { known_end_offset: 40, ..found };
         assert_eq!(row(&outcome(Ok((whole, Some(40)))))[4], "nothing");
+        let in_doubt =
+            RecoverPartitionResponse { in_doubt: true, known_end_offset: 60, end_offset: 40, ..Default::default() };
+        assert_eq!(row(&outcome(Ok((in_doubt, None))))[4], "offsets 40 to 59; in doubt, perhaps all from 60 on");
+        let silent = RecoverableReplica { report: None, ..RecoverableReplica::default() };
+        let silent = RecoverPartitionResponse { replicas: vec![silent], ..RecoverPartitionResponse::default() };
+        let said = |found| next(&[outcome(found)], false);
+        assert!(said(Ok((silent, None))).contains("start them instead"));
+        let said = said(Ok((RecoverPartitionResponse::default(), None)));
+        assert!(!said.contains("start them") && said.ends_with("--accept-data-loss"), "{said}");
         let refused = outcome(Err(Error::new(ErrorCode::InvalidRequest, "nothing is left")));
+        assert_eq!(next(std::slice::from_ref(&refused), true), "Nothing has been changed.");
         assert_eq!(row(&refused)[3], "INVALID_REQUEST: nothing is left");
         assert_eq!(in_json(&refused)["error"]["code"], "INVALID_REQUEST");
         let elected = outcome(Err(Error::new(ErrorCode::NotNeeded, "nodes 1, 6 have a majority")));

@@ -13,6 +13,9 @@ use crate::{args::Global, exit};
 #[derive(Subcommand)]
 pub(crate) enum PartitionCommand {
     /// Shows what is left of partitions that have lost a majority of their replicas for good, and lets them go on with that
+    ///
+    /// A partition goes on from the newest sound replica. If none answers, from the newest of those whose journal was damaged: with
+    /// what that has in front of the damage. What it had behind it is gone, and nobody knows how much that was.
     Recover {
         /// The topic
         topic: Option<String>,
@@ -21,7 +24,7 @@ pub(crate) enum PartitionCommand {
         /// All partitions of all topics that have no leader
         #[arg(long, conflicts_with = "topic")]
         all: bool,
-        /// Does it: what only the replicas had that are lost is gone. Otherwise it is only said what would be
+        /// Does it: what only the replicas had that are lost is gone, or was damaged. Otherwise it is only said what would be
         #[arg(long)]
         accept_data_loss: bool,
     },

@@ -44,9 +44,25 @@ pub(super) async fn run(global: &Global, topic: &str, partition: u32, accept_dat
             found.survivor_node, now.high_watermark
         )),
         None => print::line(&format!(
-            "\nNothing has been changed. If nodes that do not answer can come back with their data, start them instead. \
-             Otherwise: levada partition recover {topic} {partition} --accept-data-loss"
+            "\nNothing has been changed. {}levada partition recover {topic} {partition} --accept-data-loss",
+            instead(&found)
         )),
+    }
+}
+
+/// What would lose less, if it can be done.
+fn instead(found: &RecoverPartitionResponse) -> &'static str {
+    let is_silent = found.replicas.iter().any(|replica| replica.report.is_none());
+    match (found.in_doubt, is_silent) {
+        (false, true) => "If nodes that do not answer can come back with their data, start them instead. Otherwise: ",
+        (true, true) => {
+            "If nodes that do not answer, or copies of directories from before the damage, can come back with their data, start them \
+             instead. Otherwise: "
+        }
+        (true, false) => {
+            "If there are copies of the directories from before the damage, bring these back instead. Otherwise: "
+        }
+        (false, false) => "All nodes have answered. To go on with that: ",
     }
 }
 
@@ -73,8 +89,9 @@ fn replicas(found: &RecoverPartitionResponse) -> String {
         let report = replica.report.clone().unwrap_or_default();
         let committed = committed(&report).map_or_else(|| "?".to_owned(), of);
         let numbers = [of(report.log_start_offset), committed, of(report.end_offset)];
-        let words = if replica.replica_id == found.survivor { "sound, goes on" } else { state(replica) };
-        let mut row = vec![replica.node_id.to_string(), words.to_owned()];
+        let words = state(replica);
+        let words = if replica.replica_id == found.survivor { format!("{words}, goes on") } else { words.to_owned() };
+        let mut row = vec![replica.node_id.to_string(), words];
         row.extend(numbers);
         row
     });
@@ -111,11 +128,30 @@ fn fate(found: &RecoverPartitionResponse) -> Vec<String> {
     }
     if known > end {
         let count = known - end;
-        lines.push(format!("Offsets {end} to {} {go}: {count}, which another replica says that it had.", known - 1));
+        let who = if found.in_doubt {
+            "which a journal shows that there were"
+        } else {
+            "which another replica says that it had"
+        };
+        lines.push(format!("Offsets {end} to {} {go}: {count}, {who}.", known - 1));
     }
-    if found.replicas.iter().any(|replica| replica.report.is_none()) {
-        let from = known.max(end);
-        lines.push(format!("All from offset {from} on {go} that only those had that do not answer."));
+    if let Some(from) = unknown_from(found) {
+        let is_silent = found.replicas.iter().any(|replica| replica.report.is_none());
+        let who = match (found.in_doubt, is_silent) {
+            (false, _) => "that only those had that do not answer".to_owned(),
+            (true, false) => format!("that node {node} had, and has lost: however many that were, nobody knows"),
+            (true, true) => {
+                format!(
+                    "that node {node} had, and has lost, or that only those had that do not answer: nobody knows how many"
+                )
+            }
+        };
+        lines.push(format!("All from offset {from} on {go} {who}."));
+    }
+    if found.in_doubt {
+        lines.push(format!(
+            "No sound replica answers. The journal of node {node} is damaged: what is above is what it has in front of the damage."
+        ));
     }
     lines
 }
@@ -123,6 +159,12 @@ fn fate(found: &RecoverPartitionResponse) -> Vec<String> {
 /// A partition that has a leader, or will have one.
 pub(super) fn not_needed(topic: &str, partition: u32, why: &Error) -> Value {
     json!({"topic": topic, "partition": partition, "recovered": false, "needed": false, "why": why.message})
+}
+
+/// From here on there may have been records that nobody who answers knows of.
+fn unknown_from(found: &RecoverPartitionResponse) -> Option<u64> {
+    let is_silent = found.replicas.iter().any(|replica| replica.report.is_none());
+    (is_silent || found.in_doubt).then_some(found.known_end_offset.max(found.end_offset))
 }
 
 pub(super) fn in_json(topic: &str, partition: u32, found: &RecoverPartitionResponse, end: Option<u64>) -> Value {
@@ -146,6 +188,8 @@ pub(super) fn in_json(topic: &str, partition: u32, found: &RecoverPartitionRespo
         "survivor_node": found.survivor_node,
         "kept": {"from": found.log_start_offset, "to": found.end_offset},
         "known_lost": {"from": found.end_offset, "to": found.known_end_offset.max(found.end_offset)},
+        "unknown_from": unknown_from(found),
+        "in_doubt": found.in_doubt,
         "recovered": found.recovered,
         "high_watermark": end,
     })
@@ -181,11 +225,36 @@ mod tests {
         let report = rotten.replicas[1].report.as_mut().unwrap();
         report.damaged = vec![levada_protocol::messages::native::OffsetRange { from: 10, to: 20 }];
         assert!(fate(&rotten)[1].starts_with("Offsets 10 to 19: node 2 has them in a damaged segment; if no other"));
+        assert!(instead(&found(40, 60)).starts_with("If nodes that do not answer"));
+        let mut all = found(40, 60);
+        all.replicas.retain(|replica| replica.report.is_some());
+        assert!(instead(&all).starts_with("All nodes have answered"), "nobody is to be started");
         let words = fate(&RecoverPartitionResponse { recovered: true, ..found(0, 0) });
         assert_eq!(words[0], "Nothing stays: the replica of node 2 has no record.");
         assert!(replicas(&found(40, 60)).contains("sound, goes on"));
         let table = replicas(&found(40, 60));
         let lost: Vec<&str> = table.lines().last().unwrap().split_whitespace().collect();
         assert_eq!(lost, ["3", "lost", "0", "?", "60"], "what was committed its journal does not know any more");
+    }
+
+    #[test]
+    fn of_a_replica_in_doubt_it_is_said_that_nobody_knows_what_it_has_lost() {
+        let mut found = RecoverPartitionResponse { survivor: 3, survivor_node: 3, in_doubt: true, ..found(40, 60) };
+        found.replicas.retain(|replica| replica.replica_id == 3);
+        let expected = [
+            "Offsets 0 to 39 would stay: 40, as node 3 has them.",
+            "Offsets 40 to 59 would be gone: 20, which a journal shows that there were.",
+            "All from offset 60 on would be gone that node 3 had, and has lost: however many that were, nobody knows.",
+            "No sound replica answers. The journal of node 3 is damaged: what is above is what it has in front of the damage.",
+        ];
+        assert_eq!(fate(&found), expected);
+        assert!(replicas(&found).contains("lost, goes on"));
+        let json = in_json("orders", 0, &found, None);
+        assert_eq!((&json["in_doubt"], &json["unknown_from"]), (&true.into(), &60.into()));
+        found.replicas.push(RecoverableReplica { replica_id: 1, node_id: 1, report: None });
+        assert!(fate(&found)[2].ends_with("or that only those had that do not answer: nobody knows how many."));
+        // A sound one that everybody answers with has lost nothing.
+        let sound = RecoverPartitionResponse { in_doubt: false, replicas: Vec::new(), ..found };
+        assert_eq!(in_json("orders", 0, &sound, None)["unknown_from"], Value::Null);
     }
 }

@@ -228,10 +228,14 @@ fn change(node: u64, frame: &Frame, state: &mut State) -> Result<TopicInfo, Erro
         if state.topics.contains_key(&request.name) {
             return Err(Error::new(ErrorCode::TopicExists, "there is one"));
         }
-        let mut info = state.create_topic(&request.name, request.partitions);
+        state.create_topic(&request.name, request.partitions);
         let topic = state.topics.get_mut(&request.name).unwrap();
         topic.config.clone_from(&request.config);
-        info.config = request.config;
+        topic.id = levada_protocol::ids::TopicId::of_request(
+            uuid::Uuid::from_slice(&request.request_id).unwrap(),
+            &request.name,
+        );
+        let info = state.describe(&request.name);
         if request.dry_run {
             state.topics.remove(&request.name);
         }

@@ -75,10 +75,15 @@ fn draw(ids: &[Host], leader: Option<Host>, dice: &mut StdRng) -> Cut {
     }
 }
 
-/// Every node hears a majority, no two the same: each hears itself and its nearest neighbours in a circle.
+/// Every node hears a majority, no two the same: each hears itself and its nearest neighbours in a circle; of three, the next one.
 fn ring(order: &[Host]) -> Cut {
     let count = order.len();
-    let reach = count.div_ceil(4);
+    if count <= 3 {
+        let links = order.iter().zip(order.iter().cycle().skip(1)).map(|(&a, &b)| (a, b)).collect();
+        let what = format!("each node hears the next one in the circle {order:?} only");
+        return Cut { what, nodes: order.to_vec(), links };
+    }
+    let reach = (count / 2).div_ceil(2);
     let mut links = BTreeSet::new();
     for (i, &a) in order.iter().enumerate() {
         for (j, &b) in order.iter().enumerate() {
@@ -118,6 +123,7 @@ mod tests {
             seen.insert(hears);
         }
         assert_eq!(seen.len(), 5);
+        assert_eq!(ring(&[2, 1, 3]).links, BTreeSet::from([(2, 1), (1, 3), (3, 2)]));
     }
 
     #[test]

@@ -12,6 +12,8 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Result;
 use levada_checkers::{
     history::{Event, Key},
+    liveness::Served,
+    log as log_checker,
     verdict::Check,
 };
 use tokio::task::JoinSet;
@@ -31,6 +33,10 @@ pub enum Workload {
     /// Settings of topics as registers: created, written and read by many at once.
     Register,
 }
+
+/// Nothing of the topic is removed, every offset holds a record, and producers keep order whatever becomes of an answer.
+const LOG: log_checker::Options =
+    log_checker::Options { linearizable_polls: false, dense: true, retention: false, whole_streams: true };
 
 /// What clients are told.
 #[derive(Clone, Copy, Debug)]
@@ -92,11 +98,20 @@ impl Workload {
         }
     }
 
+    /// What must go on when nothing is wrong.
+    #[must_use]
+    pub const fn served(self) -> Served {
+        match self {
+            Self::Queue | Self::Flight => Served::EachKey,
+            Self::Register => Served::Whole,
+        }
+    }
+
     /// What its checkers say.
     #[must_use]
     pub fn check(self, events: &[Event]) -> Vec<Check> {
         match self {
-            Self::Queue | Self::Flight => vec![levada_checkers::log::check(events)],
+            Self::Queue | Self::Flight => vec![log_checker::check_with(events, &LOG)],
             Self::Register => vec![levada_checkers::register::check(events)],
         }
     }

@@ -118,21 +118,17 @@ async fn perform(stage: &Stage, admin: &Admin, process: Process, op: Op) -> bool
             true
         }
         Ok(Err(error)) => {
-            let known = !changes(&op) || is_refusal(&error);
+            let known = !op.changes() || is_refusal(&error);
             let phase = if known { Phase::Fail } else { Phase::Info };
             stage.recorder.ended(process, invocation, phase, op, error.to_string());
             known
         }
         Err(_) => {
-            let phase = if changes(&op) { Phase::Info } else { Phase::Fail };
+            let phase = if op.changes() { Phase::Info } else { Phase::Fail };
             stage.recorder.ended(process, invocation, phase, op, "no answer".to_owned());
             false
         }
     }
-}
-
-const fn changes(op: &Op) -> bool {
-    !matches!(op, Op::Read { .. })
 }
 
 /// Whether an answer proves that nothing was done.

@@ -138,7 +138,7 @@ impl Admin {
                 let node = Node::new(addresses, incarnation, String::new());
                 Call::Request(Request::RegisterNode { node: Box::new(node) })
             }
-            Step::Create(new) => Call::Request(Request::CreateTopic { new, dry_run: false }),
+            Step::Create(new) => Call::Request(Request::CreateTopic { new, dry_run: false, id: None }),
             Step::Alter { name } => {
                 let set = BTreeMap::from([("retention.bytes".to_owned(), "5000000".to_owned())]);
                 Call::Request(Request::AlterTopic { name, set, unset: Vec::new() })

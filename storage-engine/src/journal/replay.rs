@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use levada_protocol::ids::{GroupId, Lsn};
+use levada_protocol::ids::{GroupId, Lsn, Offset};
 
 use super::{
     JournalId,
@@ -21,6 +21,7 @@ use super::{
 use crate::{
     disk::{Disk, DiskError, FileName},
     entry::{Entry, HardState},
+    payload,
 };
 
 /// Where replay starts.
@@ -155,6 +156,8 @@ pub struct Replay<'a> {
     /// Such blocks that were accounted for, from the first of them: nothing up to the end is handed out. All groups that had
     /// anything in there were put in doubt by name, so nobody lacks it.
     accounted: Option<RangeInclusive<Lsn>>,
+    /// Where the records end that groups in doubt have behind the damage.
+    beyond: BTreeMap<GroupId, Offset>,
 }
 
 impl<'a> Replay<'a> {
@@ -191,6 +194,7 @@ impl<'a> Replay<'a> {
             doubted,
             doubted_all,
             accounted: None,
+            beyond: BTreeMap::new(),
         })
     }
 
@@ -266,16 +270,28 @@ impl<'a> Replay<'a> {
         Ok(Some(self.without_doubted(lsn, &table, frames)))
     }
 
-    fn without_doubted(&self, lsn: Lsn, table: &Table, frames: Vec<(GroupId, Entry)>) -> ReplayedBlock {
-        let sound =
-            |group: &GroupId| self.doubted.get(group).and_then(|from| from.first()).is_none_or(|from| lsn < *from);
-        let entries = frames.into_iter().filter(|(group, _)| sound(group)).map(|(group, entry)| {
+    fn without_doubted(&mut self, lsn: Lsn, table: &Table, frames: Vec<(GroupId, Entry)>) -> ReplayedBlock {
+        let doubted = &self.doubted;
+        let sound = |group: &GroupId| doubted.get(group).and_then(|from| from.first()).is_none_or(|from| lsn < *from);
+        let (frames, behind): (Vec<_>, Vec<_>) = frames.into_iter().partition(|(group, _)| sound(group));
+        for (group, end) in behind.iter().filter_map(|(group, entry)| Some((*group, payload::end_of(entry)?))) {
+            let seen = self.beyond.entry(group).or_default();
+            *seen = end.max(*seen);
+        }
+        let entries = frames.into_iter().map(|(group, entry)| {
             let payload = Bytes::copy_from_slice(&entry.payload);
             (group, Entry { payload, ..entry })
         });
         let hard_states = table.iter().filter(|(group, _)| sound(group));
         let hard_states = hard_states.filter_map(|(group, entry)| entry.hard_state.map(|state| (*group, state)));
         ReplayedBlock { lsn, entries: entries.collect(), hard_states: hard_states.collect() }
+    }
+
+    /// Of groups in doubt: where the records end that they had behind what was handed out, as far as sound blocks tell. To
+    /// be asked when all blocks were.
+    #[must_use]
+    pub const fn beyond(&self) -> &BTreeMap<GroupId, Offset> {
+        &self.beyond
     }
 
     /// Where the writer goes on, for [`JournalWriter::resume`](super::JournalWriter::resume).

@@ -8,7 +8,8 @@
 //!
 //! **What is promised.** What was reported persisted is there after any crash, and so is the hard state that came with it.
 //! Nothing reaches a segment that raft could take back. Where the disk breaks its promise, recovery (`recovery.rs`) says
-//! which groups are in doubt, and goes on saying so after every restart until the group is removed.
+//! which groups are in doubt, and goes on saying so after every restart until the group is removed, or goes on nevertheless
+//! (`reclaiming.rs`).
 //!
 //! **What is relied on.** One core calls this; two lanes perform what [`Store::poll`] hands out, each strictly in order.
 //! Because the segments' lane is in order, a sync behind a write needs not wait for the write's answer: a checkpoint is
@@ -25,6 +26,7 @@ mod backlog;
 mod checkpointing;
 mod group;
 mod incoming;
+mod reclaiming;
 mod recovery;
 mod renewal;
 mod repair;
@@ -46,7 +48,7 @@ use bytes::Bytes;
 use checkpointing::Checkpointing;
 use group::Group;
 use incoming::Incoming;
-use levada_protocol::ids::{GroupId, LogIndex, Lsn, PartitionId, Term, TopicId, TopicPartition};
+use levada_protocol::ids::{GroupId, LogIndex, Lsn, Offset, PartitionId, Term, TopicId, TopicPartition};
 use space::Space;
 
 pub use self::{
@@ -232,6 +234,8 @@ pub struct Store {
     space: Space,
     /// Groups that may have lost something that was acknowledged.
     doubt: Doubt,
+    /// Of these: where their records ended, as far as the journal told when the store was opened. What is left may end before.
+    seen: BTreeMap<GroupId, Offset>,
     /// Damage up to this block is in `doubt` by the names of its groups, though the block itself does not tell them.
     accounted: Lsn,
     poisoned: Option<Poisoned>,
@@ -334,6 +338,11 @@ impl Store {
             self.kept_bytes -= if stays { 0 } else { kept.bytes };
             stays
         });
+        self.end_doubt(group);
+    }
+
+    fn end_doubt(&mut self, group: GroupId) {
+        self.seen.remove(&group);
         if let Doubt::Groups(groups) = &mut self.doubt {
             groups.remove(&group);
             if groups.is_empty() {
@@ -343,7 +352,7 @@ impl Store {
     }
 
     /// Whether a group, recovered or not, may have lost something that was acknowledged: it must not vote, acknowledge
-    /// or campaign. So it stays until the group is removed.
+    /// or campaign. So it stays until the group is removed, or [reclaimed](Store::reclaim).
     #[must_use]
     pub fn doubts(&self, group: GroupId) -> bool {
         self.doubt.covers(group)

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use levada_protocol::ids::{GroupId, LogIndex, Lsn, Term, TopicPartition};
+use levada_protocol::ids::{GroupId, LogIndex, Lsn, Offset, Term, TopicPartition};
 
 use super::{
     Store, StoreConfig, TailBytes,
@@ -32,7 +32,7 @@ use crate::{
     identity::DirIdentity,
     journal::{Doubt, JournalWriter, Replay, ReplayStart, ReplayedBlock},
     log::{Log, suspects::Suspects, writer::LogRecord, writer::LogWriter},
-    segment,
+    payload, segment,
 };
 
 /// An opened store and what it holds.
@@ -99,9 +99,10 @@ impl Store {
         while let Some(block) = replay.next_block()? {
             recovery.play(block);
         }
+        recovery.seen = replay.beyond().clone();
         let mut journal = JournalWriter::resume(&config.journal, replay.finish());
         journal.settle(&*disk)?;
-        let Recovery { groups, tail_bytes, suspects, doubt, .. } = recovery.finish();
+        let Recovery { groups, tail_bytes, suspects, doubt, seen, .. } = recovery.finish();
         let files = SegmentFiles::find(&*disk, &checkpoint)?;
         // With the journal in doubt, they may be the last copy of something.
         let leftovers = if doubt == Doubt::None { files.unnamed } else { Vec::new() };
@@ -134,6 +135,7 @@ impl Store {
             suspects,
             missing: files.missing,
             doubt: doubt.clone(),
+            seen,
             accounted: checkpoint.accounted,
             poisoned: None,
         };
@@ -201,14 +203,23 @@ struct Recovery {
     groups: BTreeMap<GroupId, Group>,
     played: BTreeMap<GroupId, Played>,
     doubt: Doubt,
+    /// Where the records end that groups in doubt had.
+    seen: BTreeMap<GroupId, Offset>,
 }
 
 impl Recovery {
     fn new(disk: Arc<dyn Disk>, config: StoreConfig, checkpoint: &Checkpoint) -> Self {
-        let doubt = checkpoint.doubt.clone();
-        let (groups, played, tail_bytes) = (BTreeMap::new(), BTreeMap::new(), TailBytes::default());
-        let suspects = Arc::default();
-        let mut recovery = Self { disk, config, tail_bytes, suspects, lsn: checkpoint.lsn, groups, played, doubt };
+        let mut recovery = Self {
+            disk,
+            config,
+            tail_bytes: TailBytes::default(),
+            suspects: Arc::default(),
+            lsn: checkpoint.lsn,
+            groups: BTreeMap::new(),
+            played: BTreeMap::new(),
+            doubt: checkpoint.doubt.clone(),
+            seen: BTreeMap::new(),
+        };
         checkpoint.groups.iter().for_each(|record| recovery.restore(record));
         recovery
     }
@@ -268,7 +279,10 @@ impl Recovery {
     fn finish(mut self) -> Self {
         for (id, played) in std::mem::take(&mut self.played) {
             let Some(group) = self.groups.get_mut(&id) else { continue };
+            let end = played.entries.iter().filter_map(|(_, entry)| payload::end_of(entry)).max();
             if let Err(cause) = played.into_tail(group) {
+                let seen = self.seen.entry(id).or_default();
+                *seen = end.unwrap_or_default().max(*seen);
                 tracing::error!(group = %id, cause, "journal.gap: it does not continue the group's segments");
                 self.doubt(Doubt::Groups([id].into()));
             }

@@ -4,12 +4,14 @@
 //! - no `.rs` file that no `mod` reaches;
 //! - every crate takes the workspace's lints;
 //! - files over [`FILE_LINES_MAX`] and functions over [`FUNCTION_LINES_MAX`] lines stand in [`LONG`] with the reason why
-//!   they may; what is no longer that long must not stand there.
+//!   they may; what is no longer that long must not stand there;
+//! - the tests that `docs/guarantees.md` and `docs/track-record.md` name exist.
 //!
 //! Every finding is one line: where, what, and what to do about it.
 
 mod modules;
 mod rust;
+mod shown;
 mod text;
 
 use std::{fs, path::Path, process::Command};
@@ -71,6 +73,7 @@ pub(crate) fn run() -> Result<bool> {
             workspaces.push(process::metadata_of(path)?);
         }
     }
+    shown::check(root, &files, &mut findings)?;
     modules::check(root, &files, &workspaces, &mut findings)?;
     findings.extend(judge(&long, LONG));
 

@@ -7,12 +7,12 @@
 
 use levada_protocol::{
     error::{Error, ErrorCode, Result},
-    ids::{GroupId, ReplicaId},
+    ids::{GroupId, ReplicaId, Term},
     messages::metadata as messages,
 };
 
 use super::{Applied, Metadata, Partition, Replica};
-use crate::raft::membership::Conf;
+use crate::raft::{alone::later, membership::Conf};
 
 /// Until its group has arrived at its target, a partition goes on from one replica without the consent of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Recovery {
     pub survivor: ReplicaId,
     /// All others with numbers below are given up.
     pub below: ReplicaId,
+    /// If it may be in doubt: it goes on nevertheless, as long as it knows of no later term than this.
+    pub forgiven_to: Option<Term>,
 }
 
 impl Recovery {
@@ -28,6 +30,13 @@ impl Recovery {
     #[must_use]
     pub fn gives_up(&self, replica: ReplicaId) -> bool {
         replica < self.below && replica != self.survivor
+    }
+
+    /// In which term a replica goes on though it is in doubt, if it is to, and knows this as its last: behind all that it may
+    /// know of. So it does that once. If it is in doubt again afterwards, that is another matter.
+    #[must_use]
+    pub fn forgives(&self, replica: ReplicaId, term: Term) -> Option<Term> {
+        self.forgiven_to.filter(|to| replica == self.survivor && term <= *to).map(later)
     }
 
     /// Whether a group with this membership still needs replicas that are given up. If one of those that came later
@@ -52,11 +61,12 @@ impl Metadata {
             let why = format!("the replicas of raft group {group} have changed since this was decided; look again");
             return Err(Error::new(ErrorCode::InvalidRequest, why));
         }
-        self.change_partition(group, |metadata, partition| metadata.leave_to(partition, survivor))
+        let forgiven_to = recover.forgiven_to.map(Term);
+        self.change_partition(group, |metadata, partition| metadata.leave_to(partition, survivor, forgiven_to))
     }
 
-    fn leave_to(&mut self, partition: &mut Partition, survivor: ReplicaId) {
-        partition.recovery = Some(Recovery { survivor, below: ReplicaId(self.next_replica) });
+    fn leave_to(&mut self, partition: &mut Partition, survivor: ReplicaId, forgiven_to: Option<Term>) {
+        partition.recovery = Some(Recovery { survivor, below: ReplicaId(self.next_replica), forgiven_to });
         let others: Vec<ReplicaId> = partition.everybody().into_keys().filter(|replica| *replica != survivor).collect();
         partition.lost.extend(others);
         let wanted = partition.wanted().to_vec();
@@ -78,7 +88,7 @@ mod tests {
 
     #[test]
     fn it_is_due_once() {
-        let recovery = Recovery { survivor: ReplicaId(2), below: ReplicaId(4) };
+        let recovery = Recovery { survivor: ReplicaId(2), below: ReplicaId(4), forgiven_to: None };
         assert!(recovery.is_due(&conf(&[1, 2, 3], &[])));
         assert!(recovery.is_due(&Conf { outgoing: [ReplicaId(1)].into(), ..conf(&[2], &[]) }));
         assert!(!recovery.is_due(&conf(&[2], &[])));
@@ -86,5 +96,16 @@ mod tests {
         assert!(!recovery.is_due(&conf(&[2, 4, 5], &[])));
         // However it came back: those that came later may be a majority.
         assert!(!recovery.is_due(&conf(&[2, 4, 5], &[3])));
+    }
+
+    #[test]
+    fn a_replica_in_doubt_is_forgiven_once_if_that_was_said() {
+        let sound = Recovery { survivor: ReplicaId(2), below: ReplicaId(4), forgiven_to: None };
+        assert_eq!(sound.forgives(ReplicaId(2), Term(0)), None);
+        let recovery = Recovery { forgiven_to: Some(Term(7)), ..sound };
+        let later = recovery.forgives(ReplicaId(2), Term(5)).unwrap();
+        assert!(later > Term(1_000) && recovery.forgives(ReplicaId(2), Term(7)) == Some(later));
+        assert_eq!(recovery.forgives(ReplicaId(2), later), None, "that is a later doubt");
+        assert_eq!(recovery.forgives(ReplicaId(3), Term(5)), None);
     }
 }

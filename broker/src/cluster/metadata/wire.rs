@@ -136,9 +136,11 @@ fn partition_to_wire(partition: &Partition) -> wire::Partition {
         leaving: replicas_to_wire(&partition.leaving),
         lost: partition.lost.iter().map(|replica| replica.get()).collect(),
         targets_given: partition.targets_given,
-        recovery: partition
-            .recovery
-            .map(|recovery| wire::Recovery { survivor: recovery.survivor.get(), below: recovery.below.get() }),
+        recovery: partition.recovery.map(|recovery| wire::Recovery {
+            survivor: recovery.survivor.get(),
+            below: recovery.below.get(),
+            forgiven_to: recovery.forgiven_to.map(Term::get),
+        }),
     }
 }
 
@@ -152,9 +154,11 @@ pub(super) fn partition_from_wire(wire: wire::Partition) -> Partition {
         leaving: replicas_from_wire(wire.leaving),
         lost: wire.lost.into_iter().map(ReplicaId).collect(),
         targets_given: wire.targets_given,
-        recovery: wire
-            .recovery
-            .map(|recovery| Recovery { survivor: ReplicaId(recovery.survivor), below: ReplicaId(recovery.below) }),
+        recovery: wire.recovery.map(|recovery| Recovery {
+            survivor: ReplicaId(recovery.survivor),
+            below: ReplicaId(recovery.below),
+            forgiven_to: recovery.forgiven_to.map(Term),
+        }),
     }
 }
 

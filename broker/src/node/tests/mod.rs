@@ -18,6 +18,7 @@ mod full;
 mod hibernation;
 mod membership;
 mod mending;
+mod reclaiming;
 mod recovery;
 mod regaining;
 mod scripts;
@@ -362,15 +363,22 @@ fn a_topic_waits_for_the_nodes_that_its_replicas_need() {
         schema_json: None,
     };
     for (replicas, code) in [(0, ErrorCode::NotReady), (3, ErrorCode::NotReady), (4, ErrorCode::NotEnoughNodes)] {
-        let refused = world.ask_controller(Request::CreateTopic { new: new(replicas), dry_run: false });
+        let refused = world.ask_controller(Request::CreateTopic { new: new(replicas), dry_run: false, id: None });
         assert_eq!(refused.unwrap_err().code, code, "{replicas} replicas");
     }
-    world.ask_controller(Request::CreateTopic { new: new(1), dry_run: true }).unwrap();
+    world.ask_controller(Request::CreateTopic { new: new(1), dry_run: true, id: None }).unwrap();
     world.register(NodeId(2), 3);
     world.register(NodeId(3), 3);
-    let created = world.ask_controller(Request::CreateTopic { new: new(0), dry_run: false });
+    let created = world.ask_controller(Request::CreateTopic { new: new(0), dry_run: false, id: None });
     let Answer::Topic(topic) = created.unwrap() else { panic!() };
     assert_eq!(topic.partitions[0].replicas.len(), 3);
+    let (id, new) = (
+        levada_protocol::ids::TopicId::of_request(uuid::Uuid::from_u128(7), "mine"),
+        NewTopic { name: "mine".into(), ..new(1) },
+    );
+    let created = world.ask_controller(Request::CreateTopic { new, dry_run: false, id: Some(id) });
+    let Answer::Topic(topic) = created.unwrap() else { panic!() };
+    assert_eq!(topic.id, id, "whoever asked for it knows it again");
 }
 
 #[test]

@@ -66,7 +66,8 @@ impl Loss {
 
     fn recover(&mut self, plan: &Plan) -> Result<Answer, Error> {
         let (group, survivor, targets_given) = (self.partition().group, plan.survivor.id, 0);
-        self.world.ask_controller(Request::RecoverPartition { group, survivor, targets_given })
+        let forgiven_to = plan.forgiven_to;
+        self.world.ask_controller(Request::RecoverPartition { group, survivor, targets_given, forgiven_to })
     }
 
     /// The survivor leads, and has what it had.
@@ -184,7 +185,8 @@ fn a_survivor_without_a_vote_goes_on_too() {
     let partition = loss.partition();
     let replica = partition.on(survivor).unwrap();
     let (group, targets_given) = (partition.group, partition.targets_given);
-    loss.world.ask_controller(Request::RecoverPartition { group, survivor: replica.id, targets_given }).unwrap();
+    let recover = Request::RecoverPartition { group, survivor: replica.id, targets_given, forgiven_to: None };
+    loss.world.ask_controller(recover).unwrap();
     loss.goes_on();
     assert!(
         loss.world.nodes[&survivor].partitions[&group].group.term().get() > 1_000,

@@ -21,7 +21,7 @@ fn loss() -> (World, TopicPartition, NodeId, [NodeId; 2]) {
 
 fn create(world: &mut World, name: &str) {
     let new = NewTopic { name: name.into(), partitions: 1, replicas: 1, config: BTreeMap::new(), schema_json: None };
-    world.ask_controller(Request::CreateTopic { new, dry_run: false }).unwrap();
+    world.ask_controller(Request::CreateTopic { new, dry_run: false, id: None }).unwrap();
 }
 
 fn recover(world: &mut World, node: NodeId) -> Result<Answer, Error> {
@@ -78,7 +78,7 @@ fn a_majority_that_comes_back_without_knowing_it_gives_way() {
     world.until(|world| others.iter().any(|node| world.nodes[node].controller.is_leading()));
     let old = others.into_iter().find(|node| world.nodes[node].controller.is_leading()).unwrap();
     let new = NewTopic { name: "old".into(), partitions: 1, replicas: 1, config: BTreeMap::new(), schema_json: None };
-    world.ask(old, Request::CreateTopic { new, dry_run: false }).unwrap();
+    world.ask(old, Request::CreateTopic { new, dry_run: false, id: None }).unwrap();
     world.cut.remove(&survivor);
     world.may_end.extend(others);
     world.until(|world| world.nodes.len() == 1);
@@ -175,7 +175,7 @@ fn two_that_went_on_alone_become_one() {
             schema_json: None,
         };
         world.until(|world| world.nodes[&node].controller.is_leading());
-        world.ask(node, Request::CreateTopic { new, dry_run: false }).unwrap();
+        world.ask(node, Request::CreateTopic { new, dry_run: false, id: None }).unwrap();
     }
     // The third follows the second for a while.
     world.restart(others[1]);
@@ -231,7 +231,7 @@ fn what_is_left_of_the_log_is_applied_before_anything_else() {
     world.create_topic(1, &[]);
     world.cut.insert(survivor);
     let new = NewTopic { name: "tail".into(), partitions: 2, replicas: 3, config: BTreeMap::new(), schema_json: None };
-    world.send(survivor, Request::CreateTopic { new, dry_run: false });
+    world.send(survivor, Request::CreateTopic { new, dry_run: false, id: None });
     world.settle();
     let node = world.nodes.get_mut(&survivor).unwrap();
     let target = crate::raft::membership::Target { voters: [ReplicaId(survivor.get())].into(), learners: [].into() };
@@ -285,7 +285,8 @@ fn a_replica_that_may_have_been_removed_does_not_begin_anew() {
     }
     assert_eq!(world.leader(place), None);
     let own = world.nodes[&survivor].partitions[&group].group.replica();
-    world.ask_controller(Request::RecoverPartition { group, survivor: own, targets_given: 0 }).unwrap();
+    let recover = Request::RecoverPartition { group, survivor: own, targets_given: 0, forgiven_to: None };
+    world.ask_controller(recover).unwrap();
     world.until(|world| (1..=3).all(|node| world.values(NodeId(node), place) == ["a"]));
     world.produce(place, batch(&["b"], 1)).unwrap();
 }

@@ -295,7 +295,7 @@ impl World {
             config: settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             schema_json: None,
         };
-        let answer = self.ask_controller(Request::CreateTopic { new, dry_run: false }).unwrap();
+        let answer = self.ask_controller(Request::CreateTopic { new, dry_run: false, id: None }).unwrap();
         let Answer::Topic(topic) = answer else { panic!("{answer:?}") };
         let places: Vec<TopicPartition> = (0..partitions)
             .map(|partition| TopicPartition { topic: topic.id, partition: PartitionId(partition) })
@@ -442,7 +442,9 @@ fn last_place(disk: &SimDisk, directory: &str, bytes: &[u8]) -> (FileName, u64) 
     let mut places = disk.list(directory).unwrap().into_iter().flat_map(|name| {
         let file = FileName::new(format!("{directory}/{name}"));
         let content = disk.read(&file, 0, usize::try_from(disk.len(&file).unwrap().unwrap()).unwrap()).unwrap();
-        let at = content.windows(bytes.len()).rposition(|window| window == bytes)?;
+        let used = content.chunks(4096).rposition(|page| page != &[0; 4096][..page.len()])?;
+        let at =
+            content[..content.len().min((used + 1) * 4096)].windows(bytes.len()).rposition(|window| window == bytes)?;
         Some((file, at as u64))
     });
     places.next_back().expect("the bytes are there")

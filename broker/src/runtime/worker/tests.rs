@@ -117,7 +117,9 @@ async fn fixture() -> Fixture {
     let register = Request::RegisterNode { node: Box::new(itself) };
     surely(&worker, register).await;
     let new = NewTopic { name: "t".into(), partitions: 1, replicas: 1, config: BTreeMap::new(), schema_json: None };
-    let Answer::Topic(topic) = surely(&worker, Request::CreateTopic { new, dry_run: false }).await else { panic!() };
+    let Answer::Topic(topic) = surely(&worker, Request::CreateTopic { new, dry_run: false, id: None }).await else {
+        panic!()
+    };
     let place = TopicPartition { topic: topic.id, partition: topic.partitions[0].partition };
     surely(&worker, Request::Bounds { partition: place }).await;
     Fixture { disk: hanging, worker, place }

@@ -41,6 +41,15 @@ fn a_poll_shows_nothing_below_where_it_was_to_begin() {
 }
 
 #[test]
+fn what_goes_back_leaves_nothing_out() {
+    let check = told(|story| {
+        four(story);
+        story.polled(3, 2, &[(2, 12), (0, 10), (3, 13)]).finals(&FOUR);
+    });
+    assert_only(&check, "nonmonotonic-poll");
+}
+
+#[test]
 fn a_final_is_in_order_too() {
     let check = told(|story| {
         four(story);

@@ -90,6 +90,26 @@ fn what_stands_twice_is_lost_only_below_its_last_place_and_bounds_by_its_first()
 }
 
 #[test]
+fn what_another_value_stands_in_place_of_is_lost() {
+    for retention in [false, true] {
+        let check = told_with(Options { retention, ..PLAIN }, |story| {
+            story.send(2, 20);
+            story.sent(1, 10, 0).finals(&[(0, 20)]);
+        });
+        assert_eq!(kinds(&check), [("inconsistent-offsets", 1), ("lost-write", 1), ("unseen", 1)]);
+    }
+}
+
+#[test]
+fn the_bound_is_the_highest_of_all_first_places() {
+    // 10 stands at 0 and 9, but 11 at 5 is what bounds; 12 was to stand between.
+    let check = told(|story| {
+        story.sent(1, 10, 0).sent(1, 12, 3).sent(1, 11, 5).finals(&[(0, 10), (5, 11), (9, 10)]);
+    });
+    assert_eq!(kinds(&check), [("duplicate", 1), ("lost-write", 1), ("unseen", 1)]);
+}
+
+#[test]
 fn what_failed_need_not_be_there() {
     assert_sound(&told(|story| {
         let send = story.send(1, 10);
@@ -116,6 +136,15 @@ fn with_retention_a_beginning_is_not_missed() {
 }
 
 #[test]
+fn with_retention_the_node_that_has_most_tells_what_is_missed() {
+    let check = told_with(Options { retention: true, ..PLAIN }, |story| {
+        story.sent(1, 10, 0).sent(1, 11, 1).sent(1, 12, 2);
+        story.final_of(1, &[(0, 10), (2, 12)]).final_of(2, &[(2, 12)]);
+    });
+    assert_eq!(kinds(&check), [("lost-write", 1), ("unseen", 1)]);
+}
+
+#[test]
 fn a_dense_log_ends_where_it_was_told_to_reach() {
     let dense = Options { dense: true, ..PLAIN };
     let tell = |story: &mut Story| {
@@ -125,6 +154,10 @@ fn a_dense_log_ends_where_it_was_told_to_reach() {
     let check = told_with(dense, tell);
     assert_only(&check, "lost-end");
     assert_eq!(shown_by(&check, "lost-end"), [3, 5, 7, 9]);
+    let on_one_node = told_with(dense, |story| {
+        story.sent(1, 10, 0).sent(1, 11, 1).final_of(1, &[(0, 10), (1, 11)]).final_of(2, &[(0, 10)]);
+    });
+    assert_only(&on_one_node, "divergence");
     assert_sound(&told_with(dense, |story| {
         story.sent(1, 10, 0).ends(3, 1).finals(&[(0, 10)]);
     }));
@@ -164,6 +197,11 @@ fn all_nodes_end_alike() {
 fn of_several_final_reads_of_a_node_the_last_counts() {
     assert_sound(&told(|story| {
         story.sent(1, 10, 0).final_of(2, &[]).finals(&[(0, 10)]);
+    }));
+    assert_sound(&told(|story| {
+        story.sent(1, 10, 0).finals(&[(0, 10)]);
+        let again = story.asks_final(2);
+        story.unsure(again);
     }));
     let gone = told(|story| {
         story.sent(1, 10, 0).final_of(2, &[(0, 10)]);

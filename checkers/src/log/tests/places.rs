@@ -188,6 +188,28 @@ fn sends_of_a_process_stand_in_the_order_of_their_invocations() {
 }
 
 #[test]
+fn other_processes_in_between_do_not_hide_the_order_of_one() {
+    let check = told(|story| {
+        let (one, other, two) = (story.send(1, 10), story.send(2, 20), story.send(1, 11));
+        story.acked(two, 0);
+        story.acked(other, 1);
+        story.acked(one, 2);
+        story.finals(&[(0, 11), (1, 20), (2, 10)]);
+    });
+    assert_only(&check, "nonmonotonic-send");
+}
+
+#[test]
+fn two_sends_of_a_process_at_one_offset_are_out_of_order() {
+    let check = told(|story| {
+        let (one, two) = (story.send(1, 10), story.send(1, 11));
+        story.acked(one, 0);
+        story.acked(two, 0);
+    });
+    assert_eq!(kinds(&check), [("inconsistent-offsets", 1), ("nonmonotonic-send", 1)]);
+}
+
+#[test]
 fn sends_that_nobody_knows_of_have_an_order_where_streams_are_whole() {
     let tell = |story: &mut Story| {
         let (one, two) = (story.send(1, 10), story.send(1, 11));
@@ -222,6 +244,14 @@ fn nothing_is_missing_within_a_whole_stream() {
         story.finals(&[(0, 9), (1, 11)]);
     };
     assert_only(&told_with(Options { retention: true, ..whole }, in_the_middle), "send-skip");
+
+    let read_once = told_with(whole, |story| {
+        let (one, two) = (story.send(1, 10), story.send(1, 11));
+        story.unsure(one);
+        story.acked(two, 1);
+        story.polled(3, 0, &[(0, 10)]).finals(&[(1, 11)]);
+    });
+    assert_only(&read_once, "unseen");
 
     assert_sound(&told_with(whole, |story| {
         let (failed, one, last) = (story.send(1, 9), story.send(1, 10), story.send(1, 11));

@@ -9,5 +9,6 @@ mod failure;
 mod full;
 mod model;
 mod needed;
+mod reclaiming;
 mod renewal;
 mod world;

@@ -60,7 +60,7 @@ fn instead(found: &RecoverPartitionResponse) -> &'static str {
              instead. Otherwise: "
         }
         (true, false) => {
-            "If there are copies of the directories from before the damage, bring these back instead. Otherwise: "
+            "If copies of directories from before the damage can be brought back, do that instead. Otherwise: "
         }
         (false, false) => "All nodes have answered. To go on with that: ",
     }

@@ -26,6 +26,7 @@ use crate::{
     },
     config::{LiveLimits, Reloader},
     forward::{CallError, Forwarder, may_retry},
+    net::told::Told,
     runtime::{
         budget::Budget,
         clock::{self, Clock},
@@ -61,6 +62,8 @@ pub(crate) struct Broker {
     pub(crate) unfolding: Semaphore,
     pub(crate) codec: Option<Arc<dyn PayloadCodec>>,
     pub(crate) authorizer: Arc<dyn Authorizer>,
+    /// Which damage readers have met lately.
+    pub(crate) told: Told,
     /// Follows some requests.
     pub(crate) tracer: Option<Arc<Tracer>>,
     /// Reads the configuration again.

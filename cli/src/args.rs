@@ -21,32 +21,25 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+/// Where a cluster is looked for if nothing is said about it: the first node of `levada dev`.
+pub(crate) const BOOTSTRAP: &str = "127.0.0.1:9170";
+/// How long an operation may take if nothing is said about it.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
 /// What every command takes.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Global {
-    /// Some nodes of the cluster, separated by commas; one that answers is enough
-    #[arg(
-        long,
-        global = true,
-        env = "LEVADA_BOOTSTRAP",
-        default_value = "127.0.0.1:9170",
-        value_name = "HOST:PORT,..",
-        help_heading = "Everywhere"
-    )]
-    pub(crate) bootstrap: String,
+    // By clap's own means, usage lines would name it as required once the variable is set.
+    /// Some nodes of the cluster, separated by commas; one that answers is enough [env: LEVADA_BOOTSTRAP] [default: 127.0.0.1:9170]
+    #[arg(long, global = true, value_name = "HOST:PORT,..", help_heading = "Everywhere")]
+    bootstrap: Option<String>,
     /// How results are shown: for a person, or as JSON for a program
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM", help_heading = "Everywhere")]
     pub(crate) output: Output,
-    /// How long an operation may take in all, tries again included
-    #[arg(
-        long,
-        global = true,
-        value_parser = units::duration,
-        default_value = "30s",
-        value_name = "TIME",
-        help_heading = "Everywhere"
-    )]
-    pub(crate) timeout: Duration,
+    /// How long an operation may take in all, tries again included [default: 30s]. A command that watches the cluster do something
+    /// ends after it only if it is given
+    #[arg(long, global = true, value_parser = units::duration, value_name = "TIME", help_heading = "Everywhere")]
+    pub(crate) timeout: Option<Duration>,
 }
 
 /// How results are shown.
@@ -96,21 +89,32 @@ pub(crate) enum Command {
 }
 
 impl Global {
+    /// Some nodes of the cluster.
+    pub(crate) fn bootstrap(&self) -> String {
+        let given = self.bootstrap.clone().or_else(|| std::env::var("LEVADA_BOOTSTRAP").ok());
+        given.unwrap_or_else(|| BOOTSTRAP.to_owned())
+    }
+
     /// How to reach the cluster.
     pub(crate) fn client_config(&self) -> Result<ClientConfig> {
         let mut config =
-            ClientConfig::new(&self.bootstrap).map_err(|error| exit::usage(format!("--bootstrap: {error}")))?;
+            ClientConfig::new(&self.bootstrap()).map_err(|error| exit::usage(format!("--bootstrap: {error}")))?;
         config = config.with_client_id("levada-cli");
-        config.operation_timeout = self.timeout;
-        config.connect_timeout = config.connect_timeout.min(self.timeout);
+        config.operation_timeout = self.timeout();
+        config.connect_timeout = config.connect_timeout.min(self.timeout());
         config.tracing.parent = telemetry::parent();
         Ok(config)
+    }
+
+    /// How long an operation may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(TIMEOUT)
     }
 
     /// A connection to look after the cluster with.
     pub(crate) async fn admin(&self) -> Result<Admin> {
         let connected = Admin::with_config(self.client_config()?).await;
-        connected.with_context(|| format!("cannot reach a cluster at {}", self.bootstrap))
+        connected.with_context(|| format!("cannot reach a cluster at {}", self.bootstrap()))
     }
 
     /// Whether a program reads the results.

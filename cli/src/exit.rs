@@ -1,11 +1,14 @@
 //! How the command ends: exit codes that scripts can rely on, and errors that say what to do next.
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use levada_broker::{config::ConfigError, server::ServerError};
 use levada_client::{Error, ErrorClass, ErrorCode};
 
-use crate::{args::Global, print};
+use crate::{
+    args::{BOOTSTRAP, Global},
+    print,
+};
 
 /// Anything that is none of the others.
 const FAILED: u8 = 1;
@@ -53,15 +56,36 @@ pub(crate) fn report(error: &anyhow::Error, global: &Global) -> ExitCode {
     let protocol_error = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
     let words = words(error);
     if global.is_json() {
-        let name = name_of(error);
-        eprintln!("{}", serde_json::json!({"error": {"code": name, "message": words, "exit": code}}));
+        tell_as_json(name_of(error), &words, code);
     } else {
         eprintln!("error: {words}");
-        if let Some(next) = protocol_error.and_then(next_step) {
+        let is_default = global.bootstrap() == BOOTSTRAP;
+        if let Some(next) = protocol_error.and_then(|error| next_step(error, is_default)) {
             eprintln!("  next: {next}");
         }
     }
     ExitCode::from(code)
+}
+
+fn tell_as_json(name: Option<&str>, words: &str, code: u8) {
+    eprintln!("{}", serde_json::json!({"error": {"code": name, "message": words, "exit": code}}));
+}
+
+/// Tells what clap has to say: what is wrong with the command line, or what was asked for (`--help`).
+pub(crate) fn report_parsing(error: &clap::Error, mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let mut wants_json = false;
+    while let Some(argument) = arguments.next() {
+        wants_json |=
+            argument == "--output=json" || argument == "--output" && arguments.next().is_some_and(|of| of == "json");
+    }
+    if !error.use_stderr() || !wants_json {
+        // A closed standard output is no error.
+        drop(error.print());
+    } else {
+        let words = error.render().to_string();
+        tell_as_json(None, words.strip_prefix("error: ").unwrap_or(&words).trim_end(), USAGE);
+    }
+    if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
 }
 
 /// All that there is to say, from the outside to the innermost cause, each once: some errors say what their cause says.
@@ -110,14 +134,18 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
 }
 
 /// What a person at a terminal can do about it, where the error's own words cannot know.
-fn next_step(error: &Error) -> Option<&'static str> {
+fn next_step(error: &Error, is_default: bool) -> Option<&'static str> {
     match error.code {
-        ErrorCode::Disconnected => Some(
-            "is a node running there? --bootstrap or LEVADA_BOOTSTRAP names others, `levada cluster status` shows \
-             which are up; `levada dev --data-dir DIR` starts a cluster to try",
+        // It knows better.
+        _ if error.message.contains("`levada ") => None,
+        ErrorCode::Disconnected if is_default => Some(
+            "is a node running there? --bootstrap or LEVADA_BOOTSTRAP names others; `levada dev --data-dir DIR` starts a \
+             cluster to try",
         ),
+        ErrorCode::Disconnected => Some("is a node running there? --bootstrap or LEVADA_BOOTSTRAP names others"),
         ErrorCode::UnknownTopic => Some("`levada topic list` shows the topics, `levada topic create` makes one"),
-        ErrorCode::NotReady | ErrorCode::NotLeader | ErrorCode::NotController | ErrorCode::Timeout => {
+        ErrorCode::NotReady => Some("`/health/ready` of the nodes says what they wait for; --timeout waits longer"),
+        ErrorCode::NotLeader | ErrorCode::NotController | ErrorCode::Timeout => {
             Some("`levada cluster status` and `/health/ready` of the nodes say what is missing; --timeout waits longer")
         }
         ErrorCode::TopicExists => Some("`levada topic describe NAME` shows what is there; --if-not-exists accepts it"),
@@ -131,6 +159,15 @@ mod tests {
     use anyhow::Context;
 
     use super::*;
+
+    #[test]
+    fn advice_fits_what_happened() {
+        let next = |code, words, is_default| next_step(&Error::new(code, words), is_default).unwrap_or_default();
+        assert!(next(ErrorCode::Disconnected, "", true).contains("levada dev"));
+        assert!(!next(ErrorCode::Disconnected, "", false).contains("levada dev"));
+        assert!(!next(ErrorCode::NotReady, "", false).contains("cluster status"), "that may be what has just failed");
+        assert_eq!(next(ErrorCode::NotReady, "no controller: `levada cluster recover`", false), "");
+    }
 
     #[test]
     fn nothing_is_said_twice() {

@@ -122,10 +122,11 @@ async fn create(global: &Global, args: CreateArgs) -> Result<()> {
         }
         created => created.with_context(what)?,
     };
-    let partitions = topic.partitions.len();
+    let partitions = units::some(topic.partitions.len() as u64, "partition", "partitions");
     let replicas = topic.partitions.first().map_or(0, |partition| partition.replicas.len());
+    let replicas = units::some(replicas as u64, "replica", "replicas");
     let kind = if topic.schema.is_some() { "typed, " } else { "" };
-    let words = format!("created topic {} ({kind}{partitions} partitions, {replicas} replicas each)", topic.name);
+    let words = format!("created topic {} ({kind}{partitions}, {replicas} each)", topic.name);
     said(global, &topic_json(&topic, None), &words)
 }
 
@@ -159,7 +160,7 @@ async fn list(global: &Global) -> Result<()> {
 async fn describe(global: &Global, name: &str) -> Result<()> {
     let admin = global.admin().await?;
     let topic = admin.describe_topic(name).await.with_context(|| format!("cannot describe topic {name:?}"))?;
-    let offsets = all_offsets(&admin, &topic, global.timeout.min(OFFSETS_WITHIN)).await;
+    let offsets = all_offsets(&admin, &topic, global.timeout().min(OFFSETS_WITHIN)).await;
     if global.is_json() {
         return print::json(&topic_json(&topic, Some(&offsets)));
     }

@@ -55,6 +55,14 @@ pub(crate) fn count(number: u64) -> String {
     shown
 }
 
+/// So many of something.
+pub(crate) fn some(number: u64, one: &str, many: &str) -> String {
+    match number {
+        1 => format!("1 {one}"),
+        _ => format!("{} {many}", count(number)),
+    }
+}
+
 /// A time that has passed, in the unit of its magnitude.
 pub(crate) fn ago(seconds: u64) -> String {
     match seconds {
@@ -107,6 +115,8 @@ mod tests {
 
     #[test]
     fn shown_for_people() {
+        let some = |number| some(number, "copy", "copies");
+        assert_eq!([some(0), some(1), some(1_000)], ["0 copies", "1 copy", "1,000 copies"]);
         assert_eq!(["999", "1,000", "1,469,307"].map(str::to_owned), [count(999), count(1000), count(1_469_307)]);
         assert_eq!((size(999), size(1_500_000)), ("999 B".to_owned(), "1.5 MB".to_owned()));
     }

@@ -60,6 +60,25 @@ fn a_wrong_command_line_ends_with_2() {
 }
 
 #[test]
+fn a_wrong_command_line_is_told_as_it_is_asked_for() {
+    for arguments in [&["topic", "list", "--output", "json", "--wrong"][..], &["--output=json", "partition", "recover"]]
+    {
+        let output = levada(arguments);
+        let said: serde_json::Value = serde_json::from_slice(&output.stderr).expect("one line of JSON");
+        assert_eq!((output.status.code(), &said["error"]["exit"]), (Some(2), &2.into()), "{said}");
+    }
+    let said = text(&levada(&["partition", "recover"]).stderr);
+    assert!(said.contains("name a topic, or say --all"), "{said}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_levada"));
+    let output =
+        command.args(["topic", "create"]).env("LEVADA_BOOTSTRAP", "127.0.0.1:1").output().expect("the binary runs");
+    let said = text(&output.stderr);
+    assert!(said.contains("Usage: levada topic create") && !said.contains("--bootstrap"), "{said}");
+    let output = levada(&["--help"]);
+    assert!(output.status.success() && text(&output.stdout).contains("LEVADA_BOOTSTRAP"), "{output:?}");
+}
+
+#[test]
 fn no_cluster_ends_with_4_and_says_what_to_do() {
     let nobody = ["--bootstrap", "127.0.0.1:1", "--timeout", "300ms"];
     for command in
@@ -68,7 +87,7 @@ fn no_cluster_ends_with_4_and_says_what_to_do() {
         let output = levada(&[&nobody, command].concat());
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(4), "{command:?}: {said}");
-        assert!(said.contains("127.0.0.1:1") && said.contains("levada dev"), "{said}");
+        assert!(said.contains("127.0.0.1:1") && said.contains("LEVADA_BOOTSTRAP names others"), "{said}");
     }
     let output = levada(&[&nobody[..], &["topic", "list", "--output", "json"]].concat());
     let said: serde_json::Value = serde_json::from_slice(&output.stderr).expect("one line of JSON");
@@ -81,7 +100,10 @@ fn a_server_names_the_key_that_is_wrong() {
         (&["server"], "node_id"),
         (&["server", "--node-id", "1", "--data-dir", "/nowhere", "--listen-native", "0.0.0.0:1"], "insecure"),
         (&["server", "--node-id", "x", "--data-dir", "/nowhere"], "node_id"),
-        (&["server", "--config", "/nowhere/levada.toml"], "levada.toml"),
+        (
+            &["server", "--config", "/nowhere/levada.toml"],
+            "error: configuration file: there is no file /nowhere/levada.toml",
+        ),
     ];
     for (arguments, says) in cases {
         let output = levada(arguments);

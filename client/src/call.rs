@@ -36,6 +36,19 @@ pub(crate) enum Target<'a> {
     Leader(&'a str, TopicPartition),
 }
 
+impl Target<'_> {
+    /// Nobody is known who could answer.
+    fn unknown(self) -> String {
+        match self {
+            Self::Any => "no node is known".to_owned(),
+            Self::Controller => "no controller is known".to_owned(),
+            Self::Leader(topic, place) => {
+                format!("no leader of partition {} of {topic} is known", place.partition)
+            }
+        }
+    }
+}
+
 /// A failure, and what went before it.
 #[derive(Debug)]
 pub(crate) struct Failed {
@@ -75,7 +88,7 @@ impl Cluster {
                     in_vain.insert(address);
                     tried.inspect_err(|failed| may_have_happened |= failed.may_have_happened())
                 }
-                None => Err(CallError::unsent(Error::new(ErrorCode::NotReady, format!("{target:?} is not known")))),
+                None => Err(CallError::unsent(Error::new(ErrorCode::NotReady, target.unknown()))),
             };
             let error = match tried {
                 Ok(frame) => return Ok(frame),

@@ -10,7 +10,8 @@ use std::{collections::BTreeMap, time::Duration};
 use arrow_array::{Array, BinaryArray, Int64Array};
 use futures::StreamExt;
 use levada_client::{
-    Consumer, ConsumerBuilder, End, ErrorCode, Offset, PartitionBatch, PartitionId, Producer, Record, Start,
+    ClientConfig, Consumer, ConsumerBuilder, End, ErrorCode, Offset, PartitionBatch, PartitionId, Producer, Record,
+    Start,
 };
 use support::{
     FakeCluster,
@@ -191,6 +192,42 @@ async fn a_leader_that_is_cut_off_and_silent_is_left() {
     };
     tokio::time::timeout(Duration::from_secs(10), moved).await.expect("read on at the new leader");
     assert_eq!(rows, expected(0, 0..30));
+}
+
+#[tokio::test]
+async fn a_partition_without_a_leader_holds_no_other_up() {
+    const NOBODY: u64 = 0;
+    let (cluster, _flight) = cluster(3, 20).await;
+    cluster.move_leader("t", 1, NOBODY);
+    let mut following = consumer(&cluster).follow().build().await.unwrap();
+    assert_eq!(following.without_leader(), [PartitionId(1)]);
+    let mut rows: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    let mut read_on = async |partitions: usize| {
+        while rows.len() < partitions || rows.values().any(|rows| rows.len() < 20) {
+            let batch = following.next().await.unwrap().unwrap();
+            rows.entry(batch.partition.get()).or_default().extend(values(&batch, "value"));
+        }
+        rows.keys().copied().collect::<Vec<_>>()
+    };
+    assert_eq!(read_on(2).await, [0, 2]);
+    cluster.move_leader("t", 1, 2);
+    assert_eq!(read_on(3).await, [0, 1, 2]);
+    assert_eq!(following.without_leader(), []);
+
+    // Who reads to the end hears of it, behind all that the others have.
+    cluster.move_leader("t", 1, NOBODY);
+    let mut config = ClientConfig::new(&cluster.bootstrap()).unwrap();
+    config.operation_timeout = Duration::from_secs(3);
+    let mut reading = consumer(&cluster).config(config).build().await.unwrap();
+    let (mut rows, mut failed) = (0, Vec::new());
+    while let Some(batch) = reading.next().await {
+        match batch {
+            Ok(batch) => rows += batch.records.num_rows(),
+            Err(error) => failed.push(error),
+        }
+    }
+    assert_eq!((rows, failed.len(), failed[0].code), (40, 1, ErrorCode::NotReady));
+    assert!(failed[0].message.starts_with("partition 1 of t cannot be read on: "), "{}", failed[0]);
 }
 
 #[tokio::test]

@@ -126,6 +126,8 @@ codes! {
     UnknownNode = 56, FixRequest, "UNKNOWN_NODE";
     /// The cluster is not at the feature level that the request needs: some node runs an older build.
     FeatureLevel = 57, FixRequest, "FEATURE_LEVEL";
+    /// What the request is to recover goes on, or will, without it.
+    NotNeeded = 58, FixRequest, "NOT_NEEDED";
     /// The data directory failed; the node must be looked at.
     StorageFailed = 60, Stop, "STORAGE_FAILED";
     /// Stored bytes are damaged here; another replica may have them.
@@ -313,6 +315,7 @@ mod tests {
                 (55, "UNKNOWN_API"),
                 (56, "UNKNOWN_NODE"),
                 (57, "FEATURE_LEVEL"),
+                (58, "NOT_NEEDED"),
                 (60, "STORAGE_FAILED"),
                 (61, "DAMAGED"),
                 (62, "WRONG_CLUSTER"),

@@ -44,8 +44,9 @@ fn golden_handshakes_and_errors() {
             node_id: 3,
             server_version: "0.1".into(),
             incarnation: Bytes::from_static(b"life"),
+            waiting: "me".into(),
         },
-        &[b"\x08\xac\x02", b"\x12\x07cluster", b"\x18\x03", b"\x22\x030.1", b"\x2a\x04life"],
+        &[b"\x08\xac\x02", b"\x12\x07cluster", b"\x18\x03", b"\x22\x030.1", b"\x2a\x04life", b"\x32\x02me"],
     );
     let leader = NodeAddresses { node_id: 7, native: "n:1".into(), flight: "f:2".into(), http: "h:3".into() };
     pinned(

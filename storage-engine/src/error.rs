@@ -105,7 +105,7 @@ impl From<AppendError> for DamageCause {
 
 /// A range of a segment that cannot be served from this disk; a healthy replica has it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{file} is damaged at byte {position} (offsets {}..{}): {cause}", offsets.start, offsets.end)]
+#[error("{file} is damaged at byte {position} ({}): {cause}", in_words(offsets))]
 pub struct Damage {
     /// The file.
     pub file: FileName,
@@ -117,6 +117,14 @@ pub struct Damage {
     pub offsets: Range<Offset>,
     /// What is wrong.
     pub cause: DamageCause,
+}
+
+/// Offsets as a person reads them, the last one included.
+fn in_words(offsets: &Range<Offset>) -> String {
+    match offsets.end.get().checked_sub(1) {
+        Some(last) if last >= offsets.start.get() => format!("offsets {} to {last}", offsets.start),
+        _ => "no offsets".to_owned(),
+    }
 }
 
 /// Why a read gave nothing.

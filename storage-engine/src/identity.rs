@@ -45,6 +45,18 @@ impl DirIdentity {
         Ok(Self::read_with_journal(disk)?.map(|(identity, _)| identity))
     }
 
+    /// Whether a data directory was formatted. One that was and has lost its identity is told from one that was not.
+    ///
+    /// # Errors
+    /// There is no identity, and something else is there; the file cannot be read or is damaged.
+    pub fn is_formatted(disk: &dyn Disk) -> Result<bool, OpenError> {
+        let is_there = Self::read(disk)?.is_some();
+        if !is_there {
+            Self::refuse_used(disk, FILE)?;
+        }
+        Ok(is_there)
+    }
+
     /// Reads the identity together with the directory's secret.
     pub(crate) fn read_with_journal(disk: &dyn Disk) -> Result<Option<(Self, JournalId)>, OpenError> {
         atomic_file::read(disk, &FileName::new(FILE), Self::decode)
@@ -173,6 +185,7 @@ mod tests {
             ops.iter().for_each(|op| disk.perform(op).unwrap());
             let error = identity().format(&disk, JOURNAL).unwrap_err();
             assert!(matches!(error, OpenError::NotEmpty { missing: "identity" }), "{error}");
+            assert!(DirIdentity::is_formatted(&disk).is_err(), "nor does it count as one that never was");
             assert!(disk.len(&FileName::new("checkpoint")).unwrap().is_none(), "it was changed");
         }
     }
@@ -182,6 +195,7 @@ mod tests {
         let disk = SimDisk::new(1);
         identity().format(&disk, JOURNAL).unwrap();
         disk.perform(&DiskOp::Remove { file: FileName::new(FILE) }).unwrap();
+        assert!(!DirIdentity::is_formatted(&disk).unwrap());
         identity().format(&disk, JOURNAL).unwrap();
         assert_eq!(DirIdentity::read(&disk).unwrap(), Some(identity()));
     }

@@ -116,6 +116,18 @@ async fn nodes_come_and_go_under_load() -> Result<()> {
     nodes.wait_ready()?;
     progress(&ledger, 2_000).await?;
 
+    // Without the file that says whose it is, its directory is not told from an emptied one by others: it says so itself.
+    nodes.kill(3)?;
+    let identity = nodes.nodes[&3].data_dir.join("identity");
+    let kept = std::fs::read(&identity)?;
+    std::fs::remove_file(&identity)?;
+    nodes.spawn(3)?;
+    let log = nodes.wait_ended(3)?;
+    ensure!(log.lines().last().is_some_and(|line| line.contains("has no file `identity`")), "{log}");
+    std::fs::write(&identity, kept)?;
+    nodes.spawn(3)?;
+    nodes.wait_ready()?;
+
     // All are restarted, one after the other.
     for id in nodes.ids() {
         nodes.stop(id)?;

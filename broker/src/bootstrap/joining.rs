@@ -55,16 +55,8 @@ pub(super) async fn knock(
             Err(error) => match error.code {
                 ErrorCode::NotAdmitted | ErrorCode::FeatureLevel => return Ok(Knocked::Wait(error.message)),
                 ErrorCode::WrongIncarnation => {
-                    let known = decision.members.get(&own.node).map(|member| member.incarnation);
-                    return Err(match known {
-                        Some(theirs) => BootstrapError::WrongIncarnation {
-                            cluster: decision.cluster,
-                            node: own.node,
-                            theirs,
-                            ours: own.incarnation,
-                        },
-                        None => BootstrapError::NotJoined(error),
-                    });
+                    let (cluster, node, said) = (decision.cluster, own.node, error.message);
+                    return Err(BootstrapError::WrongIncarnation { cluster, node, said });
                 }
                 ErrorCode::UnsupportedVersion | ErrorCode::Unauthorized | ErrorCode::InvalidRequest => {
                     return Err(BootstrapError::NotJoined(error));

@@ -85,19 +85,16 @@ pub enum BootstrapError {
     },
     /// The cluster knows this id with another directory.
     #[error(
-        "cluster {cluster} knows node {node} with another data directory ({theirs}, this one is {ours}): an emptied \
-         directory has forgotten what others count on. Bring the old one back if there is a copy of its last state; \
-         otherwise let this one take its place: `levada cluster replace {node}`, then start it again"
+        "cluster {cluster} knows node {node} with another data directory: {said}, then start it again. An emptied directory has \
+         forgotten what others count on"
     )]
     WrongIncarnation {
         /// The cluster.
         cluster: ClusterId,
         /// This node.
         node: NodeId,
-        /// The directory it is known by.
-        theirs: IncarnationId,
-        /// This directory.
-        ours: IncarnationId,
+        /// What the controller says: both directories, and what helps.
+        said: String,
     },
     /// The cluster does not let this node in, and will not.
     #[error("the cluster does not let this node join: {0}")]

@@ -139,7 +139,7 @@ pub fn plan(subject: Subject, found: &[Found]) -> Result<Plan> {
     let reports = || found.iter().filter_map(|found| Some((found.replica, found.report.as_ref()?)));
     if let Some((leader, _)) = reports().find(|(_, report)| report.leads) {
         let why = format!("node {} leads {name}: there is nothing to recover", leader.node);
-        return Err(Error::new(ErrorCode::InvalidRequest, why));
+        return Err(Error::new(ErrorCode::NotNeeded, why));
     }
     let own = || reports().filter(|(replica, report)| report.replica == replica.id);
     let sound = || own().filter(|(_, report)| report.state == ReplicaState::Sound);
@@ -164,7 +164,7 @@ pub fn plan(subject: Subject, found: &[Found]) -> Result<Plan> {
             "nodes {} have a majority of the replicas and elect a leader by themselves; look again in a few seconds",
             nodes.join(", ")
         );
-        return Err(Error::new(ErrorCode::InvalidRequest, why));
+        return Err(Error::new(ErrorCode::NotNeeded, why));
     }
     let known_end = reports().map(|(_, report)| report.known_end()).max().unwrap_or_default();
     let last_term = reports().map(|(_, report)| report.known_term()).max();
@@ -304,14 +304,11 @@ mod tests {
     fn nothing_is_done_where_a_majority_is_left() {
         let error = plan(Subject::Partition, &[silent(1), found(2, Sound, (3, 50), 40), found(3, Sound, (3, 50), 40)])
             .unwrap_err();
-        assert_eq!(error.code, ErrorCode::InvalidRequest);
+        assert_eq!(error.code, ErrorCode::NotNeeded);
         assert!(error.message.contains("nodes 12, 13"), "{error}");
         let mut leader = found(2, Sound, (3, 50), 40);
         leader.report.as_mut().unwrap().leads = true;
-        assert_eq!(
-            plan(Subject::Partition, &[silent(1), leader, silent(3)]).unwrap_err().code,
-            ErrorCode::InvalidRequest
-        );
+        assert_eq!(plan(Subject::Partition, &[silent(1), leader, silent(3)]).unwrap_err().code, ErrorCode::NotNeeded);
     }
 
     #[test]

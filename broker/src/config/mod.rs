@@ -28,7 +28,7 @@ pub use source::{Loaded, Origin, Source};
 
 /// What is wrong with the configuration, and with which key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("configuration key `{key}`{}: {why}", place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default())]
+#[error("{}{}: {why}", subject(key), place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default())]
 pub struct ConfigError {
     /// The key, or the environment variable.
     pub key: String,
@@ -36,6 +36,13 @@ pub struct ConfigError {
     pub place: Option<String>,
     /// What is wrong.
     pub why: String,
+}
+
+/// What stands for the key where the file itself is wrong.
+pub(crate) const WHOLE_FILE: &str = "levada.toml";
+
+fn subject(key: &str) -> String {
+    if key == WHOLE_FILE { "configuration file".to_owned() } else { format!("configuration key `{key}`") }
 }
 
 impl ConfigError {

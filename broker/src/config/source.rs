@@ -14,7 +14,7 @@ use figment::{
 use toml_edit::{ImDocument, Item};
 
 use super::{
-    ConfigError, ServerConfig,
+    ConfigError, ServerConfig, WHOLE_FILE,
     keys::{self, KEYS, Key},
 };
 
@@ -144,7 +144,7 @@ pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
             std::io::ErrorKind::NotFound => format!("there is no file {}", path.display()),
             _ => format!("{} cannot be read: {error}", path.display()),
         };
-        ConfigError::new("levada.toml", why)
+        ConfigError::new(WHOLE_FILE, why)
     })
 }
 
@@ -153,7 +153,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Dict, ConfigError> {
     Toml::from_str::<Dict>(text).map_err(|error| {
         let line = error.span().map(|span| line_at(text, span.start));
         let place = Some(in_file(path, line));
-        ConfigError { place, ..ConfigError::new("levada.toml", format!("this is not TOML: {}", error.message())) }
+        ConfigError { place, ..ConfigError::new(WHOLE_FILE, format!("this is not TOML: {}", error.message())) }
     })
 }
 
@@ -317,6 +317,7 @@ mod tests {
         let error = source.load().unwrap_err().to_string();
         assert!(error.starts_with("configuration key `limits.idle_ms` (LEVADA_LIMITS_IDLE_MS): a number"), "{error}");
         source.file = Some("/nowhere/levada.toml".into());
-        assert!(source.load().unwrap_err().to_string().contains("there is no file /nowhere"));
+        let error = source.load().unwrap_err().to_string();
+        assert_eq!(error, "configuration file: there is no file /nowhere/levada.toml");
     }
 }

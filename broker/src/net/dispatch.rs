@@ -22,10 +22,11 @@ use super::{
     status,
 };
 use crate::{
-    bootstrap::{Identity, desk::SeedDesk},
+    bootstrap::{Identity, desk::SeedDesk, record::Record},
     broker::Broker,
     cluster::metadata::removed,
     raft::wire,
+    server::readiness::Readiness,
 };
 
 /// Who answers on the native door: at first only the questions of other seeds, then everything.
@@ -34,13 +35,14 @@ pub(crate) struct Dispatch {
     incarnation: IncarnationId,
     authorizer: Arc<dyn Authorizer>,
     desk: Arc<SeedDesk>,
+    readiness: Arc<Readiness>,
     broker: OnceLock<Arc<Broker>>,
 }
 
 impl Dispatch {
-    pub(crate) fn new(desk: Arc<SeedDesk>, authorizer: Arc<dyn Authorizer>) -> Self {
-        let record = desk.record();
-        Self { node: record.node, incarnation: record.incarnation, authorizer, desk, broker: OnceLock::new() }
+    pub(crate) fn new(desk: Arc<SeedDesk>, authorizer: Arc<dyn Authorizer>, readiness: Arc<Readiness>) -> Self {
+        let Record { node, incarnation, .. } = desk.record();
+        Self { node, incarnation, authorizer, desk, readiness, broker: OnceLock::new() }
     }
 
     /// From now on everything is answered.
@@ -55,7 +57,16 @@ impl Dispatch {
         let known = match self.broker.get() {
             Some(broker) if broker.metadata().removed().contains(&node) => return Err(removed(node)),
             Some(broker) => broker.book.incarnation(node),
-            None => identity.members.get(&node).map(|member| member.incarnation),
+            None if identity.members.get(&node).is_some_and(|member| member.incarnation == incarnation) => {
+                return Ok(());
+            }
+            // It may have joined or been replaced since the founding: the metadata says so, which is read in a moment.
+            None => {
+                return Err(Error::new(
+                    ErrorCode::NotReady,
+                    "the node is starting, and knows only the founders; try again",
+                ));
+            }
         };
         match known {
             Some(known) if known == incarnation => Ok(()),
@@ -134,6 +145,7 @@ impl Handler for Dispatch {
             node_id: self.node.get(),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             incarnation: Bytes::copy_from_slice(&self.incarnation.to_bytes()),
+            waiting: if identity.is_none() { self.readiness.waits_for() } else { String::new() },
         };
         let mut session = Session::new(&request.client_id, member.map(|(node, _)| node));
         session.founding = session.peer.is_some() && identity.is_none();
@@ -161,7 +173,8 @@ impl Handler for Dispatch {
             _ => {}
         }
         let Some(broker) = self.broker.get() else {
-            responder.error(&Error::new(ErrorCode::NotReady, "the node is starting; try again"));
+            let why = format!("the node is starting ({}); try again", self.readiness.waits_for());
+            responder.error(&Error::new(ErrorCode::NotReady, why));
             return Work::Done;
         };
         if session.founding {
@@ -241,10 +254,7 @@ mod tests {
     use levada_storage_engine::{disk::Disk, sim_disk::SimDisk};
 
     use super::*;
-    use crate::{
-        bootstrap::record::{Decision, Record},
-        cluster::addresses::Member,
-    };
+    use crate::{bootstrap::record::Decision, cluster::addresses::Member};
 
     const CLUSTER: [u8; 16] = [7; 16];
 
@@ -258,8 +268,10 @@ mod tests {
         let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
         let record = Record::open(&*disk, NodeId(1), || IncarnationId::from_bytes([1; 16])).unwrap();
         let desk = Arc::new(SeedDesk::new(disk, record));
-        let dispatch = Dispatch::new(Arc::clone(&desk), Arc::new(AllowAll));
-        let (_, session) = dispatch.welcome(&hello(2, 2)).unwrap();
+        let readiness = Arc::new(Readiness::new(NodeId(1)));
+        let dispatch = Dispatch::new(Arc::clone(&desk), Arc::new(AllowAll), readiness);
+        let (answer, session) = dispatch.welcome(&hello(2, 2)).unwrap();
+        assert!(answer.waiting.contains("data directory"), "it says what it waits for: {answer:?}");
         assert!(session.founding, "before the decision nobody can say who belongs to it");
 
         let member = |n: u8| Member { incarnation: IncarnationId::from_bytes([n; 16]), native: "a:1".into() };
@@ -267,10 +279,9 @@ mod tests {
         desk.accept(Decision { cluster: ClusterId::from_bytes(CLUSTER), members, joined: None }).await.unwrap();
         let (_, session) = dispatch.welcome(&hello(2, 2)).unwrap();
         assert_eq!((session.peer, session.founding), (Some(NodeId(2)), false));
+        // Who is another one by now may have been let in since: as long as this is starting, nobody can say.
         let refused = |node, incarnation| dispatch.welcome(&hello(node, incarnation)).unwrap_err();
-        assert_eq!(refused(2, 9).code, ErrorCode::WrongIncarnation);
-        assert_eq!(refused(3, 3).code, ErrorCode::Unauthorized);
-        assert!(refused(3, 3).message.contains("node 3 is not of cluster"), "{}", refused(3, 3));
+        assert_eq!((refused(2, 9).code, refused(3, 3).code), (ErrorCode::NotReady, ErrorCode::NotReady));
         // Who only asks around, as a wiped founder does, is answered and is nobody.
         let (_, session) = dispatch.welcome(&HandshakeRequest { cluster_id: Bytes::new(), ..hello(3, 3) }).unwrap();
         assert_eq!(session.peer, None);

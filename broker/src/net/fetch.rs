@@ -18,6 +18,7 @@ use super::{
     connection::Session,
     produce::{place, unexpected},
     responder::Responder,
+    told::Told,
 };
 use crate::{
     broker::{Broker, DEFAULT_WAIT},
@@ -55,7 +56,7 @@ impl Broker {
             return Ok(end);
         }
         let read = blocking(move || view.log.read(offset, max_bytes, state.high_watermark)).await?;
-        let read = read.map_err(|error| read_failed(place, &error))?;
+        let read = read.map_err(|error| read_failed(&self.told, place, &error))?;
         counter!(names::READ_BYTES.name).increment(read.batches.iter().map(|batch| batch.len() as u64).sum());
         Ok(LogChunk { batches: read.batches, next_offset: read.next_offset, ..end })
     }
@@ -102,7 +103,7 @@ impl Broker {
     ) -> Result<Offset> {
         let topic = self.topic(ctx, Action::Read, place.topic)?;
         let view = self.replica(&topic, place)?;
-        find_time(view, place, timestamp_ms).await
+        find_time(&self.told, view, place, timestamp_ms).await
     }
 
     /// Log start and high watermark, no older than this call, if the partition is led here.
@@ -131,10 +132,10 @@ impl Broker {
     }
 }
 
-async fn find_time(view: Arc<PartitionView>, place: TopicPartition, timestamp_ms: i64) -> Result<Offset> {
+async fn find_time(told: &Told, view: Arc<PartitionView>, place: TopicPartition, timestamp_ms: i64) -> Result<Offset> {
     let high_watermark = view.state.borrow().high_watermark;
     let found = blocking(move || view.log.offset_for_time(timestamp_ms, high_watermark)).await?;
-    let found = found.map_err(|error| read_failed(place, &error))?;
+    let found = found.map_err(|error| read_failed(told, place, &error))?;
     Ok(found.unwrap_or(high_watermark))
 }
 
@@ -158,7 +159,7 @@ fn check_offset(place: TopicPartition, offset: Offset, state: PartitionState) ->
     Err(Error::new(ErrorCode::OffsetOutOfRange, why))
 }
 
-fn read_failed(place: TopicPartition, error: &ReadError) -> Error {
+fn read_failed(told: &Told, place: TopicPartition, error: &ReadError) -> Error {
     let code = match error {
         ReadError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
         ReadError::NotNow(_) => {
@@ -166,7 +167,10 @@ fn read_failed(place: TopicPartition, error: &ReadError) -> Error {
             ErrorCode::Busy
         }
         ReadError::Damaged(_) => {
-            tracing::error!(%place, %error, "log.damaged");
+            // Whoever reads tries again several times in a second.
+            if told.is_due(&format!("{place} {error}"), clock::instant()) {
+                tracing::error!(%place, %error, "log.damaged");
+            }
             ErrorCode::Damaged
         }
     };

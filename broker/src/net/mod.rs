@@ -31,4 +31,5 @@ pub(crate) mod room;
 pub(crate) mod status;
 #[cfg(test)]
 mod tests;
+pub(crate) mod told;
 pub(crate) mod write;

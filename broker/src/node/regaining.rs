@@ -132,5 +132,5 @@ impl Node {
 }
 
 fn led() -> Error {
-    Error::new(ErrorCode::InvalidRequest, "somebody leads the metadata: there is nothing to recover")
+    Error::new(ErrorCode::NotNeeded, "somebody leads the metadata: there is nothing to recover")
 }

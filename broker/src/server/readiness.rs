@@ -36,7 +36,7 @@ impl std::fmt::Debug for Readiness {
 }
 
 impl Readiness {
-    pub(super) fn new(node: NodeId) -> Self {
+    pub(crate) fn new(node: NodeId) -> Self {
         let waiting = Mutex::new("opening the data directory".to_owned());
         Self { node, waiting, broker: OnceLock::new(), stopping: OnceLock::new() }
     }
@@ -48,6 +48,11 @@ impl Readiness {
     /// The start waits for this.
     pub(super) fn waiting(&self, what: &str) {
         what.clone_into(&mut self.lock());
+    }
+
+    /// What the start waits for, as long as it is not over.
+    pub(crate) fn waits_for(&self) -> String {
+        self.lock().clone()
     }
 
     /// The start is over.

@@ -36,7 +36,7 @@ use crate::{
     http,
     net::{
         connection::Bounds, dial::Caller, dispatch::Dispatch, door::UNFOLDED_AT_ONCE, listener::listen,
-        room::descriptors_for_connections,
+        room::descriptors_for_connections, told::Told,
     },
     node::{Need, Node, NodeConfig, NodeOpenError, shortening::LOG_BYTES},
     runtime::{
@@ -74,7 +74,7 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
     let disk = Arc::clone(&directories.disk);
     tasks.0.spawn(vitals::watch(config.data_dir.clone(), directories.used.clone(), clock.now().wall_ms));
     let desk = Arc::new(SeedDesk::new(Arc::clone(&disk), record));
-    let dispatch = Arc::new(Dispatch::new(Arc::clone(&desk), Arc::clone(&hooks.authorizer)));
+    let dispatch = Arc::new(Dispatch::new(Arc::clone(&desk), Arc::clone(&hooks.authorizer), Arc::clone(&readiness)));
     let bounds = Arc::new(bounds(&config));
     tasks.0.spawn(listen(native, Arc::clone(&dispatch), Arc::clone(&bounds), connections.0.clone()));
 
@@ -82,7 +82,8 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
     let progress = |why: &str| readiness.waiting(why);
     let formatted = {
         let disk = Arc::clone(&disk);
-        blocking(move || Ok(DirIdentity::read(&*disk).map_err(NodeOpenError::from)?.is_some())).await?
+        // Before anybody is asked: what others say of a directory that has lost its identity would lead astray.
+        blocking(move || Ok(DirIdentity::is_formatted(&*disk).map_err(NodeOpenError::from)?)).await?
     };
     let applicant = Applicant { addresses: addresses.clone(), rack: config.rack.clone() };
     let fresh = || ClusterId(random_uuid());
@@ -140,6 +141,7 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
         unfolding: Semaphore::new(UNFOLDED_AT_ONCE),
         codec: hooks.codec,
         authorizer: hooks.authorizer,
+        told: Told::default(),
         tracer: hooks.tracer,
         reloader: hooks.reloader,
     });
@@ -192,7 +194,8 @@ async fn another_member(
     (lost, need): (ReplicaId, Need),
     progress: impl Fn(&str),
 ) -> Result<GroupState, ServerError> {
-    tracing::error!(replica = %lost, ?need, "metadata.lost: the node cannot go on with this replica; others are asked for another, or a later state of it");
+    let sound_to = need.sound_to.map(|(term, last)| format!("{last} of term {term}"));
+    tracing::error!(replica = %lost, applied = need.applied.get(), term = need.term.get(), sound_to, "metadata.lost: the node cannot go on with this replica; others are asked for another, or a later state of it");
     let mut told = String::new();
     loop {
         match joining::renew(own, applicant, others, lost, need).await? {

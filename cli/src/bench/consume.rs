@@ -155,7 +155,7 @@ fn typed_row(value: &[u8]) -> String {
 /// Reads the topic from its start to its end, and checks every value.
 async fn pass(global: &Global, topic: &str, typed: bool) -> Result<Read> {
     let column = if typed { PAYLOAD } else { "value" };
-    let consumer = Consumer::builder(&global.bootstrap).config(global.client_config()?).topic(topic);
+    let consumer = Consumer::builder(&global.bootstrap()).config(global.client_config()?).topic(topic);
     let mut consumer = consumer.columns([column]).build().await.context("cannot read the topic")?;
     let mut read = Read { records: 0, bytes: 0, passes: 1, latencies: histogram() };
     loop {

@@ -50,7 +50,7 @@ pub(super) async fn run(global: &Global, args: E2eBenchArgs) -> Result<()> {
 }
 
 async fn measure(global: &Global, args: &E2eBenchArgs, topic: &BenchTopic, pool: Arc<Pool>) -> Result<Measured> {
-    let consumer = Consumer::builder(&global.bootstrap).config(global.client_config()?).topic(&topic.topic.name);
+    let consumer = Consumer::builder(&global.bootstrap()).config(global.client_config()?).topic(&topic.topic.name);
     let consumer = consumer.start(Start::Earliest).follow().columns(["value"]).build().await;
     let consumer = consumer.context("cannot follow the topic")?;
     let load = args.load.load(&topic.topic.name)?;

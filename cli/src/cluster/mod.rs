@@ -3,11 +3,13 @@
 //! What changes the cluster is carried out by its controller, step by step, and goes on whatever becomes of the command:
 //! that only begins it, watches (`watch.rs`), and says at the end what was moved in what time. Begun again it watches on.
 
+mod progress;
 mod recover;
 mod status;
 mod verdict;
 mod watch;
 
+pub(crate) use self::verdict::damage_words;
 use anyhow::{Context, Result};
 use clap::Subcommand;
 use levada_client::{Admin, NodeId, PartitionId};
@@ -135,8 +137,10 @@ fn said(global: &Global, value: &serde_json::Value, words: &str) -> Result<()> {
 async fn add(global: &Global, admin: &Admin, node: NodeId, no_wait: bool) -> Result<()> {
     let before = watch::Watch::begin(global, admin).await?;
     // Begun before, it may have joined by now: then there is something to watch all the same.
-    if !before.has(node) {
-        admin.admit_node(node, false).await.with_context(|| format!("node {node} cannot be added"))?;
+    if !before.has(node)
+        && let Err(error) = admin.admit_node(node, false).await
+    {
+        return Err(before.why(error).await).with_context(|| format!("node {node} cannot be added"));
     }
     if no_wait {
         let words = format!("node {node} may join; start it with seed_nodes that name nodes of this cluster");
@@ -158,7 +162,9 @@ async fn replace(global: &Global, admin: &Admin, node: NodeId, no_wait: bool) ->
     if before.is_up(node) {
         anyhow::bail!("node {node} is up; only one whose data directory is lost can be replaced");
     }
-    admin.admit_node(node, true).await.with_context(|| format!("node {node} cannot be replaced"))?;
+    if let Err(error) = admin.admit_node(node, true).await {
+        return Err(before.why(error).await).with_context(|| format!("node {node} cannot be replaced"));
+    }
     if no_wait {
         let words = format!("node {node} may come back; start it with an empty data directory");
         return said(global, &json!({"node": node.get(), "admitted": true}), &words);
@@ -175,7 +181,10 @@ async fn decommission(global: &Global, admin: &Admin, node: NodeId, no_wait: boo
             let words = format!("node {node} has left the cluster already");
             return said(global, &json!({"node": node.get(), "left": true}), &words);
         }
-        begun => begun.with_context(|| format!("node {node} cannot be decommissioned"))?,
+        Err(error) => {
+            return Err(before.why(error).await).with_context(|| format!("node {node} cannot be decommissioned"));
+        }
+        Ok(()) => {}
     }
     if no_wait {
         let words = format!("node {node} gives up its replicas; `levada cluster status` shows when it has left");
@@ -187,7 +196,10 @@ async fn decommission(global: &Global, admin: &Admin, node: NodeId, no_wait: boo
 
 async fn balance(global: &Global, admin: &Admin, dry_run: bool, no_wait: bool) -> Result<()> {
     let before = watch::Watch::begin(global, admin).await?;
-    let moves = admin.balance(true).await.context("cannot ask for a plan")?;
+    let moves = match admin.balance(true).await {
+        Ok(moves) => moves,
+        Err(error) => return Err(before.why(error).await).context("cannot ask for a plan"),
+    };
     if dry_run || moves.is_empty() && !before.is_moving() {
         return plan(global, &moves);
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use levada_client::Admin;
+use levada_client::{Admin, ErrorCode};
 use levada_protocol::messages::native::{RecoverMetadataResponse, RecoverableReplica};
 use serde_json::json;
 
@@ -19,7 +19,13 @@ const LEADS_WITHIN: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) async fn run(global: &Global, admin: &Admin, accept_data_loss: bool) -> Result<()> {
-    let found = admin.recover_metadata(accept_data_loss).await.context("cannot recover the cluster's metadata")?;
+    let found = match admin.recover_metadata(accept_data_loss).await {
+        Err(error) if error.code == ErrorCode::NotNeeded => {
+            let said = json!({"recovered": false, "needed": false, "why": error.message});
+            return if global.is_json() { print::json(&said) } else { print::line(&error.message) };
+        }
+        found => found.context("cannot recover the cluster's metadata")?,
+    };
     if accept_data_loss {
         until_it_leads(admin, found.survivor_node).await?;
     }

@@ -99,15 +99,24 @@ fn show(status: &ClusterStatusResponse, verdict: &Verdict, only_nodes: bool) -> 
             partition.topic.clone(),
             partition.partition.to_string(),
             partition.leader.map_or_else(|| "none".to_owned(), |node| node.to_string()),
-            partition.leader_epoch.to_string(),
-            partition.log_start_offset.to_string(),
-            partition.high_watermark.to_string(),
-            partition.bytes.to_string(),
+            known(partition, partition.leader_epoch),
+            known(partition, partition.log_start_offset),
+            known(partition, partition.high_watermark),
+            known(partition, partition.bytes),
             behind.join(" "),
             moving.join(" "),
         ]
     });
     print::line(&format!("\n{}", print::table(&columns, partitions)))
+}
+
+/// Whether anybody who answered knows how far a partition is: its leader, or a replica that has heard from one.
+const fn is_known(partition: &PartitionStatus) -> bool {
+    partition.leader.is_some() || partition.high_watermark > 0
+}
+
+fn known(partition: &PartitionStatus, number: u64) -> String {
+    if is_known(partition) { number.to_string() } else { "?".to_owned() }
 }
 
 /// How a node's disk is, as the node says.
@@ -121,8 +130,13 @@ fn disk_words(node: &NodeStatus) -> String {
     let speed = node.disk_slow.then(|| "slow".to_owned());
     let damage = match (upkeep.damaged_segments, upkeep.lost_replicas, upkeep.mended_segments) {
         (0, 0, 0) => None,
-        (0, 0, mended) => Some(format!("{mended} segments mended")),
-        (damaged, lost, _) => Some(format!("{damaged} segments damaged, {lost} replicas lost")),
+        (0, 0, mended) => Some(format!("{} mended", units::some(mended, "segment", "segments"))),
+        (damaged, lost, _) => {
+            let damaged =
+                (damaged > 0).then(|| format!("{} damaged", units::some(damaged.into(), "segment", "segments")));
+            let lost = (lost > 0).then(|| format!("{} lost", units::some(lost.into(), "replica", "replicas")));
+            Some(damaged.into_iter().chain(lost).collect::<Vec<_>>().join(", "))
+        }
     };
     let failed = match upkeep.segment_dirs_failed {
         0 => None,
@@ -194,16 +208,50 @@ fn partition_json(partition: &PartitionStatus) -> Value {
             json!({"id": id, "node": node, "entries_behind": behind, "lost": replica.lost})
         })
         .collect();
+    let known = |number| is_known(partition).then_some(number);
     json!({
         "topic": partition.topic,
         "partition": partition.partition,
         "group": partition.group,
         "leader": partition.leader,
-        "leader_epoch": partition.leader_epoch,
-        "log_start_offset": partition.log_start_offset,
-        "high_watermark": partition.high_watermark,
-        "bytes": partition.bytes,
+        "leader_epoch": known(partition.leader_epoch),
+        "log_start_offset": known(partition.log_start_offset),
+        "high_watermark": known(partition.high_watermark),
+        "bytes": known(partition.bytes),
         "replicas": replicas,
         "moving_to": partition.moving_to,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use levada_protocol::messages::native::Upkeep;
+
+    use super::*;
+
+    #[test]
+    fn what_nobody_knows_is_not_zero() {
+        let unknown = PartitionStatus { leader: None, ..PartitionStatus::default() };
+        assert_eq!(known(&unknown, unknown.bytes), "?");
+        let said = partition_json(&unknown);
+        for field in ["high_watermark", "bytes", "log_start_offset", "leader_epoch"] {
+            assert_eq!(said[field], Value::Null, "{field}");
+        }
+        let empty = PartitionStatus { leader: Some(1), ..PartitionStatus::default() };
+        assert_eq!((known(&empty, empty.bytes).as_str(), &partition_json(&empty)["bytes"]), ("0", &json!(0)));
+        // A replica that has heard from a leader knows at least that much.
+        let heard = PartitionStatus { leader: None, high_watermark: 7, ..PartitionStatus::default() };
+        assert_eq!(known(&heard, heard.high_watermark), "7");
+    }
+
+    #[test]
+    fn a_disk_is_told_of_in_words() {
+        let says = |damaged_segments, lost_replicas, mended_segments| {
+            let upkeep = Upkeep { damaged_segments, lost_replicas, mended_segments, ..Upkeep::default() };
+            disk_words(&NodeStatus { upkeep: Some(upkeep), ..NodeStatus::default() })
+        };
+        assert_eq!([says(0, 0, 0), says(0, 0, 1)], ["sound", "1 segment mended"]);
+        let damaged = [says(1, 0, 0), says(0, 3, 0), says(2, 1, 5)];
+        assert_eq!(damaged, ["1 segment damaged", "3 replicas lost", "2 segments damaged, 1 replica lost"]);
+    }
 }

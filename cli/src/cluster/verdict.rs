@@ -4,6 +4,8 @@ use std::fmt;
 
 use levada_protocol::messages::native::{ClusterStatusResponse, NodeStatus, PartitionStatus};
 
+use crate::units::some;
+
 /// Entries that a replica may be behind in the middle of work.
 const BEHIND_TOLERATED: u64 = 200;
 
@@ -57,18 +59,26 @@ impl Verdict {
 
     /// What to do if nodes that are down do not come back.
     pub(super) const fn last_resort(&self) -> Option<&'static str> {
-        if !self.has_controller {
-            Some(
+        let all_are_up = self.nodes_down.is_empty();
+        match (self.has_controller, self.leaderless) {
+            (false, _) if all_are_up => Some(
+                "All nodes answer, so one is elected within seconds. If none is, those that vote on metadata do not reach each other, or \
+                 a majority of them has lost what it knew: their logs and /health/ready say which, and `levada cluster recover` what is \
+                 left",
+            ),
+            (false, _) => Some(
                 "Start the nodes that are down: a majority of those that vote on metadata has to be up. If they are gone for good, \
                  `levada cluster recover` says what is left",
-            )
-        } else if self.leaderless > 0 {
-            Some(
+            ),
+            (true, 0) => None,
+            (true, _) if all_are_up => Some(
+                "All nodes are up: a partition whose replicas are sound elects a leader within seconds of their start. Where it stays \
+                 without one, a majority of its replicas has lost what it had; `levada partition recover --all` says what is left",
+            ),
+            (true, _) => Some(
                 "A partition needs a majority of its replicas: start the nodes that are down. If they are gone for good, `levada \
                  partition recover --all` says what is left",
-            )
-        } else {
-            None
+            ),
         }
     }
 }
@@ -94,40 +104,60 @@ fn held_up(node: &NodeStatus) -> impl Iterator<Item = (u64, &'static str)> {
     words.filter(move |_| node.alive).map(move |words| (id, words))
 }
 
+/// So many of all partitions have something.
+fn have(number: usize, all: usize) -> String {
+    let verb = if number == 1 { "has" } else { "have" };
+    format!("{number} of {} {verb}", some(all as u64, "partition", "partitions"))
+}
+
+/// What a disk has lost, and what that waits for.
+pub(crate) fn damage_words(segments: u32, replicas: u32) -> String {
+    let segments = match segments {
+        0 => None,
+        1 => Some("1 damaged segment waits for a sound copy from another replica".to_owned()),
+        more => Some(format!("{more} damaged segments wait for sound copies from other replicas")),
+    };
+    let replicas = match replicas {
+        0 => None,
+        1 => Some("1 lost replica is to be replaced, when its partition has a leader".to_owned()),
+        more => Some(format!("{more} lost replicas are to be replaced, when their partitions have leaders")),
+    };
+    segments.into_iter().chain(replicas).collect::<Vec<_>>().join(", ")
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_safe() {
-            write!(f, "safe: all {} partitions have a leader and all their replicas", self.partitions)?;
+            match self.partitions {
+                0 => write!(f, "safe: there is no partition yet")?,
+                1 => write!(f, "safe: the one partition has a leader and all its replicas")?,
+                all => write!(f, "safe: all {all} partitions have a leader and all their replicas")?,
+            }
         } else if self.leaderless > 0 || !self.has_controller {
-            write!(f, "NOT AVAILABLE: {} of {} partitions have no leader", self.leaderless, self.partitions)?;
+            write!(f, "NOT AVAILABLE: {} no leader", have(self.leaderless, self.partitions))?;
             if !self.has_controller {
                 write!(f, ", and the cluster no controller")?;
             }
         } else if self.under_replicated == 0 {
             write!(f, "AT RISK: a disk has lost something")?;
         } else {
-            let (short, all) = (self.under_replicated, self.partitions);
-            write!(f, "AT RISK: {short} of {all} partitions have a replica that is down, lost or behind")?;
+            let short = have(self.under_replicated, self.partitions);
+            write!(f, "AT RISK: {short} a replica that is down, lost or behind")?;
         }
         if !self.nodes_down.is_empty() {
             let down: Vec<String> = self.nodes_down.iter().map(ToString::to_string).collect();
             write!(f, "; down: {}", down.join(", "))?;
         }
         for (node, segments, replicas) in &self.damaged {
-            write!(f, "; node {node}: ")?;
-            match (segments, replicas) {
-                (segments, 0) => write!(f, "{segments} damaged segments to be mended")?,
-                (0, replicas) => write!(f, "{replicas} lost replicas to be replaced")?,
-                (segments, replicas) => {
-                    write!(f, "{segments} damaged segments to be mended, {replicas} lost replicas to be replaced")?;
-                }
-            }
+            write!(f, "; node {node}: {}", damage_words(*segments, *replicas))?;
         }
         for (node, words) in &self.held_up {
             write!(f, "; node {node}: {words}")?;
         }
         if self.moving > 0 {
-            write!(f, "; {} partitions are on their way to other nodes", self.moving)?;
+            let (partitions, are) =
+                (some(self.moving as u64, "partition", "partitions"), if self.moving == 1 { "is" } else { "are" });
+            write!(f, "; {partitions} {are} on the way to other nodes")?;
         }
         Ok(())
     }
@@ -161,17 +191,19 @@ mod tests {
         let says = |status: &ClusterStatusResponse| Verdict::of(status).to_string();
         assert_eq!(
             says(&status(&[true, true], Some(1), 3)),
-            "safe: all 1 partitions have a leader and all their replicas"
+            "safe: the one partition has a leader and all its replicas"
         );
         let down = says(&status(&[true, false], Some(1), 3));
-        assert_eq!(down, "AT RISK: 1 of 1 partitions have a replica that is down, lost or behind; down: 2");
+        assert_eq!(down, "AT RISK: 1 of 1 partition has a replica that is down, lost or behind; down: 2");
         assert!(says(&status(&[true, true], Some(1), 5_000)).starts_with("AT RISK"));
         let mut lost = status(&[true, true], Some(1), 3);
         lost.partitions[0].replicas[1].lost = true;
         assert!(says(&lost).starts_with("AT RISK: 1 of 1"));
         let mut damaged = status(&[true, true], Some(1), 3);
         damaged.nodes[1].upkeep = Some(Upkeep { damaged_segments: 3, ..Upkeep::default() });
-        assert_eq!(says(&damaged), "AT RISK: a disk has lost something; node 2: 3 damaged segments to be mended");
+        let words =
+            "AT RISK: a disk has lost something; node 2: 3 damaged segments wait for sound copies from other replicas";
+        assert_eq!(says(&damaged), words);
         let mut slow = status(&[true, true], Some(1), 3);
         slow.nodes[0].disk_slow = true;
         (slow.nodes[1].disk_fullness, slow.nodes[1].disk_slow) = (2, true);
@@ -180,12 +212,18 @@ mod tests {
         slow.nodes[1].alive = false;
         assert!(!says(&slow).contains("node 2: its disk"), "what it said last counts no more");
         let leaderless = status(&[true, true], None, 0);
-        assert!(says(&leaderless).starts_with("NOT AVAILABLE: 1 of 1 partitions have no leader"));
+        assert!(says(&leaderless).starts_with("NOT AVAILABLE: 1 of 1 partition has no leader"));
         let last_resort = |status: &ClusterStatusResponse| Verdict::of(status).last_resort().unwrap_or_default();
-        assert!(last_resort(&leaderless).contains("levada partition recover --all"));
-        assert!(
-            last_resort(&ClusterStatusResponse { controller: None, ..leaderless }).contains("levada cluster recover")
-        );
+        for (alive, says_to_start) in [(true, false), (false, true)] {
+            let mut status = leaderless.clone();
+            status.nodes[0].alive = alive;
+            let words = last_resort(&status);
+            assert!(words.contains("levada partition recover --all"), "{words}");
+            assert_eq!(words.contains("start the nodes that are down"), says_to_start, "{words}");
+            let words = last_resort(&ClusterStatusResponse { controller: None, ..status });
+            assert!(words.contains("levada cluster recover"), "{words}");
+            assert_eq!(words.contains("Start the nodes that are down"), says_to_start, "{words}");
+        }
         assert_eq!(last_resort(&damaged), "");
     }
 }

@@ -4,6 +4,8 @@ mod format;
 mod json;
 mod position;
 
+use std::{collections::BTreeSet, time::Duration};
+
 use anyhow::{Context, Result};
 use clap::Args;
 use futures::FutureExt;
@@ -14,6 +16,9 @@ use self::{
     position::Position,
 };
 use crate::{args::Global, exit, telemetry};
+
+/// How often it is looked for partitions without a leader while nothing comes.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Reads records over Arrow Flight.
 #[derive(Args)]
@@ -61,7 +66,7 @@ async fn read(global: &Global, args: ConsumeArgs, client: ClientConfig) -> Resul
         }
         columns.push("value".to_owned());
     }
-    let consumer = Consumer::builder(&global.bootstrap)
+    let consumer = Consumer::builder(&global.bootstrap())
         .config(client)
         .topic(&args.topic)
         .partitions(args.partition.iter().copied().map(PartitionId))
@@ -69,7 +74,8 @@ async fn read(global: &Global, args: ConsumeArgs, client: ClientConfig) -> Resul
         .end(end(&args)?)
         .columns(columns)
         .build();
-    let mut consumer = consumer.await.with_context(|| format!("cannot read {:?}", args.topic))?;
+    let what = || format!("cannot read {:?}", args.topic);
+    let mut consumer = consumer.await.with_context(what)?;
     let is_typed = consumer.topic().schema.is_some();
     if args.format == Format::Raw && is_typed {
         return Err(exit::usage(format!(
@@ -82,20 +88,32 @@ async fn read(global: &Global, args: ConsumeArgs, client: ClientConfig) -> Resul
 
     let mut left = args.limit.unwrap_or(u64::MAX);
     let mut writer = None;
+    let mut failed = None;
+    let mut leaderless = Leaderless::default();
     while left > 0 {
         let batch = match consumer.next().now_or_never() {
             Some(batch) => batch,
             None => {
                 // Nothing more for the moment: whoever follows wants to see what there is.
                 writer.as_mut().map_or(Ok(()), Writer::flush)?;
+                leaderless.tell(global, &consumer);
                 tokio::select! {
                     batch = consumer.next() => batch,
                     _ = &mut interrupted => break,
+                    () = tokio::time::sleep(LOOK_EVERY) => continue,
                 }
             }
         };
-        let Some(batch) = batch else { break };
-        let mut records = batch.with_context(|| format!("cannot read {:?}", args.topic))?.records;
+        let mut records = match batch {
+            None => break,
+            Some(Ok(batch)) => batch.records,
+            // What the other partitions have is read all the same, unless that never ends.
+            Some(Err(error)) if args.follow => return Err(error).with_context(what),
+            Some(Err(error)) => {
+                failed.get_or_insert(error);
+                continue;
+            }
+        };
         let rows = usize::try_from(left).unwrap_or(usize::MAX).min(records.num_rows());
         records = records.slice(0, rows);
         left -= u64::try_from(rows)?;
@@ -106,10 +124,36 @@ async fn read(global: &Global, args: ConsumeArgs, client: ClientConfig) -> Resul
         writer.write(&records)?;
     }
     match (writer, consumer.schema()) {
-        (Some(writer), _) => writer.finish(),
+        (Some(writer), _) => writer.finish()?,
         // Also no records have columns.
-        (None, Some(schema)) => Writer::new(args.format, &schema, is_typed)?.finish(),
-        (None, None) => Ok(()),
+        (None, Some(schema)) => Writer::new(args.format, &schema, is_typed)?.finish()?,
+        (None, None) => {}
+    }
+    // What was asked for is there.
+    let failed = failed.filter(|_| left > 0);
+    failed.map_or(Ok(()), Err).with_context(what)
+}
+
+/// Partitions without a leader, of which nothing comes: each is told of once.
+#[derive(Default)]
+struct Leaderless(BTreeSet<PartitionId>);
+
+impl Leaderless {
+    fn tell(&mut self, global: &Global, consumer: &Consumer) {
+        for partition in consumer.without_leader() {
+            if self.0.insert(partition) {
+                let words = format!(
+                    "partition {partition} of {} has no leader and cannot be read before it has one; `levada cluster status` says what \
+                     to do",
+                    consumer.topic().name
+                );
+                if global.is_json() {
+                    eprintln!("{}", serde_json::json!({"waiting": words}));
+                } else {
+                    eprintln!("{words}");
+                }
+            }
+        }
     }
 }
 

@@ -98,7 +98,7 @@ impl Bundle {
             "made": made.to_string(),
             "levada": env!("CARGO_PKG_VERSION"),
             "optimised": !cfg!(debug_assertions),
-            "bootstrap": secrets::from_text(&global.bootstrap),
+            "bootstrap": secrets::from_text(&global.bootstrap()),
             "files": self.files.iter().map(|(name, _)| name).collect::<Vec<_>>(),
         });
         self.files.push(("about.json".to_owned(), format!("{about:#}\n").into_bytes()));
@@ -124,11 +124,11 @@ impl Bundle {
 /// What a command of this binary prints as JSON, without secrets. How it ended does not matter: a doctor that finds
 /// something wrong fails, and has said so.
 async fn run(global: &Global, words: &[&str], config: Option<&PathBuf>) -> Result<Value> {
-    let within = global.timeout.min(OPERATION_WITHIN);
+    let within = global.timeout().min(OPERATION_WITHIN);
     let mut command = Command::new("/proc/self/exe");
     command
         .arg0("levada")
-        .args(["--bootstrap", &global.bootstrap, "--output", "json"])
+        .args(["--bootstrap", &global.bootstrap(), "--output", "json"])
         .args(["--timeout", &format!("{}ms", within.as_millis())])
         .args(words)
         .stdin(Stdio::null())

@@ -9,7 +9,7 @@ use levada_client::Admin;
 use levada_protocol::messages::native::ClusterStatusResponse;
 
 use super::Finding;
-use crate::{args::Global, scrape::Scrape, units};
+use crate::{args::Global, cluster::damage_words, scrape::Scrape, units};
 
 /// A doctor does not wait as long as an operation does.
 const REACH_WITHIN: Duration = Duration::from_secs(3);
@@ -18,15 +18,15 @@ const NODE_WITHIN: Duration = Duration::from_secs(2);
 const SKEW_WRONG_S: f64 = 1.0;
 const SKEW_WARNING_S: f64 = 0.25;
 
-pub(super) async fn check(global: &Global) -> Vec<Finding> {
-    let status = match reach(global).await {
+pub(super) async fn check(reached: Result<ClusterStatusResponse>) -> Vec<Finding> {
+    let status = match reached {
         Ok(status) => status,
         Err(error) => {
             let todo = "name a running node with --bootstrap to have the cluster looked at, too";
             return vec![Finding::skipped("cluster", format!("{error:#}"), todo)];
         }
     };
-    let mut findings = vec![nodes(&status), partitions(&status)];
+    let mut findings = vec![nodes(&status), partitions(&status), damage(&status)];
     let addresses = status.nodes.iter().filter_map(|node| node.addresses.as_ref());
     let asked = addresses.map(|addresses| async {
         let scrape = Scrape::take(&addresses.http, NODE_WITHIN).await;
@@ -45,7 +45,7 @@ pub(super) async fn check(global: &Global) -> Vec<Finding> {
     findings
 }
 
-async fn reach(global: &Global) -> Result<ClusterStatusResponse> {
+pub(super) async fn reach(global: &Global) -> Result<ClusterStatusResponse> {
     let mut config = global.client_config()?;
     config.operation_timeout = config.operation_timeout.min(REACH_WITHIN);
     config.connect_timeout = config.connect_timeout.min(REACH_WITHIN);
@@ -69,13 +69,37 @@ fn nodes(status: &ClusterStatusResponse) -> Finding {
 }
 
 fn partitions(status: &ClusterStatusResponse) -> Finding {
-    let all = units::count(status.partitions.len() as u64);
+    let all = units::some(status.partitions.len() as u64, "partition", "partitions");
     let leaderless = status.partitions.iter().filter(|partition| partition.leader.is_none()).count();
     if leaderless == 0 {
-        return Finding::ok("partitions", format!("{all} partitions, each with a leader"));
+        return Finding::ok("partitions", format!("{all}, each with a leader"));
     }
-    let saw = format!("{leaderless} of {all} partitions have no leader");
-    Finding::wrong("partitions", saw, "start the nodes of their replicas: a partition needs a majority of them")
+    let saw = format!("{leaderless} of {all} {} no leader", if leaderless == 1 { "has" } else { "have" });
+    let todo = if status.controller.is_none() {
+        "the cluster has no controller either: `levada cluster status` says what to do"
+    } else if status.nodes.iter().all(|node| node.alive) {
+        "all nodes are up: if that stays so for a minute, a majority of the replicas has lost what it had; `levada partition recover \
+         --all` says what is left (docs/operations.md, \"A partition without a majority\")"
+    } else {
+        "start the nodes of their replicas: a partition needs a majority of them"
+    };
+    Finding::wrong("partitions", saw, todo)
+}
+
+/// What disks have lost that is not made good yet.
+fn damage(status: &ClusterStatusResponse) -> Finding {
+    let nodes = status.nodes.iter().filter_map(|node| {
+        let (id, upkeep) = (node.addresses.as_ref()?.node_id, node.upkeep.as_ref()?);
+        let (segments, replicas) = (upkeep.damaged_segments, upkeep.lost_replicas);
+        (segments > 0 || replicas > 0).then(|| format!("node {id}: {}", damage_words(segments, replicas)))
+    });
+    let nodes: Vec<String> = nodes.collect();
+    if nodes.is_empty() {
+        return Finding::ok("damage", "no node that answers knows of any damage to what it keeps");
+    }
+    let todo = "start nodes that are down, which may have it soundly, and look at the disk (`dmesg`, SMART); what no node has soundly stays \
+                as it is (docs/operations.md, \"Damage\")";
+    Finding::wrong("damage", nodes.join("; "), todo)
 }
 
 /// Of each node, by how much its clock is ahead of this one, and how sure that is.
@@ -119,7 +143,7 @@ fn versions(versions: &BTreeSet<&str>) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use levada_protocol::messages::native::{NodeAddresses, NodeStatus, PartitionStatus};
+    use levada_protocol::messages::native::{NodeAddresses, NodeStatus, PartitionStatus, Upkeep};
 
     use super::{super::State, *};
 
@@ -154,7 +178,20 @@ mod tests {
         status.nodes.push(node(7, false));
         status.partitions.push(PartitionStatus::default());
         assert!(nodes(&status).saw.contains("2 of 3 nodes are up; down: 7"));
-        assert_eq!(partitions(&status).saw, "1 of 2 partitions have no leader");
+        let finding = partitions(&status);
+        assert_eq!(finding.saw, "1 of 2 partitions has no leader");
+        assert!(finding.todo.starts_with("the cluster has no controller"), "{finding:?}");
+        status.controller = Some(1);
+        assert!(partitions(&status).todo.starts_with("start the nodes of their replicas"));
+        status.nodes.retain(|node| node.alive);
+        assert!(partitions(&status).todo.contains("levada partition recover --all"));
+        assert_eq!(damage(&status).state, State::Ok);
+        status.nodes[1].upkeep = Some(Upkeep { damaged_segments: 1, lost_replicas: 2, ..Upkeep::default() });
+        let finding = damage(&status);
+        assert!(
+            finding.state == State::Wrong && finding.saw.starts_with("node 2: 1 damaged segment waits"),
+            "{finding:?}"
+        );
     }
 
     #[test]

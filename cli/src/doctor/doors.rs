@@ -3,6 +3,9 @@
 use std::{io, time::Duration};
 
 use anyhow::Result;
+use levada_broker::config::SeedNode;
+use levada_client::NodeId;
+use levada_protocol::messages::native::ClusterStatusResponse;
 use tokio::{
     net::{TcpListener, TcpStream, lookup_host},
     time::timeout,
@@ -14,7 +17,7 @@ use crate::scrape::http;
 /// How long another node may take to take a connection.
 const WITHIN: Duration = Duration::from_secs(2);
 
-pub(super) async fn check(configuration: &Configuration) -> Vec<Finding> {
+pub(super) async fn check(configuration: &Configuration, cluster: Option<&ClusterStatusResponse>) -> Vec<Finding> {
     let config = &configuration.config;
     let health = http::get(&config.listen.http, "/health/live", WITHIN).await;
     let is_running = health.is_ok_and(|answer| answer.body.contains("\"alive\""));
@@ -41,14 +44,33 @@ pub(super) async fn check(configuration: &Configuration) -> Vec<Finding> {
     for seed in config.seed_nodes.iter().filter(|seed| seed.node != config.node()) {
         findings.push(match connect(&seed.native).await {
             Ok(()) => Finding::ok("seed-nodes", format!("{seed} takes connections")),
-            Err(error) => Finding::warning(
-                "seed-nodes",
-                format!("{seed}: {error:#}"),
-                "start that node, or open the way to it (firewall, routing); a new cluster wants all its seed nodes once, later a majority of those that vote",
-            ),
+            Err(error) => silent(seed, &error, knows(cluster, config.node(), seed.node)),
         });
     }
     findings
+}
+
+/// Whether the cluster of a node knows another one; `None` if it was not asked, or is another cluster.
+fn knows(cluster: Option<&ClusterStatusResponse>, own: NodeId, other: NodeId) -> Option<bool> {
+    let cluster = cluster?;
+    let has = |node: NodeId| {
+        cluster.nodes.iter().filter_map(|known| known.addresses.as_ref()).any(|known| known.node_id == node.get())
+    };
+    has(own).then(|| has(other))
+}
+
+/// A seed node that takes no connections.
+fn silent(seed: &SeedNode, error: &anyhow::Error, is_known: Option<bool>) -> Finding {
+    if is_known == Some(false) {
+        let saw = format!("{seed} takes no connections, and the cluster has no node {} (any more)", seed.node);
+        let todo = format!(
+            "take it out of seed_nodes, here and in the files of the other nodes (`levada cluster add {}` makes it one again)",
+            seed.node
+        );
+        return Finding::warning("seed-nodes", saw, todo);
+    }
+    let todo = "start that node, or open the way to it (firewall, routing); a new cluster wants all its seed nodes once, later a majority of those that vote";
+    Finding::warning("seed-nodes", format!("{seed}: {error:#}"), todo)
 }
 
 async fn connect(address: &str) -> Result<()> {
@@ -81,6 +103,8 @@ fn judge(key: &'static str, address: &str, bound: Result<(), io::ErrorKind>, is_
 
 #[cfg(test)]
 mod tests {
+    use levada_protocol::messages::native::{NodeAddresses, NodeStatus};
+
     use super::{super::State, *};
 
     #[test]
@@ -91,6 +115,24 @@ mod tests {
         for kind in [io::ErrorKind::AddrInUse, io::ErrorKind::AddrNotAvailable, io::ErrorKind::PermissionDenied] {
             assert_eq!(state(Err(kind), false), State::Wrong);
         }
+    }
+
+    #[test]
+    fn a_seed_that_has_left_is_not_one_that_is_down() {
+        let node = |node_id| NodeStatus {
+            addresses: Some(NodeAddresses { node_id, ..NodeAddresses::default() }),
+            ..NodeStatus::default()
+        };
+        let cluster = ClusterStatusResponse { nodes: vec![node(1), node(2)], ..ClusterStatusResponse::default() };
+        let of = |own, other| knows(Some(&cluster), NodeId(own), NodeId(other));
+        assert_eq!([of(1, 2), of(1, 3), of(4, 3)], [Some(true), Some(false), None], "4 is of another cluster");
+        let seed = SeedNode { node: NodeId(3), native: "a:1".to_owned() };
+        let finding = |is_known| silent(&seed, &anyhow::anyhow!("refused"), is_known);
+        assert!(finding(Some(false)).todo.starts_with("take it out of seed_nodes"));
+        assert!(
+            finding(Some(true)).todo.starts_with("start that node")
+                && finding(None).todo.starts_with("start that node")
+        );
     }
 
     #[tokio::test]

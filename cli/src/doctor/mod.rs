@@ -79,15 +79,16 @@ impl Finding {
 }
 
 pub(crate) async fn run(global: &Global, args: DoctorArgs) -> Result<()> {
+    let reached = cluster::reach(global).await;
     let (configuration, finding) = Configuration::load(args.config, args.flags);
     let mut findings = vec![finding];
     if let Some(configuration) = &configuration {
         findings.extend(directory::check(configuration).await);
-        findings.extend(doors::check(configuration).await);
+        findings.extend(doors::check(configuration, reached.as_ref().ok()).await);
     }
     findings.extend(limits::check(configuration.as_ref()));
     findings.push(clock::check());
-    findings.extend(cluster::check(global).await);
+    findings.extend(cluster::check(reached).await);
     tell(global, &findings)?;
     match findings.iter().filter(|finding| finding.state == State::Wrong).count() {
         0 => Ok(()),

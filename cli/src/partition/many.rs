@@ -3,11 +3,11 @@
 use anyhow::{Context, Result};
 use futures::{StreamExt as _, stream};
 use indicatif::ProgressBar;
-use levada_client::{Admin, Error, PartitionId};
+use levada_client::{Admin, Error, ErrorCode, PartitionId};
 use levada_protocol::messages::native::RecoverPartitionResponse;
 use serde_json::{Value, json};
 
-use super::one;
+use super::{controller, one};
 use crate::{
     args::Global,
     print::{self, Column},
@@ -27,10 +27,10 @@ struct Outcome {
 
 pub(super) async fn run(global: &Global, topic: Option<&str>, accept_data_loss: bool) -> Result<()> {
     let admin = global.admin().await?;
+    let status = controller::status(global, &admin).await?;
     if let Some(topic) = topic {
         admin.describe_topic(topic).await.with_context(|| format!("cannot recover topic {topic:?}"))?;
     }
-    let status = admin.cluster_status(true).await.context("cannot ask for the cluster's status")?;
     let is_meant = |of: &str| topic.is_none_or(|topic| topic == of);
     let leaderless: Vec<(String, u32)> = status
         .partitions
@@ -49,7 +49,7 @@ pub(super) async fn run(global: &Global, topic: Option<&str>, accept_data_loss: 
     outcomes.sort_by(|one, other| (&one.topic, one.partition).cmp(&(&other.topic, other.partition)));
     tell(global, &outcomes, accept_data_loss)?;
     let failed = outcomes.into_iter().find_map(|outcome| {
-        let error = outcome.found.err().or(outcome.late)?;
+        let error = outcome.found.err().filter(|error| error.code != ErrorCode::NotNeeded).or(outcome.late)?;
         Some(
             anyhow::Error::new(error)
                 .context(format!("cannot recover partition {} of {:?}", outcome.partition, outcome.topic)),
@@ -86,16 +86,31 @@ fn tell(global: &Global, outcomes: &[Outcome], accept_data_loss: bool) -> Result
         Column::Text("known to be lost"),
     ];
     print::line(&print::table(&columns, outcomes.iter().map(row)))?;
-    if accept_data_loss {
-        return print::line(
-            "\nThe other replicas are copied from there; `levada cluster status` shows when they are back.",
+    print::line(&format!("\n{}", next(outcomes, accept_data_loss)))
+}
+
+/// What follows from the table.
+fn next(outcomes: &[Outcome], accept_data_loss: bool) -> String {
+    let found = || outcomes.iter().filter_map(|outcome| outcome.found.as_ref().ok()).map(|(found, _)| found);
+    if accept_data_loss && found().next().is_some() {
+        return "The other replicas are copied from there; `levada cluster status` shows when they are back."
+            .to_owned();
+    }
+    let mut words = "Nothing has been changed.".to_owned();
+    if found().any(|found| found.replicas.iter().any(|replica| replica.report.is_none())) {
+        words.push_str(
+            " What only those had that do not answer is not in this list. If they can come back with their data, start them instead.",
         );
     }
-    print::line(
-        "\nNothing has been changed. What only those had that do not answer is not in this list. If they can come back with their \
-         data, start them instead. Where a replica is in doubt, no sound one answers: its journal is damaged, and what it had \
-         behind the damage is lost. Otherwise say the same with --accept-data-loss",
-    )
+    if found().any(|found| found.in_doubt) {
+        words.push_str(
+            " Where a replica is in doubt, no sound one answers: its journal is damaged, and what it had behind the damage is lost.",
+        );
+    }
+    if found().next().is_some() {
+        words.push_str(" To go on with that, say the same with --accept-data-loss");
+    }
+    words
 }
 
 fn row(outcome: &Outcome) -> Vec<String> {
@@ -109,7 +124,11 @@ fn row(outcome: &Outcome) -> Vec<String> {
                 lost.push_str(&format!("; in doubt, perhaps all from {} on", known.max(end)));
             }
             let late = if outcome.late.is_some() { "; it has no leader yet" } else { "" };
-            row.extend([found.survivor_node.to_string(), format!("offsets {start} to {end}, exclusive{late}"), lost]);
+            let kept = if end > start { format!("offsets {start} to {}", end - 1) } else { "no record".to_owned() };
+            row.extend([found.survivor_node.to_string(), format!("{kept}{late}"), lost]);
+        }
+        Err(error) if error.code == ErrorCode::NotNeeded => {
+            row.extend([String::new(), "everything".to_owned(), format!("nothing to do: {}", error.message)]);
         }
         Err(error) => row.extend([String::new(), format!("{}: {}", error.code.name(), error.message), String::new()]),
     }
@@ -119,6 +138,7 @@ fn row(outcome: &Outcome) -> Vec<String> {
 fn in_json(outcome: &Outcome) -> Value {
     match &outcome.found {
         Ok((found, end)) => one::in_json(&outcome.topic, outcome.partition, found, *end),
+        Err(error) if error.code == ErrorCode::NotNeeded => one::not_needed(&outcome.topic, outcome.partition, error),
         Err(error) => {
             let error = json!({"code": error.code.name(), "message": error.message});
             json!({"topic": outcome.topic, "partition": outcome.partition, "recovered": false, "error": error})
@@ -128,7 +148,7 @@ fn in_json(outcome: &Outcome) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use levada_client::ErrorCode;
+    use levada_protocol::messages::native::RecoverableReplica;
 
     use super::*;
 
@@ -141,15 +161,25 @@ mod tests {
             ..RecoverPartitionResponse::default()
         };
         let outcome = |found| Outcome { topic: "orders".to_owned(), partition: 1, found, late: None };
-        let expected = ["orders", "1", "2", "offsets 0 to 40, exclusive", "offsets 40 to 59"];
+        let expected = ["orders", "1", "2", "offsets 0 to 39", "offsets 40 to 59"];
         assert_eq!(row(&outcome(Ok((found.clone(), None)))), expected);
         let whole = RecoverPartitionResponse { known_end_offset: 40, ..found };
         assert_eq!(row(&outcome(Ok((whole, Some(40)))))[4], "nothing");
         let in_doubt =
             RecoverPartitionResponse { in_doubt: true, known_end_offset: 60, end_offset: 40, ..Default::default() };
         assert_eq!(row(&outcome(Ok((in_doubt, None))))[4], "offsets 40 to 59; in doubt, perhaps all from 60 on");
+        let silent = RecoverableReplica { report: None, ..RecoverableReplica::default() };
+        let silent = RecoverPartitionResponse { replicas: vec![silent], ..RecoverPartitionResponse::default() };
+        let said = |found| next(&[outcome(found)], false);
+        assert!(said(Ok((silent, None))).contains("start them instead"));
+        let said = said(Ok((RecoverPartitionResponse::default(), None)));
+        assert!(!said.contains("start them") && said.ends_with("--accept-data-loss"), "{said}");
         let refused = outcome(Err(Error::new(ErrorCode::InvalidRequest, "nothing is left")));
+        assert_eq!(next(std::slice::from_ref(&refused), true), "Nothing has been changed.");
         assert_eq!(row(&refused)[3], "INVALID_REQUEST: nothing is left");
         assert_eq!(in_json(&refused)["error"]["code"], "INVALID_REQUEST");
+        let elected = outcome(Err(Error::new(ErrorCode::NotNeeded, "nodes 1, 6 have a majority")));
+        assert_eq!(row(&elected)[3..], ["everything", "nothing to do: nodes 1, 6 have a majority"]);
+        assert_eq!((&in_json(&elected)["needed"], &in_json(&elected)["error"]), (&json!(false), &Value::Null));
     }
 }

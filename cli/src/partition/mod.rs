@@ -1,12 +1,13 @@
 //! `levada partition`: partitions that cannot help themselves.
 
+mod controller;
 mod many;
 pub(crate) mod one;
 
 use anyhow::Result;
 use clap::Subcommand;
 
-use crate::args::Global;
+use crate::{args::Global, exit};
 
 /// What to do with partitions.
 #[derive(Subcommand)]
@@ -17,7 +18,6 @@ pub(crate) enum PartitionCommand {
     /// what that has in front of the damage. What it had behind it is gone, and nobody knows how much that was.
     Recover {
         /// The topic
-        #[arg(required_unless_present = "all")]
         topic: Option<String>,
         /// The partition; otherwise all of the topic that have no leader
         partition: Option<u32>,
@@ -31,7 +31,10 @@ pub(crate) enum PartitionCommand {
 }
 
 pub(crate) async fn run(global: &Global, command: PartitionCommand) -> Result<()> {
-    let PartitionCommand::Recover { topic, partition, all: _, accept_data_loss } = command;
+    let PartitionCommand::Recover { topic, partition, all, accept_data_loss } = command;
+    if topic.is_none() && !all {
+        return Err(exit::usage("name a topic, or say --all: all partitions of all topics that have no leader"));
+    }
     match (topic, partition) {
         (Some(topic), Some(partition)) => one::run(global, &topic, partition, accept_data_loss).await,
         (topic, _) => many::run(global, topic.as_deref(), accept_data_loss).await,

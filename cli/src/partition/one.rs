@@ -1,10 +1,11 @@
 //! One partition: what each node has of it, which records stay, and which go.
 
 use anyhow::{Context, Result};
-use levada_client::PartitionId;
-use levada_protocol::messages::native::{RecoverPartitionResponse, RecoverableReplica};
+use levada_client::{Error, ErrorCode, PartitionId};
+use levada_protocol::messages::native::{RecoverPartitionResponse, RecoverableReplica, ReplicaReport};
 use serde_json::{Value, json};
 
+use super::controller;
 use crate::{
     args::Global,
     print::{self, Column},
@@ -14,7 +15,14 @@ pub(super) async fn run(global: &Global, topic: &str, partition: u32, accept_dat
     let admin = global.admin().await?;
     let number = PartitionId(partition);
     let what = || format!("cannot recover partition {partition} of {topic:?}");
-    let found = admin.recover_partition(topic, number, accept_data_loss).await.with_context(what)?;
+    controller::status(global, &admin).await.with_context(what)?;
+    let found = match admin.recover_partition(topic, number, accept_data_loss).await {
+        Err(error) if error.code == ErrorCode::NotNeeded => {
+            let said = not_needed(topic, partition, &error);
+            return if global.is_json() { print::json(&said) } else { print::line(&error.message) };
+        }
+        found => found.with_context(what)?,
+    };
     let now = if accept_data_loss {
         let late = "it has begun, but the partition has no leader yet; `levada cluster status` shows when it has";
         Some(admin.list_offsets(topic, number, None).await.context(late)?)
@@ -36,14 +44,25 @@ pub(super) async fn run(global: &Global, topic: &str, partition: u32, accept_dat
             found.survivor_node, now.high_watermark
         )),
         None => print::line(&format!(
-            "\nNothing has been changed. If {} can come back with their data, start them instead. \
-             Otherwise: levada partition recover {topic} {partition} --accept-data-loss",
-            if found.in_doubt {
-                "nodes that do not answer, or copies of directories from before the damage,"
-            } else {
-                "nodes that do not answer"
-            }
+            "\nNothing has been changed. {}levada partition recover {topic} {partition} --accept-data-loss",
+            instead(&found)
         )),
+    }
+}
+
+/// What would lose less, if it can be done.
+fn instead(found: &RecoverPartitionResponse) -> &'static str {
+    let is_silent = found.replicas.iter().any(|replica| replica.report.is_none());
+    match (found.in_doubt, is_silent) {
+        (false, true) => "If nodes that do not answer can come back with their data, start them instead. Otherwise: ",
+        (true, true) => {
+            "If nodes that do not answer, or copies of directories from before the damage, can come back with their data, start them \
+             instead. Otherwise: "
+        }
+        (true, false) => {
+            "If copies of directories from before the damage can be brought back, do that instead. Otherwise: "
+        }
+        (false, false) => "All nodes have answered. To go on with that: ",
     }
 }
 
@@ -68,7 +87,8 @@ fn replicas(found: &RecoverPartitionResponse) -> String {
     let rows = found.replicas.iter().map(|replica| {
         let of = |number: u64| if replica.report.is_some() { number.to_string() } else { "?".to_owned() };
         let report = replica.report.clone().unwrap_or_default();
-        let numbers = [report.log_start_offset, report.high_watermark, report.end_offset].map(of);
+        let committed = committed(&report).map_or_else(|| "?".to_owned(), of);
+        let numbers = [of(report.log_start_offset), committed, of(report.end_offset)];
         let words = state(replica);
         let words = if replica.replica_id == found.survivor { format!("{words}, goes on") } else { words.to_owned() };
         let mut row = vec![replica.node_id.to_string(), words];
@@ -76,6 +96,12 @@ fn replicas(found: &RecoverPartitionResponse) -> String {
         row
     });
     print::table(&columns, rows)
+}
+
+/// Up to where a replica knows its records to be committed; one whose journal has lost that does not.
+fn committed(report: &ReplicaReport) -> Option<u64> {
+    let is_lost = report.state == 2 && report.high_watermark <= report.log_start_offset;
+    (!is_lost).then_some(report.high_watermark)
 }
 
 /// Which records stay, and which go.
@@ -130,6 +156,11 @@ fn fate(found: &RecoverPartitionResponse) -> Vec<String> {
     lines
 }
 
+/// A partition that has a leader, or will have one.
+pub(super) fn not_needed(topic: &str, partition: u32, why: &Error) -> Value {
+    json!({"topic": topic, "partition": partition, "recovered": false, "needed": false, "why": why.message})
+}
+
 /// From here on there may have been records that nobody who answers knows of.
 fn unknown_from(found: &RecoverPartitionResponse) -> Option<u64> {
     let is_silent = found.replicas.iter().any(|replica| replica.report.is_none());
@@ -144,7 +175,7 @@ pub(super) fn in_json(topic: &str, partition: u32, found: &RecoverPartitionRespo
             "node": replica.node_id,
             "state": state(replica),
             "log_start_offset": report.map(|report| report.log_start_offset),
-            "high_watermark": report.map(|report| report.high_watermark),
+            "high_watermark": report.and_then(committed),
             "end_offset": report.map(|report| report.end_offset),
             "damaged": report.map(|report| report.damaged.iter().map(|range| json!({"from": range.from, "to": range.to})).collect::<Vec<_>>()),
         })
@@ -166,8 +197,6 @@ pub(super) fn in_json(topic: &str, partition: u32, found: &RecoverPartitionRespo
 
 #[cfg(test)]
 mod tests {
-    use levada_protocol::messages::native::ReplicaReport;
-
     use super::*;
 
     fn found(end: u64, known: u64) -> RecoverPartitionResponse {
@@ -196,9 +225,16 @@ mod tests {
         let report = rotten.replicas[1].report.as_mut().unwrap();
         report.damaged = vec![levada_protocol::messages::native::OffsetRange { from: 10, to: 20 }];
         assert!(fate(&rotten)[1].starts_with("Offsets 10 to 19: node 2 has them in a damaged segment; if no other"));
+        assert!(instead(&found(40, 60)).starts_with("If nodes that do not answer"));
+        let mut all = found(40, 60);
+        all.replicas.retain(|replica| replica.report.is_some());
+        assert!(instead(&all).starts_with("All nodes have answered"), "nobody is to be started");
         let words = fate(&RecoverPartitionResponse { recovered: true, ..found(0, 0) });
         assert_eq!(words[0], "Nothing stays: the replica of node 2 has no record.");
         assert!(replicas(&found(40, 60)).contains("sound, goes on"));
+        let table = replicas(&found(40, 60));
+        let lost: Vec<&str> = table.lines().last().unwrap().split_whitespace().collect();
+        assert_eq!(lost, ["3", "lost", "0", "?", "60"], "what was committed its journal does not know any more");
     }
 
     #[test]

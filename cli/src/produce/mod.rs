@@ -94,6 +94,9 @@ pub(crate) async fn run(global: &Global, args: ProduceArgs) -> Result<()> {
     }
     let admin = global.admin().await?;
     let topic = admin.describe_topic(&args.topic).await.with_context(|| format!("cannot write to {:?}", args.topic))?;
+    if let Some(partition) = args.partition {
+        topic.topic_partition(PartitionId(partition)).with_context(|| format!("cannot write to {:?}", args.topic))?;
+    }
     let input = Input::new(args.format, args.key.clone(), args.timestamp.clone(), topic.schema.as_ref())?;
     drop::<Admin>(admin);
 
@@ -103,7 +106,7 @@ pub(crate) async fn run(global: &Global, args: ProduceArgs) -> Result<()> {
     config.compression = args.compression.into();
     config.linger = args.linger;
     config.batch_bytes = usize::try_from(args.batch_bytes).unwrap_or(usize::MAX);
-    config.delivery_timeout = global.timeout.max(args.linger + Duration::from_millis(1));
+    config.delivery_timeout = global.timeout().max(args.linger + Duration::from_millis(1));
     let producer = Producer::with_config(config).await.context("cannot start a producer")?;
 
     let began = Instant::now();
@@ -203,8 +206,8 @@ fn tell(global: &Global, outcomes: &Outcomes, elapsed: Duration) -> Result<()> {
         }));
     }
     eprintln!(
-        "{} records ({}) acknowledged in {:.1} s",
-        units::count(*acknowledged),
+        "{} ({}) acknowledged in {:.1} s",
+        units::some(*acknowledged, "record", "records"),
         units::size(*bytes),
         elapsed.as_secs_f64()
     );

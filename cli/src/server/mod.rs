@@ -101,7 +101,11 @@ impl Without {
     /// anything behind, and what this process believes of it is worth nothing.
     fn start_again(&self, why: &anyhow::Error) -> anyhow::Error {
         const METADATA: &str = "--metadata-replica=";
-        tracing::error!(why = exit::words(why), "server.again: without what has failed");
+        if self.metadata.is_some() {
+            tracing::warn!(why = exit::words(why), "server.again: to get another replica of the metadata");
+        } else {
+            tracing::error!(why = exit::words(why), "server.again: without what has failed");
+        }
         let mut arguments = std::env::args_os();
         // The program that runs, whatever stands under its name by now.
         let mut program = Command::new("/proc/self/exe");

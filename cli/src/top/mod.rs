@@ -62,7 +62,7 @@ pub(crate) async fn run(global: &Global, args: TopArgs) -> Result<()> {
     config.connect_timeout = config.connect_timeout.min(NODE_WITHIN);
     config.request_timeout = config.request_timeout.min(NODE_WITHIN);
     let connected = Admin::with_config(config).await;
-    let admin = connected.with_context(|| format!("cannot reach a cluster at {}", global.bootstrap))?;
+    let admin = connected.with_context(|| format!("cannot reach a cluster at {}", global.bootstrap()))?;
     if args.once {
         let first = Sample::take(&admin).await.context("cannot ask for the cluster's status")?;
         sleep(interval).await;

@@ -133,8 +133,10 @@ fn check(address: &str, answer: &Frame, cluster: &OnceLock<ClusterId>) -> Result
             ),
         ));
     }
-    let theirs = ClusterId::from_slice(&response.cluster_id)
-        .ok_or_else(|| Error::new(ErrorCode::NotReady, format!("{address}: the node belongs to no cluster yet")))?;
+    let theirs = ClusterId::from_slice(&response.cluster_id).ok_or_else(|| {
+        let waiting = if response.waiting.is_empty() { String::new() } else { format!(" ({})", response.waiting) };
+        Error::new(ErrorCode::NotReady, format!("{address}: the node belongs to no cluster yet{waiting}"))
+    })?;
     let ours = *cluster.get_or_init(|| theirs);
     if ours != theirs {
         return Err(Error::new(

@@ -1,17 +1,26 @@
 //! How a consumer is made.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    pin::pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use levada_protocol::{
     error::{Error, ErrorCode, Result},
     ids::PartitionId,
 };
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     BUFFERED_BATCHES, Consumer,
     flight::Channels,
+    leaderless::Leaderless,
     position::{End, Position, Start},
     reader::{Projection, Reader},
 };
@@ -19,6 +28,11 @@ use crate::{cluster::Cluster, config::ClientConfig};
 
 /// Partitions that are asked for their offsets at the same time.
 const RESOLVED_AT_ONCE: usize = 64;
+
+/// An election is over by then, as a rule. A partition that still has no leader is read as soon as it has one, the others at once.
+const LEADER_WITHIN: Duration = Duration::from_secs(2);
+/// How long a leader may take to answer when that is over.
+const LEADER_ANSWERS: Duration = Duration::from_millis(500);
 
 /// Makes a [`Consumer`].
 #[derive(Clone, Debug)]
@@ -109,11 +123,22 @@ impl ConsumerBuilder {
         partitions.sort_unstable();
         partitions.dedup();
 
+        let give_up = Instant::now() + LEADER_WITHIN;
         let resolve = |partition| {
             let (cluster, topic) = (&cluster, &topic);
             async move {
                 let known = topic.topic_partition(partition)?;
-                Ok::<_, Error>((known, Position::resolve(cluster, &topic.name, partition, self.start, self.end).await?))
+                let mut resolving = pin!(Position::resolve(cluster, &topic.name, partition, self.start, self.end));
+                let soon = give_up.max(Instant::now() + LEADER_ANSWERS);
+                let position = match timeout_at(soon, &mut resolving).await {
+                    Ok(position) => Some(position?),
+                    // What is written while the latest offset is asked for must not be passed over: only without a leader nothing is.
+                    Err(_) if self.start == Start::Latest && cluster.leader(&topic.name, known).is_some() => {
+                        Some(resolving.await?)
+                    }
+                    Err(_) => None,
+                };
+                Ok::<_, Error>((known, position))
             }
         };
         let positions: Vec<_> = stream::iter(partitions).map(resolve).buffered(RESOLVED_AT_ONCE).try_collect().await?;
@@ -122,22 +147,26 @@ impl ConsumerBuilder {
         let schema = Arc::new(OnceLock::new());
         let channels = Arc::new(Channels::new(cluster.config()));
         let projection = Projection::new(&topic, self.columns);
+        let leaderless = Arc::new(Leaderless::default());
         let mut readers = JoinSet::new();
         for (partition, position) in positions {
+            leaderless.set(partition.partition, position.is_none());
             let reader = Reader {
                 cluster: Arc::clone(&cluster),
                 channels: Arc::clone(&channels),
                 topic: topic.name.clone(),
                 partition,
-                position,
+                position: position.unwrap_or_else(|| Position::unknown(self.end)),
                 from_earliest: self.start == Start::Earliest,
                 projection: projection.clone(),
                 batch_rows_max: self.batch_rows_max,
                 schema: Arc::clone(&schema),
+                leaderless: Arc::clone(&leaderless),
                 batches: sender.clone(),
             };
-            readers.spawn(reader.run());
+            let to_resolve = position.is_none().then_some((self.start, self.end));
+            readers.spawn(reader.run(to_resolve));
         }
-        Ok(Consumer { topic, batches, schema, _readers: readers })
+        Ok(Consumer { topic, batches, schema, leaderless, _readers: readers })
     }
 }

@@ -10,6 +10,7 @@
 
 mod builder;
 mod flight;
+mod leaderless;
 mod position;
 mod reader;
 
@@ -28,6 +29,7 @@ use levada_protocol::{
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
+use self::leaderless::Leaderless;
 use crate::topology::Topic;
 
 pub use self::{
@@ -72,6 +74,7 @@ pub struct Consumer {
     topic: Arc<Topic>,
     batches: mpsc::Receiver<Result<PartitionBatch>>,
     schema: Arc<OnceLock<SchemaRef>>,
+    leaderless: Arc<Leaderless>,
     /// Ends the readers with the consumer.
     _readers: JoinSet<()>,
 }
@@ -86,6 +89,13 @@ impl Consumer {
     /// partition; the others go on.
     pub async fn next(&mut self) -> Option<Result<PartitionBatch>> {
         self.batches.recv().await
+    }
+
+    /// Partitions of which nothing can be read at the moment, as they have no leader. They are waited for, for
+    /// `operation_timeout`, or as long as it takes if the consumer follows; the others are read meanwhile.
+    #[must_use]
+    pub fn without_leader(&self) -> Vec<PartitionId> {
+        self.leaderless.all()
     }
 
     /// The topic, as it was when the consumer was built.

@@ -8,7 +8,8 @@ use levada_protocol::{
 
 use crate::cluster::Cluster;
 
-/// Where reading begins, in each partition.
+/// Where reading begins, in each partition. What is said of the moment when the consumer is built is, in a partition that has no
+/// leader then, said of the moment when it has one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Start {
     /// At the first record that is still there.
@@ -77,6 +78,15 @@ impl Position {
             End::Follow => ticket::End::Follow,
         };
         Ok(Self { start, next: None, end })
+    }
+
+    /// Before it is resolved.
+    pub(super) const fn unknown(end: End) -> Self {
+        let end = match end {
+            End::Follow => ticket::End::Follow,
+            _ => ticket::End::Offset(Offset(0)),
+        };
+        Self { start: ticket::Start::Offset(Offset(0)), next: None, end }
     }
 
     /// Where a ticket for the rest begins.

@@ -24,7 +24,8 @@ use tokio::{
 use super::{
     PartitionBatch,
     flight::{Channels, error_of},
-    position::Position,
+    leaderless::Leaderless,
+    position::{End, Position, Start},
 };
 use crate::{
     cluster::Cluster,
@@ -112,14 +113,38 @@ pub(super) struct Reader {
     pub(super) projection: Projection,
     pub(super) batch_rows_max: u32,
     pub(super) schema: Arc<OnceLock<SchemaRef>>,
+    pub(super) leaderless: Arc<Leaderless>,
     pub(super) batches: mpsc::Sender<Result<PartitionBatch>>,
 }
 
 impl Reader {
     /// Reads until the end, an error that no other try helps against, or the consumer's end.
-    pub(super) async fn run(mut self) {
-        if let Err(error) = self.read().await {
+    pub(super) async fn run(mut self, to_resolve: Option<(Start, End)>) {
+        let read = async {
+            if let Some((start, end)) = to_resolve {
+                self.resolve(start, end).await?;
+            }
+            self.read().await
+        };
+        if let Err(mut error) = read.await {
+            let (partition, topic) = (self.partition.partition, &self.topic);
+            error.message = format!("partition {partition} of {topic} cannot be read on: {}", error.message);
             let _ = self.batches.send(Err(error)).await;
+        }
+    }
+
+    /// Finds out where to begin and to end, once there is a leader who can say so.
+    async fn resolve(&mut self, start: Start, end: End) -> Result<()> {
+        loop {
+            match Position::resolve(&self.cluster, &self.topic, self.partition.partition, start, end).await {
+                Ok(position) => {
+                    self.leaderless.set(self.partition.partition, false);
+                    self.position = position;
+                    return Ok(());
+                }
+                Err(error) if !self.position.follows() || !is_worth_another_try(&error) => return Err(error),
+                Err(error) => tracing::debug!(partition = %self.partition, %error, "consumer.leaderless"),
+            }
         }
     }
 
@@ -130,7 +155,10 @@ impl Reader {
         // Asked once even when the range is empty: the answer tells the columns.
         loop {
             let before = self.position;
-            let error = match self.read_stream().await {
+            let ended = self.read_stream().await;
+            let is_leaderless = ended.is_err() && self.cluster.leader(&self.topic, self.partition).is_none();
+            self.leaderless.set(self.partition.partition, is_leaderless);
+            let error = match ended {
                 Ok(Ended::Unwanted) => return Ok(()),
                 Ok(Ended::Clean) if self.position.is_at_end() => return Ok(()),
                 Ok(Ended::Clean) if self.position.follows() => {
@@ -224,6 +252,7 @@ impl Reader {
 
     async fn read_ticket(&mut self, address: &str, ticket: &Ticket, context: Option<TraceContext>) -> Result<Ended> {
         let mut stream = self.channels.do_get(address, ticket, context).await?;
+        self.leaderless.set(self.partition.partition, false);
         loop {
             let next = self.next_batch(&mut stream);
             let batch = tokio::select! {

@@ -191,7 +191,7 @@ impl State {
         let partition = |(number, log): (u32, &Log)| native::PartitionInfo {
             partition: number,
             group: u64::from(number) + 1,
-            leader: Some(log.leader),
+            leader: Some(log.leader).filter(|leader| *leader > 0),
             leader_epoch: log.epoch,
             replicas: vec![native::ReplicaInfo { replica_id: 1, node_id: log.leader }],
         };

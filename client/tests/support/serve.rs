@@ -157,6 +157,7 @@ fn answer(node: u64, frame: &Frame, state: &mut State) -> Option<Vec<Bytes>> {
                 node_id: node,
                 server_version: "fake".into(),
                 incarnation: Bytes::new(),
+                waiting: String::new(),
             },
         )),
         Api::Metadata => Ok(encode(frame, &metadata(frame, state))),

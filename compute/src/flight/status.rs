@@ -46,6 +46,7 @@ const fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::WrongCluster
         | ErrorCode::WrongIncarnation
         | ErrorCode::FeatureLevel
+        | ErrorCode::NotNeeded
         | ErrorCode::NotAdmitted
         | ErrorCode::NodeRemoved => Code::FailedPrecondition,
         ErrorCode::ProducerFenced | ErrorCode::OutOfOrderSequence => Code::Aborted,

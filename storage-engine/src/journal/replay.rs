@@ -85,6 +85,7 @@ impl fmt::Display for DamagedBlock {
             None => write!(f, " is missing")?,
         }
         match &self.groups {
+            Some(groups) if groups.len() == 1 => write!(f, "; it held entries of 1 group"),
             Some(groups) => write!(f, "; it held entries of {} groups", groups.len()),
             None => write!(f, "; whose entries it held is not known"),
         }

@@ -127,7 +127,7 @@ fn nothing_is_recovered_where_somebody_leads() {
     world.until(|world| world.nodes.values().all(|node| node.controller.current().feature_level() == LEVEL_MAX));
     for node in (1..=3).map(NodeId) {
         let error = recover(&mut world, node).unwrap_err();
-        assert_eq!(error.code, ErrorCode::InvalidRequest, "{error}");
+        assert_eq!(error.code, ErrorCode::NotNeeded, "{error}");
     }
     assert_eq!(world.metadata_voters(), [1, 2, 3]);
 }

@@ -277,7 +277,7 @@ impl Rounds {
                 }
                 Effect::Fatal { message } => return self.fail(&message),
                 Effect::GiveUpMetadata { loss, message } => {
-                    tracing::error!(why = message, "metadata.given_up: the node begins again, and asks others");
+                    tracing::warn!(why = message, "metadata.given_up: the node begins again, and asks others");
                     let why =
                         "this node begins again; whether the request was carried out is not known: look, or try again";
                     return self.end(

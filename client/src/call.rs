@@ -1,7 +1,7 @@
 //! One request to whoever can answer it: found, asked, followed to where it is redirected, and asked again after a
 //! pause until `operation_timeout` is over.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use bytes::Bytes;
 use levada_protocol::{
@@ -34,6 +34,17 @@ pub(crate) enum Target<'a> {
     Controller,
     /// The leader of a partition of the named topic.
     Leader(&'a str, TopicPartition),
+}
+
+/// As people are told.
+impl fmt::Display for Target<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any node"),
+            Self::Controller => f.write_str("the controller"),
+            Self::Leader(topic, place) => write!(f, "the leader of partition {} of {topic:?}", place.partition),
+        }
+    }
 }
 
 /// A failure, and what went before it.
@@ -75,7 +86,7 @@ impl Cluster {
                     in_vain.insert(address);
                     tried.inspect_err(|failed| may_have_happened |= failed.may_have_happened())
                 }
-                None => Err(CallError::unsent(Error::new(ErrorCode::NotReady, format!("{target:?} is not known")))),
+                None => Err(CallError::unsent(Error::new(ErrorCode::NotReady, format!("{target} is not known")))),
             };
             let error = match tried {
                 Ok(frame) => return Ok(frame),

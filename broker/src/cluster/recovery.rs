@@ -5,11 +5,11 @@
 //! the highest last term, and of those with the same term the longest, has everything that any of them knows to be committed
 //! (Raft §5.4.1). What else was acknowledged, only those that are gone could say.
 
-use std::{cmp::Reverse, ops::Range};
+use std::{cmp::Reverse, collections::BTreeSet, ops::Range};
 
 use levada_protocol::{
     error::{Error, ErrorCode, Result},
-    ids::{LogIndex, Offset, ReplicaId, Term},
+    ids::{LogIndex, NodeId, Offset, ReplicaId, Term},
     messages::native,
 };
 
@@ -73,6 +73,8 @@ pub struct Plan {
     pub end: Offset,
     /// The highest end that another replica says it had.
     pub known_end: Offset,
+    /// Others may have had more: they do not answer, or have lost part of what they had.
+    pub known_end_is_a_lower_bound: bool,
 }
 
 /// What goes on.
@@ -118,14 +120,10 @@ pub fn plan(subject: Subject, found: &[Found]) -> Result<Plan> {
     let Some((survivor, best)) =
         sound().max_by_key(|(replica, report)| (report.last, Reverse((report.damaged.len(), replica.id))))
     else {
-        let why = format!(
-            "no node that answers has a sound replica of {name}. Start the nodes that had one; if none of them comes back, {}",
-            subject.nothing_left()
-        );
-        return Err(Error::new(ErrorCode::InvalidRequest, why));
+        return Err(Error::new(ErrorCode::InvalidRequest, nothing(subject, found)));
     };
     let is_sound = |replica: &ReplicaId| sound().any(|(found, _)| found.id == *replica);
-    let is_majority = |of: &std::collections::BTreeSet<ReplicaId>| {
+    let is_majority = |of: &BTreeSet<ReplicaId>| {
         of.is_empty() || 2 * of.iter().filter(|replica| is_sound(replica)).count() > of.len()
     };
     if is_majority(&best.conf.voters) && is_majority(&best.conf.outgoing) {
@@ -138,7 +136,47 @@ pub fn plan(subject: Subject, found: &[Found]) -> Result<Plan> {
     }
     let others = reports().filter(|(replica, _)| *replica != survivor);
     let known_end = others.map(|(_, report)| report.end).max().unwrap_or_default().max(best.end);
-    Ok(Plan { survivor, log_start: best.log_start, end: best.end, known_end })
+    let knows_all = |found: &Found| found.report.as_ref().is_some_and(|report| report.state != ReplicaState::Lost);
+    let known_end_is_a_lower_bound = !found.iter().all(knows_all);
+    Ok(Plan { survivor, log_start: best.log_start, end: best.end, known_end, known_end_is_a_lower_bound })
+}
+
+/// Why it cannot go on. That nothing is left of it is not said as long as somebody who may have had some of it has not answered.
+fn nothing(subject: Subject, found: &[Found]) -> String {
+    let lost = |report: &ReplicaReport| report.state == ReplicaState::Lost;
+    let silent = nodes_of(found, |found| found.report.is_none());
+    let lost = nodes_of(found, |found| found.report.as_ref().is_some_and(lost));
+    let why = format!("no node that answers has a sound replica of {}", subject.name());
+    match (&silent[..], &lost[..]) {
+        ([], []) => format!("{why}, and all that may have had one answer: {}", subject.nothing_left()),
+        ([], lost) => format!(
+            "{why}, and what {} had is damaged: bring data directories back from copies. If there are none, {}",
+            words(lost),
+            subject.nothing_left()
+        ),
+        ([node], _) => format!("{why}. Node {node} does not answer, and may have one: start it"),
+        (silent, _) => {
+            let nodes = words(silent).replacen('n', "N", 1);
+            format!("{why}. {nodes} do not answer, and may have one: start them")
+        }
+    }
+}
+
+fn nodes_of(found: &[Found], which: impl Fn(&Found) -> bool) -> Vec<NodeId> {
+    let nodes: BTreeSet<NodeId> = found.iter().filter(|found| which(found)).map(|found| found.replica.node).collect();
+    nodes.into_iter().collect()
+}
+
+/// Nodes, as people name them.
+fn words(nodes: &[NodeId]) -> String {
+    match nodes {
+        [node] => format!("node {node}"),
+        [others @ .., last] => {
+            let others: Vec<String> = others.iter().map(ToString::to_string).collect();
+            format!("nodes {} and {last}", others.join(", "))
+        }
+        [] => "no node".to_owned(),
+    }
 }
 
 impl ReplicaReport {
@@ -194,8 +232,6 @@ impl ReplicaReport {
 
 #[cfg(test)]
 mod tests {
-    use levada_protocol::ids::NodeId;
-
     use super::*;
 
     fn found(id: u64, state: ReplicaState, last: (u64, u64), end: u64) -> Found {
@@ -214,7 +250,7 @@ mod tests {
         Found { report: None, ..found(id, ReplicaState::Sound, (0, 0), 0) }
     }
 
-    use ReplicaState::{Lost, Sound};
+    use ReplicaState::{Absent, Lost, Sound};
 
     #[test]
     fn who_is_left_goes_on_and_what_others_had_is_told() {
@@ -284,12 +320,41 @@ mod tests {
 
     #[test]
     fn where_nothing_is_left_nothing_can_be_done() {
-        let error = plan(Subject::Partition, &[silent(1), found(2, Lost, (3, 50), 40), silent(3)]).unwrap_err();
-        assert!(error.message.contains("delete the topic"), "{error}");
+        let none = [1, 2, 3].map(|id| found(id, Absent, (0, 0), 0));
+        let error = plan(Subject::Partition, &none).unwrap_err();
+        assert!(error.message.contains("all that may have had one answer: nothing is left"), "{error}");
+        let [one, other, _] = none;
+        let error = plan(Subject::Partition, &[one, other, found(3, Lost, (3, 50), 40)]).unwrap_err();
+        assert!(error.message.contains("what node 13 had is damaged: bring data directories back"), "{error}");
         // What another replica of that node has is not this one's.
         let mut other = found(2, Sound, (3, 50), 40);
         other.replica.id = ReplicaId(9);
         assert!(plan(Subject::Partition, &[other]).is_err());
+    }
+
+    /// A node that is not heard may have everything.
+    #[test]
+    fn nobody_is_told_to_delete_what_may_be_there() {
+        let all = [silent(1), found(2, Lost, (3, 50), 40), silent(3)];
+        let error = plan(Subject::Partition, &all).unwrap_err();
+        assert!(error.message.ends_with("Nodes 11 and 13 do not answer, and may have one: start them"), "{error}");
+        let all = [silent(1), found(2, Absent, (0, 0), 0)];
+        let error = plan(Subject::Metadata, &all).unwrap_err();
+        assert!(error.message.ends_with("Node 11 does not answer, and may have one: start it"), "{error}");
+    }
+
+    /// What is missing in a damaged journal, nobody can count.
+    #[test]
+    fn what_others_have_lost_is_not_counted() {
+        let survivor = found(2, Sound, (3, 50), 40);
+        let of = |others: [Found; 2]| {
+            let [one, other] = others;
+            plan(Subject::Partition, &[one, survivor.clone(), other]).unwrap()
+        };
+        let plan = of([found(1, Lost, (3, 70), 60), found(3, Absent, (0, 0), 0)]);
+        assert_eq!((plan.known_end, plan.known_end_is_a_lower_bound), (Offset(60), true));
+        assert!(of([silent(1), found(3, Absent, (0, 0), 0)]).known_end_is_a_lower_bound);
+        assert!(!of([found(1, Absent, (0, 0), 0), found(3, Absent, (0, 0), 0)]).known_end_is_a_lower_bound);
     }
 
     #[test]

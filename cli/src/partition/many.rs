@@ -103,6 +103,7 @@ fn row(outcome: &Outcome) -> Vec<String> {
         Ok((found, _)) => {
             let (start, end, known) = (found.log_start_offset, found.end_offset, found.known_end_offset);
             let lost = if known > end { format!("offsets {end} to {}", known - 1) } else { "nothing".to_owned() };
+            let lost = if found.known_lost_is_a_lower_bound { format!("{lost}; perhaps more") } else { lost };
             let late = if outcome.late.is_some() { "; it has no leader yet" } else { "" };
             row.extend([found.survivor_node.to_string(), format!("offsets {start} to {end}, exclusive{late}"), lost]);
         }
@@ -138,6 +139,8 @@ mod tests {
         let outcome = |found| Outcome { topic: "orders".to_owned(), partition: 1, found, late: None };
         let expected = ["orders", "1", "2", "offsets 0 to 40, exclusive", "offsets 40 to 59"];
         assert_eq!(row(&outcome(Ok((found.clone(), None)))), expected);
+        let uncounted = RecoverPartitionResponse { known_lost_is_a_lower_bound: true, ..found.clone() };
+        assert_eq!(row(&outcome(Ok((uncounted, None))))[4], "offsets 40 to 59; perhaps more");
         let whole = RecoverPartitionResponse { known_end_offset: 40, ..found };
         assert_eq!(row(&outcome(Ok((whole, Some(40)))))[4], "nothing");
         let refused = outcome(Err(Error::new(ErrorCode::InvalidRequest, "nothing is left")));

@@ -10,6 +10,9 @@ use crate::{
     print::{self, Column},
 };
 
+/// The state of a replica that has lost some of what it had.
+const LOST: u32 = 2;
+
 pub(super) async fn run(global: &Global, topic: &str, partition: u32, accept_data_loss: bool) -> Result<()> {
     let admin = global.admin().await?;
     let number = PartitionId(partition);
@@ -46,7 +49,7 @@ pub(crate) fn state(replica: &RecoverableReplica) -> &'static str {
     match replica.report.as_ref().map(|report| report.state) {
         None => "no answer",
         Some(1) => "sound",
-        Some(2) => "lost",
+        Some(LOST) => "lost",
         Some(3) => "being copied",
         Some(_) => "nothing there",
     }
@@ -96,13 +99,32 @@ fn fate(found: &RecoverPartitionResponse) -> Vec<String> {
     }
     if known > end {
         let count = known - end;
-        lines.push(format!("Offsets {end} to {} {go}: {count}, which another replica says that it had.", known - 1));
+        let at_least = if found.known_lost_is_a_lower_bound { "at least " } else { "" };
+        lines.push(format!(
+            "Offsets {end} to {} {go}: {at_least}{count}, which another replica says that it had.",
+            known - 1
+        ));
     }
+    lines.extend(uncounted(found));
     if found.replicas.iter().any(|replica| replica.report.is_none()) {
         let from = known.max(end);
         lines.push(format!("All from offset {from} on {go} that only those had that do not answer."));
     }
     lines
+}
+
+/// Who has lost some of what it had: how much that was, nobody knows.
+fn uncounted(found: &RecoverPartitionResponse) -> Option<String> {
+    let others = found.replicas.iter().filter(|replica| replica.replica_id != found.survivor);
+    let lost = others.filter(|replica| replica.report.as_ref().is_some_and(|report| report.state == LOST));
+    let nodes: Vec<String> = lost.map(|replica| replica.node_id.to_string()).collect();
+    let who = match &nodes[..] {
+        _ if !found.known_lost_is_a_lower_bound => return None,
+        [] => return None,
+        [node] => format!("Node {node} has lost part of its journal"),
+        [others @ .., last] => format!("Nodes {} and {last} have lost part of their journals", others.join(", ")),
+    };
+    Some(format!("{who}, and what was in there is not counted."))
 }
 
 pub(super) fn in_json(topic: &str, partition: u32, found: &RecoverPartitionResponse, end: Option<u64>) -> Value {
@@ -126,6 +148,7 @@ pub(super) fn in_json(topic: &str, partition: u32, found: &RecoverPartitionRespo
         "survivor_node": found.survivor_node,
         "kept": {"from": found.log_start_offset, "to": found.end_offset},
         "known_lost": {"from": found.end_offset, "to": found.known_end_offset.max(found.end_offset)},
+        "known_lost_is_a_lower_bound": found.known_lost_is_a_lower_bound,
         "recovered": found.recovered,
         "high_watermark": end,
     })
@@ -163,6 +186,12 @@ mod tests {
         let report = rotten.replicas[1].report.as_mut().unwrap();
         report.damaged = vec![levada_protocol::messages::native::OffsetRange { from: 10, to: 20 }];
         assert!(fate(&rotten)[1].starts_with("Offsets 10 to 19: node 2 has them in a damaged segment; if no other"));
+        let uncounted = RecoverPartitionResponse { known_lost_is_a_lower_bound: true, ..found(40, 60) };
+        let expected = [
+            "Offsets 40 to 59 would be gone: at least 20, which another replica says that it had.",
+            "Node 3 has lost part of its journal, and what was in there is not counted.",
+        ];
+        assert_eq!(fate(&uncounted)[1..3], expected);
         let words = fate(&RecoverPartitionResponse { recovered: true, ..found(0, 0) });
         assert_eq!(words[0], "Nothing stays: the replica of node 2 has no record.");
         assert!(replicas(&found(40, 60)).contains("sound, goes on"));

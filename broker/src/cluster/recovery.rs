@@ -8,11 +8,11 @@
 //! A replica *in doubt* has lost some of that, and nobody knows how much: its journal has a hole. It goes on only where no sound one
 //! answers, with what it has in front of the hole.
 
-use std::{cmp::Reverse, ops::Range};
+use std::{cmp::Reverse, collections::BTreeSet, ops::Range};
 
 use levada_protocol::{
     error::{Error, ErrorCode, Result},
-    ids::{LogIndex, Offset, ReplicaId, Term},
+    ids::{LogIndex, NodeId, Offset, ReplicaId, Term},
     messages::native,
 };
 
@@ -147,15 +147,10 @@ pub fn plan(subject: Subject, found: &[Found]) -> Result<Plan> {
     let age =
         |(replica, report): &(Replica, &ReplicaReport)| (report.last, Reverse((report.damaged.len(), replica.id)));
     let Some((survivor, best)) = sound().max_by_key(age).or_else(|| in_doubt().max_by_key(age)) else {
-        let why = format!(
-            "no node that answers has a replica of {name} that it could go on with. Start the nodes that had one; if none of them \
-             comes back, {}",
-            subject.nothing_left()
-        );
-        return Err(Error::new(ErrorCode::InvalidRequest, why));
+        return Err(Error::new(ErrorCode::InvalidRequest, nothing(subject, found)));
     };
     let is_sound = |replica: &ReplicaId| sound().any(|(found, _)| found.id == *replica);
-    let is_majority = |of: &std::collections::BTreeSet<ReplicaId>| {
+    let is_majority = |of: &BTreeSet<ReplicaId>| {
         of.is_empty() || 2 * of.iter().filter(|replica| is_sound(replica)).count() > of.len()
     };
     if best.doubt.is_none() && is_majority(&best.conf.voters) && is_majority(&best.conf.outgoing) {
@@ -170,6 +165,44 @@ pub fn plan(subject: Subject, found: &[Found]) -> Result<Plan> {
     let last_term = reports().map(|(_, report)| report.known_term()).max();
     let forgiven_to = last_term.filter(|_| best.doubt.is_some());
     Ok(Plan { survivor, log_start: best.log_start, end: best.end, known_end, forgiven_to })
+}
+
+/// Why it cannot go on. That nothing is left of it is not said as long as somebody who may have had some of it has not answered.
+fn nothing(subject: Subject, found: &[Found]) -> String {
+    let lost = |report: &ReplicaReport| report.state == ReplicaState::Lost;
+    let silent = nodes_of(found, |found| found.report.is_none());
+    let lost = nodes_of(found, |found| found.report.as_ref().is_some_and(lost));
+    let why = format!("no node that answers has a replica of {} that it could go on with", subject.name());
+    match (&silent[..], &lost[..]) {
+        ([], []) => format!("{why}, and all that may have had one answer: {}", subject.nothing_left()),
+        ([], lost) => format!(
+            "{why}, and what {} had is damaged: bring data directories back from copies. If there are none, {}",
+            words(lost),
+            subject.nothing_left()
+        ),
+        ([node], _) => format!("{why}. Node {node} does not answer, and may have one: start it"),
+        (silent, _) => {
+            let nodes = words(silent).replacen('n', "N", 1);
+            format!("{why}. {nodes} do not answer, and may have one: start them")
+        }
+    }
+}
+
+fn nodes_of(found: &[Found], which: impl Fn(&Found) -> bool) -> Vec<NodeId> {
+    let nodes: BTreeSet<NodeId> = found.iter().filter(|found| which(found)).map(|found| found.replica.node).collect();
+    nodes.into_iter().collect()
+}
+
+/// Nodes, as people name them.
+fn words(nodes: &[NodeId]) -> String {
+    match nodes {
+        [node] => format!("node {node}"),
+        [others @ .., last] => {
+            let others: Vec<String> = others.iter().map(ToString::to_string).collect();
+            format!("nodes {} and {last}", others.join(", "))
+        }
+        [] => "no node".to_owned(),
+    }
 }
 
 impl ReplicaReport {
@@ -229,8 +262,6 @@ impl ReplicaReport {
 
 #[cfg(test)]
 mod tests {
-    use levada_protocol::ids::NodeId;
-
     use super::*;
 
     fn found(id: u64, state: ReplicaState, last: (u64, u64), end: u64) -> Found {
@@ -258,7 +289,7 @@ mod tests {
         found
     }
 
-    use ReplicaState::{Lost, Sound};
+    use ReplicaState::{Absent, Lost, Sound};
 
     #[test]
     fn who_is_left_goes_on_and_what_others_had_is_told() {
@@ -341,12 +372,27 @@ mod tests {
 
     #[test]
     fn where_nothing_is_left_nothing_can_be_done() {
-        let error = plan(Subject::Partition, &[silent(1), found(2, Lost, (3, 50), 40), silent(3)]).unwrap_err();
-        assert!(error.message.contains("delete the topic"), "{error}");
+        let none = [1, 2, 3].map(|id| found(id, Absent, (0, 0), 0));
+        let error = plan(Subject::Partition, &none).unwrap_err();
+        assert!(error.message.contains("all that may have had one answer: nothing is left"), "{error}");
+        let [one, other, _] = none;
+        let error = plan(Subject::Partition, &[one, other, found(3, Lost, (3, 50), 40)]).unwrap_err();
+        assert!(error.message.contains("what node 13 had is damaged: bring data directories back"), "{error}");
         // What another replica of that node has is not this one's.
         let mut other = found(2, Sound, (3, 50), 40);
         other.replica.id = ReplicaId(9);
         assert!(plan(Subject::Partition, &[other]).is_err());
+    }
+
+    /// A node that is not heard may have everything.
+    #[test]
+    fn nobody_is_told_to_delete_what_may_be_there() {
+        let all = [silent(1), found(2, Lost, (3, 50), 40), silent(3)];
+        let error = plan(Subject::Partition, &all).unwrap_err();
+        assert!(error.message.ends_with("Nodes 11 and 13 do not answer, and may have one: start them"), "{error}");
+        let all = [silent(1), found(2, Absent, (0, 0), 0)];
+        let error = plan(Subject::Metadata, &all).unwrap_err();
+        assert!(error.message.ends_with("Node 11 does not answer, and may have one: start it"), "{error}");
     }
 
     #[test]

@@ -28,6 +28,8 @@ use crate::{
 
 /// How long a node may take to say what it has. Longer than it takes to notice that one is down: who is not heard is given up.
 const REPORT_WAIT: Duration = Duration::from_secs(3);
+/// Who does not answer, and was heard of within this, may be starting: it is waited for.
+const RESTART_MS: u64 = 10_000;
 
 impl Broker {
     async fn replica_here(&self, group: GroupId) -> Result<ReplicaReport> {
@@ -57,7 +59,20 @@ impl Broker {
                 );
                 Err(Error::new(ErrorCode::NotReady, why))
             }
-            said => Ok(Found { replica, report: said.ok() }),
+            Err(error) => match starts_within_ms(self.view.heard_ms(replica.node), self.clock.mono_ms()) {
+                Some(left_ms) if replica.node != self.node() => {
+                    let why = format!(
+                        "node {} does not answer, and may be starting ({}): it is waited for. If it is down for good, say the same \
+                         again in {} s",
+                        replica.node,
+                        error.message,
+                        left_ms.div_ceil(1_000)
+                    );
+                    Err(Error::new(ErrorCode::NotReady, why))
+                }
+                _ => Ok(Found { replica, report: None }),
+            },
+            Ok(report) => Ok(Found { replica, report: Some(report) }),
         }
     }
 
@@ -65,6 +80,11 @@ impl Broker {
     async fn find_all(&self, group: GroupId, replicas: BTreeMap<ReplicaId, NodeId>) -> Result<Vec<Found>> {
         let replicas = replicas.into_iter().map(|(id, node)| Replica { id, node });
         let found = join_all(replicas.map(|replica| self.find(group, replica))).await;
+        let leads = |found: &Found| found.report.as_ref().is_some_and(|report| report.leads);
+        if found.iter().flatten().any(leads) {
+            // Whatever the others have: there is nothing to wait for.
+            return Ok(found.into_iter().flatten().collect());
+        }
         found.into_iter().collect()
     }
 
@@ -150,6 +170,13 @@ impl Broker {
     }
 }
 
+/// How long a node that does not answer may still take to start; `None` if that should be over. Who has just started itself cannot
+/// know whom it would have heard of.
+fn starts_within_ms(heard_ms: Option<u64>, now_ms: u64) -> Option<u64> {
+    let by_ms = heard_ms.unwrap_or(0) + RESTART_MS;
+    by_ms.checked_sub(now_ms).filter(|left_ms| *left_ms > 0)
+}
+
 fn to_wire(found: &Found) -> RecoverableReplica {
     RecoverableReplica {
         replica_id: found.replica.id.get(),
@@ -190,4 +217,17 @@ pub(crate) async fn recover_metadata(
     responder: Responder,
 ) {
     responder.answer(broker.recover_metadata(&session.context(), request).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_heard_of_lately_may_be_starting() {
+        assert_eq!(starts_within_ms(Some(60_000), 60_500), Some(9_500));
+        assert_eq!(starts_within_ms(Some(60_000), 70_000), None);
+        assert_eq!(starts_within_ms(None, 70_000), None);
+        assert_eq!(starts_within_ms(None, 1_000), Some(9_000), "nobody can have been heard of for longer");
+    }
 }

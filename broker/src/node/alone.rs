@@ -47,13 +47,12 @@ impl Alone {
     /// Whether the checkpoint that begins is to have the group with its new membership.
     pub(super) fn capture(&mut self, partition: &Partition) -> bool {
         let group = partition.group.id();
-        let is_ready = is_left_alone(partition) && partition.group.is_durable();
-        is_ready && self.waiting.remove(&group) && self.captured.insert(group)
+        is_ready(partition) && self.waiting.remove(&group) && self.captured.insert(group)
     }
 }
 
 impl Node {
-    /// Looks which groups are to go on alone, and begins.
+    /// Looks which groups are to go on alone, and begins: the rest follows as soon as they are ready.
     pub(super) fn look_for_survivors(&mut self) {
         for id in self.sleepers.awake() {
             let Some(partition) = self.partitions.get_mut(&id).filter(|partition| is_left_alone(partition)) else {
@@ -67,11 +66,16 @@ impl Node {
         }
         let partitions = &self.partitions;
         self.alone.waiting.retain(|id| partitions.get(id).is_some_and(is_left_alone));
-        // Each time: a checkpoint that is under way may have captured it as it was.
-        self.alone.waiting.iter().for_each(|id| self.store.recapture(*id));
-        if !self.alone.waiting.is_empty() {
-            self.begin_checkpoint();
-        }
+    }
+
+    /// At the end of a round: whether the next checkpoint can have one of them with its new membership. Only then raft has nothing to
+    /// hand out: a group that hears of nobody asks for votes again and again, and may do so in every tick in which it is looked at.
+    pub(super) fn survivors_are_ready(&mut self) -> bool {
+        let is_ready = |id: &&GroupId| self.partitions.get(*id).is_some_and(is_ready);
+        let ready: Vec<GroupId> = self.alone.waiting.iter().filter(is_ready).copied().collect();
+        // The last checkpoint captured it as it was.
+        ready.iter().for_each(|id| self.store.recapture(*id));
+        !ready.is_empty()
     }
 
     /// The checkpoint under way is durable.
@@ -170,4 +174,9 @@ fn is_left_alone(partition: &Partition) -> bool {
     recovery.is_some_and(|recovery| {
         recovery.survivor == partition.group.replica() && recovery.is_due(partition.group.conf())
     }) && partition.group.is_leaderless()
+}
+
+/// Whether it may do so now: a checkpoint can say it.
+fn is_ready(partition: &Partition) -> bool {
+    is_left_alone(partition) && partition.group.is_durable()
 }

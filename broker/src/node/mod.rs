@@ -387,7 +387,10 @@ impl Node {
             }
         }
         let is_wanted = !self.store.is_checkpointing()
-            && (self.copies.wants_checkpoint(&self.store) || self.checkpoint_makes_space());
+            && (self.copies.wants_checkpoint(&self.store)
+                || self.survivors_are_ready()
+                || self.regaining.is_ready(&self.controller)
+                || self.checkpoint_makes_space());
         if self.store.checkpoint_due() || is_wanted {
             self.begin_checkpoint();
         }

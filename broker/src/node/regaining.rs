@@ -49,10 +49,15 @@ impl Regaining {
         self.stage == Stage::Waiting
     }
 
+    /// Whether it can have it now. To be asked at the end of a round, as for partitions: raft has nothing to hand out then.
+    pub(super) fn is_ready(&self, controller: &Controller) -> bool {
+        self.is_waiting() && controller.group.is_leaderless() && controller.group.is_durable()
+    }
+
     /// What the checkpoint that begins is to have of the metadata.
     pub(super) fn capture(&mut self, controller: &Controller) -> GroupCheckpoint {
         let group = &controller.group;
-        if self.stage != Stage::Waiting || !group.is_leaderless() || !group.is_durable() {
+        if !self.is_ready(controller) {
             return controller.checkpoint();
         }
         self.stage = Stage::Captured(controller.applied(), group.last_index());
@@ -94,14 +99,9 @@ impl Node {
         Ok(())
     }
 
-    /// Every half second: begins the checkpoint, if it could not before.
+    /// Every half second: whether there is still something to do.
     pub(super) fn go_on_regaining(&mut self, out: &mut Vec<Effect>) {
-        if !self.regaining.is_waiting() {
-            return;
-        }
-        if self.controller.group.is_leaderless() {
-            self.begin_checkpoint();
-        } else {
+        if self.regaining.is_waiting() && !self.controller.group.is_leaderless() {
             self.end_regaining(Err(led()), out);
         }
     }

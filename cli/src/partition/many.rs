@@ -122,6 +122,8 @@ fn row(outcome: &Outcome) -> Vec<String> {
             if found.in_doubt {
                 // It has lost what it had behind that, however much that was.
                 lost.push_str(&format!("; in doubt, perhaps all from {} on", known.max(end)));
+            } else if one::unknown_from(found).is_some() {
+                lost.push_str("; perhaps more");
             }
             let late = if outcome.late.is_some() { "; it has no leader yet" } else { "" };
             let kept = if end > start { format!("offsets {start} to {}", end - 1) } else { "no record".to_owned() };
@@ -148,7 +150,7 @@ fn in_json(outcome: &Outcome) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use levada_protocol::messages::native::RecoverableReplica;
+    use levada_protocol::messages::native::{RecoverableReplica, ReplicaReport};
 
     use super::*;
 
@@ -163,6 +165,13 @@ mod tests {
         let outcome = |found| Outcome { topic: "orders".to_owned(), partition: 1, found, late: None };
         let expected = ["orders", "1", "2", "offsets 0 to 39", "offsets 40 to 59"];
         assert_eq!(row(&outcome(Ok((found.clone(), None)))), expected);
+        let lost = RecoverableReplica {
+            replica_id: 9,
+            report: Some(ReplicaReport { state: 2, ..ReplicaReport::default() }),
+            ..RecoverableReplica::default()
+        };
+        let uncounted = RecoverPartitionResponse { replicas: vec![lost], ..found.clone() };
+        assert_eq!(row(&outcome(Ok((uncounted, None))))[4], "offsets 40 to 59; perhaps more");
         let whole = RecoverPartitionResponse { known_end_offset: 40, ..found };
         assert_eq!(row(&outcome(Ok((whole, Some(40)))))[4], "nothing");
         let in_doubt =

@@ -11,6 +11,9 @@ use crate::{
     print::{self, Column},
 };
 
+/// The state of a replica that has lost some of what it had.
+const LOST: u32 = 2;
+
 pub(super) async fn run(global: &Global, topic: &str, partition: u32, accept_data_loss: bool) -> Result<()> {
     let admin = global.admin().await?;
     let number = PartitionId(partition);
@@ -70,7 +73,7 @@ pub(crate) fn state(replica: &RecoverableReplica) -> &'static str {
     match replica.report.as_ref().map(|report| report.state) {
         None => "no answer",
         Some(1) => "sound",
-        Some(2) => "lost",
+        Some(LOST) => "lost",
         Some(3) => "being copied",
         Some(_) => "nothing there",
     }
@@ -100,7 +103,7 @@ fn replicas(found: &RecoverPartitionResponse) -> String {
 
 /// Up to where a replica knows its records to be committed; one whose journal has lost that does not.
 fn committed(report: &ReplicaReport) -> Option<u64> {
-    let is_lost = report.state == 2 && report.high_watermark <= report.log_start_offset;
+    let is_lost = report.state == LOST && report.high_watermark <= report.log_start_offset;
     (!is_lost).then_some(report.high_watermark)
 }
 
@@ -136,17 +139,8 @@ fn fate(found: &RecoverPartitionResponse) -> Vec<String> {
         lines.push(format!("Offsets {end} to {} {go}: {count}, {who}.", known - 1));
     }
     if let Some(from) = unknown_from(found) {
-        let is_silent = found.replicas.iter().any(|replica| replica.report.is_none());
-        let who = match (found.in_doubt, is_silent) {
-            (false, _) => "that only those had that do not answer".to_owned(),
-            (true, false) => format!("that node {node} had, and has lost: however many that were, nobody knows"),
-            (true, true) => {
-                format!(
-                    "that node {node} had, and has lost, or that only those had that do not answer: nobody knows how many"
-                )
-            }
-        };
-        lines.push(format!("All from offset {from} on {go} {who}."));
+        let who = uncounted(found).join(", or ");
+        lines.push(format!("All from offset {from} on {go} {who}: how many that were, nobody knows."));
     }
     if found.in_doubt {
         lines.push(format!(
@@ -162,9 +156,30 @@ pub(super) fn not_needed(topic: &str, partition: u32, why: &Error) -> Value {
 }
 
 /// From here on there may have been records that nobody who answers knows of.
-fn unknown_from(found: &RecoverPartitionResponse) -> Option<u64> {
-    let is_silent = found.replicas.iter().any(|replica| replica.report.is_none());
-    (is_silent || found.in_doubt).then_some(found.known_end_offset.max(found.end_offset))
+pub(super) fn unknown_from(found: &RecoverPartitionResponse) -> Option<u64> {
+    (!uncounted(found).is_empty()).then_some(found.known_end_offset.max(found.end_offset))
+}
+
+/// Which records nobody can count.
+fn uncounted(found: &RecoverPartitionResponse) -> Vec<String> {
+    let mut which = Vec::new();
+    if found.in_doubt {
+        which.push(format!("that node {} had, and has lost", found.survivor_node));
+    }
+    let others = found.replicas.iter().filter(|replica| replica.replica_id != found.survivor);
+    let has_lost = |replica: &&RecoverableReplica| replica.report.as_ref().is_some_and(|report| report.state == LOST);
+    let nodes: Vec<String> = others.filter(has_lost).map(|replica| replica.node_id.to_string()).collect();
+    match &nodes[..] {
+        [] => {}
+        [node] => which.push(format!("that node {node} had in the part of its journal that is lost")),
+        nodes => {
+            which.push(format!("that nodes {} had in the parts of their journals that are lost", nodes.join(", ")))
+        }
+    }
+    if found.replicas.iter().any(|replica| replica.report.is_none()) {
+        which.push("that only those had that do not answer".to_owned());
+    }
+    which
 }
 
 pub(super) fn in_json(topic: &str, partition: u32, found: &RecoverPartitionResponse, end: Option<u64>) -> Value {
@@ -218,7 +233,8 @@ mod tests {
         let expected = [
             "Offsets 0 to 39 would stay: 40, as node 2 has them.",
             "Offsets 40 to 59 would be gone: 20, which another replica says that it had.",
-            "All from offset 60 on would be gone that only those had that do not answer.",
+            "All from offset 60 on would be gone that node 3 had in the part of its journal that is lost, or that only those had that do not \
+             answer: how many that were, nobody knows.",
         ];
         assert_eq!(fate(&found(40, 60)), expected);
         let mut rotten = found(40, 40);
@@ -244,7 +260,7 @@ mod tests {
         let expected = [
             "Offsets 0 to 39 would stay: 40, as node 3 has them.",
             "Offsets 40 to 59 would be gone: 20, which a journal shows that there were.",
-            "All from offset 60 on would be gone that node 3 had, and has lost: however many that were, nobody knows.",
+            "All from offset 60 on would be gone that node 3 had, and has lost: how many that were, nobody knows.",
             "No sound replica answers. The journal of node 3 is damaged: what is above is what it has in front of the damage.",
         ];
         assert_eq!(fate(&found), expected);
@@ -252,7 +268,9 @@ mod tests {
         let json = in_json("orders", 0, &found, None);
         assert_eq!((&json["in_doubt"], &json["unknown_from"]), (&true.into(), &60.into()));
         found.replicas.push(RecoverableReplica { replica_id: 1, node_id: 1, report: None });
-        assert!(fate(&found)[2].ends_with("or that only those had that do not answer: nobody knows how many."));
+        assert!(
+            fate(&found)[2].ends_with("or that only those had that do not answer: how many that were, nobody knows.")
+        );
         // A sound one that everybody answers with has lost nothing.
         let sound = RecoverPartitionResponse { in_doubt: false, replicas: Vec::new(), ..found };
         assert_eq!(in_json("orders", 0, &sound, None)["unknown_from"], Value::Null);

@@ -129,6 +129,24 @@ fn a_survivor_that_restarts_on_the_way_does_not_forget_that_it_is_one() {
     }
 }
 
+/// A replica that hears of nobody asks for votes again and again, always after the same time. That must not keep it from going on,
+/// though the nodes look for survivors in the very ticks in which it asks.
+#[test]
+fn a_survivor_that_asks_for_votes_whenever_somebody_looks_goes_on() {
+    let mut loss = loss();
+    let plan = plan(Subject::Partition, &loss.found()).unwrap();
+    let node = loss.world.nodes.get_mut(&loss.survivor).unwrap();
+    let id = node.places[&loss.place];
+    let group = &mut node.partitions.get_mut(&id).unwrap().group;
+    // The term in which it is going to wait for its checkpoint.
+    let unlucky = unlucky_term(id, group.replica(), group.term().get() + 3_000);
+    group.skip_terms(unlucky - 2_000 - group.term().get());
+    assert_eq!(group.term().get() + 1_000, unlucky);
+    loss.recover(&plan).unwrap();
+    loss.goes_on();
+    loss.come_back();
+}
+
 /// Those that are given up come back before the survivor leads: they may lead for a moment, and nothing comes apart.
 #[test]
 fn all_that_was_given_up_comes_back_too_early() {

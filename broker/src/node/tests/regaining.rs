@@ -121,6 +121,22 @@ fn a_survivor_that_crashes_on_the_way_can_be_asked_again() {
     assert!((1..32).contains(&was_alone), "{was_alone}");
 }
 
+/// As a partition does (`recovery.rs`), whenever it is asked to.
+#[test]
+fn a_survivor_that_asks_for_votes_whenever_it_looks_goes_on() {
+    for steps in 0..10 {
+        let (mut world, _, survivor, _) = loss();
+        let node = world.nodes.get_mut(&survivor).unwrap();
+        let ordinal = node.controller.ordinal();
+        let group = &mut node.controller.group;
+        let unlucky = unlucky_term(GroupId::METADATA, group.replica(), group.term().get() + 3_000 + ordinal);
+        group.skip_terms(unlucky - ordinal - 2_000 - group.term().get());
+        (0..steps).for_each(|_| world.step());
+        recover(&mut world, survivor).unwrap();
+        create(&mut world, "new");
+    }
+}
+
 #[test]
 fn nothing_is_recovered_where_somebody_leads() {
     let mut world = World::new(3);

@@ -15,12 +15,12 @@ use levada_storage_engine::{
 };
 
 use super::super::*;
-use raft::eraftpb::MessageType;
+use raft::{StateRole, eraftpb::MessageType};
 
 use crate::{
     cluster::{feature::LEVEL_MAX, metadata},
     node::event::{Answer, Stage},
-    raft::wire,
+    raft::{ELECTION_TICKS, timeout::election_timeout, wire},
 };
 
 /// Nodes that a test drives, step by step.
@@ -420,6 +420,15 @@ impl World {
         }
         conf.voters.iter().map(|voter| members.get(voter).map_or(0, |node| node.get())).collect()
     }
+}
+
+/// A term, not before another, in which a replica that nobody answers asks for votes with each tenth tick, from the first on.
+pub(super) fn unlucky_term(group: GroupId, replica: ReplicaId, from: u64) -> u64 {
+    let waits = |term, role| election_timeout(group.get(), replica.get(), term, role);
+    let is_unlucky = |term: &u64| {
+        [StateRole::Follower, StateRole::PreCandidate].iter().all(|role| waits(*term, *role) == ELECTION_TICKS)
+    };
+    (from..).find(is_unlucky).unwrap()
 }
 
 /// Flips a bit in the last place of the journal where these bytes stand.

@@ -9,7 +9,7 @@
 //! | `not-recovered` | a key waits for longer than the bound |
 //! | `stuck` | an operation has no completion, and the history goes on for longer than the bound |
 //!
-//! A key with which nobody tried anything after the last fault leaves a doubt, and so does an operation that has no completion
+//! Each kind of operation counts by itself: reads that go on do not hide writes that do not. A key with which nobody tried anything after the last fault leaves a doubt, and so does an operation that has no completion
 //! because the history ends.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -40,7 +40,7 @@ pub fn check(events: &[Event], faults_end_ns: u64, bound: Duration) -> Check {
 pub fn check_served(events: &[Event], faults_end_ns: u64, bound: Duration, served: Served) -> Check {
     let mut check = Check::new("liveness");
     let bound_ns = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
-    let mut keys: BTreeMap<Key, Progress> = BTreeMap::new();
+    let mut services: BTreeMap<(Key, &str), Progress> = BTreeMap::new();
     let mut under_way: BTreeMap<Index, &Event> = BTreeMap::new();
     for event in events {
         if event.phase == Phase::Invoke {
@@ -50,17 +50,22 @@ pub fn check_served(events: &[Event], faults_end_ns: u64, bound: Duration, serve
         }
         if !matches!(event.op, Op::Final { .. }) {
             let key = if served == Served::EachKey { event.op.key() } else { 0 };
-            keys.entry(key).or_default().hear(event, faults_end_ns);
+            services.entry((key, event.op.name())).or_default().hear(event, faults_end_ns);
         }
     }
     let end_ns = events.last().map_or(0, |event| event.time_ns);
     judge_ends(&under_way, end_ns, bound_ns, &mut check);
-    for (&key, progress) in &mut keys {
+    let mut keys: BTreeMap<Key, bool> = BTreeMap::new();
+    for (&(key, name), progress) in &mut services {
         progress.finish(end_ns);
-        progress.judge(key, bound_ns, &mut check);
+        progress.judge(key, name, bound_ns, &mut check);
+        *keys.entry(key).or_default() |= progress.longest.is_some();
     }
-    let recoveries = || keys.values().filter_map(|progress| progress.first);
-    let waits = keys.values().filter_map(|progress| progress.longest);
+    for (key, _) in keys.iter().filter(|(_, tried)| !**tried) {
+        check.doubt(format!("nobody tried anything with key {key} after the last fault"));
+    }
+    let recoveries = || services.values().filter_map(|progress| progress.first);
+    let waits = services.values().filter_map(|progress| progress.longest);
     check.figure("keys", f64::from(u32::try_from(keys.len()).unwrap_or(u32::MAX)));
     check.figure("first_ok_max_ms", ms(recoveries().map(|wait| wait.ns()).max().unwrap_or(0)));
     check.figure("first_ok_min_ms", ms(recoveries().map(|wait| wait.ns()).min().unwrap_or(0)));
@@ -132,22 +137,21 @@ impl Progress {
         self.end_wait(to_ns, None);
     }
 
-    fn judge(&self, key: Key, bound_ns: u64, check: &mut Check) {
+    fn judge(&self, key: Key, name: &str, bound_ns: u64, check: &mut Check) {
         match self.longest {
             Some(wait) if wait.ns() > bound_ns => {
                 let events = std::iter::once(wait.tried).chain(wait.done).collect();
                 let (waited, bound) = (ms(wait.ns()), ms(bound_ns));
                 let what = match wait.done {
-                    Some(_) => format!("it took {waited} ms until something was done, at most {bound} ms are allowed"),
-                    None => format!("for the last {waited} ms nothing was done, at most {bound} ms are allowed"),
+                    Some(_) => format!("it took {waited} ms until a {name} was done, at most {bound} ms are allowed"),
+                    None => format!("for the last {waited} ms no {name} was done, at most {bound} ms are allowed"),
                 };
                 check.found("not-recovered", Some(key), events, what);
             }
             Some(Wait { done: None, .. }) if self.first.is_some_and(|first| first.done.is_none()) => {
-                check.doubt(format!("the history ends before anything was done with key {key} after the last fault"));
+                check.doubt(format!("the history ends before any {name} was done with key {key} after the last fault"));
             }
-            Some(_) => {}
-            None => check.doubt(format!("nobody tried anything with key {key} after the last fault")),
+            Some(_) | None => {}
         }
     }
 }
@@ -235,10 +239,22 @@ mod tests {
     #[test]
     fn together_keys_need_not_each_be_tried_again() {
         let mut story = Story::new();
-        story.sent(1, 1, 0).wait_ms(50).sent(2, 1, 0);
+        story.sent(1, 1, 0).wait_ms(50).about(9).sent(1, 1, 0);
         let of = |served| check_served(story.events(), 20 * MS, BOUND, served).verdict;
         assert_eq!(of(Served::EachKey), Verdict::Inconclusive);
         assert_eq!(of(Served::Whole), Verdict::Valid);
+    }
+
+    #[test]
+    fn reads_that_go_on_do_not_hide_writes_that_do_not() {
+        let check = told(0, |story| {
+            let send = story.send(1, 1);
+            for _ in 0..4 {
+                story.wait_ms(40).polled(1, 0, &[]);
+            }
+            story.unsure(send);
+        });
+        assert_eq!(kinds(&check), [("not-recovered", 1)]);
     }
 
     #[test]

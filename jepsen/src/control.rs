@@ -16,21 +16,35 @@ use crate::{net::Host, stage::Flag};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is looked whether something has come about.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// How often something is asked for that may be under way.
+const ASK_AGAIN_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Asks.
 #[derive(Clone)]
 pub struct Control {
     runtime: Handle,
     admin: Admin,
-    topic: String,
-    replicas: usize,
+    expected: Expected,
+}
+
+/// What there is when nothing is missing.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    /// Nodes.
+    pub nodes: usize,
+    /// A topic,
+    pub topic: String,
+    /// its partitions,
+    pub partitions: usize,
+    /// and replicas of each.
+    pub replicas: usize,
 }
 
 impl Control {
-    /// Asks about a topic whose partitions have so many replicas.
+    /// Asks.
     #[must_use]
-    pub fn new(runtime: Handle, admin: Admin, topic: &str, replicas: usize) -> Self {
-        Self { runtime, admin, topic: topic.to_owned(), replicas }
+    pub const fn new(runtime: Handle, admin: Admin, expected: Expected) -> Self {
+        Self { runtime, admin, expected }
     }
 
     fn ask<T>(&self, question: impl Future<Output = Result<T>>) -> Option<T> {
@@ -75,17 +89,19 @@ impl Control {
         let is_whole = |partition: &PartitionStatus| {
             partition.leader.is_some()
                 && partition.moving_to.is_empty()
-                && partition.replicas.len() >= self.replicas
+                && partition.replicas.len() >= self.expected.replicas
                 && partition
                     .replicas
                     .iter()
                     .all(|replica| !replica.lost && replica.entries_behind.is_some_and(|behind| behind < 1_000))
         };
-        let ours = status.partitions.iter().filter(|partition| partition.topic == self.topic);
-        status.nodes.iter().all(|node| node.alive && !node.draining && node.copying == 0)
+        let Expected { nodes, topic, partitions, .. } = &self.expected;
+        let ours = status.partitions.iter().filter(|partition| partition.topic == *topic);
+        status.nodes.len() == *nodes
+            && ours.count() == *partitions
+            && status.nodes.iter().all(|node| node.alive && !node.draining && node.copying == 0)
             && status.admitted.is_empty()
             && status.partitions.iter().all(is_whole)
-            && ours.count() > 0
     }
 
     /// Waits until everything is whole, for a time, or until all faults are to end.
@@ -115,18 +131,23 @@ impl Control {
     /// Waits until another incarnation of a node is there, and everything is whole again; the new one, if there is one. Asks for
     /// it again now and then: whoever was asked may have died.
     pub fn wait_replaced(&self, node: Host, before: Option<&str>, within: Duration, calm: &Flag) -> Option<String> {
-        let deadline = Instant::now() + within;
+        let mut asked = Instant::now();
+        let deadline = asked + within;
         let mut after = None;
         while Instant::now() < deadline {
             after = self.incarnation(node).filter(|now| Some(now.as_str()) != before);
             if after.is_some() && self.is_whole() {
                 break;
             }
-            if after.is_none() {
+            if after.is_none() && asked.elapsed() > ASK_AGAIN_INTERVAL {
+                asked = Instant::now();
                 self.replace(node);
             }
-            if calm.sleep(LOOK_INTERVAL) && after.is_some() {
-                break;
+            if calm.sleep(LOOK_INTERVAL) {
+                if after.is_some() {
+                    break;
+                }
+                std::thread::sleep(ASK_AGAIN_INTERVAL);
             }
         }
         after

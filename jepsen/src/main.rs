@@ -14,7 +14,7 @@ use levada_jepsen::{
     run::Options,
     sandbox, serve, shell,
     stage::{Disk, Lie},
-    suite::{self, Suite},
+    suite::{self, Expected, Suite},
     workload::{Orders, Workload},
 };
 use levada_tests::clock::FakeClock;
@@ -141,12 +141,9 @@ struct Run {
 impl Run {
     /// Makes ready what needs the network: the server, the programs of the system.
     fn prepare(&self) -> Result<Vec<(&'static str, OsString)>> {
-        if !shell::has("nft") {
-            // It is not on every Debian. Whoever cannot install it is told when it is needed.
-            let _ = shell::run("apt-get", ["install", "--yes", "--quiet", "nftables"]);
-        }
-        if self.lie.is_some() && !shell::has("strace") {
-            let _ = shell::run("apt-get", ["install", "--yes", "--quiet", "strace"]);
+        install("nft", "nftables");
+        if self.lie.is_some() {
+            install("strace", "strace");
         }
         if self.nemesis.contains(&Family::Clock) {
             FakeClock::fetch()?;
@@ -195,6 +192,23 @@ fn main() -> ExitCode {
     }
 }
 
+/// Has a program there, if this system lets it: whoever cannot install it is told when it is needed.
+#[allow(clippy::print_stderr, reason = "this is a command's progress")]
+fn install(program: &str, package: &str) {
+    if shell::has(program) {
+        return;
+    }
+    eprintln!("{program} is missing: installing {package}");
+    let install = || shell::run("apt-get", ["install", "--yes", "--quiet", package]);
+    if install().is_err() {
+        // It may not know yet what there is.
+        let updated = shell::run("apt-get", ["update", "--quiet"]);
+        if let Err(error) = updated.and_then(|()| install()) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
 #[allow(clippy::print_stderr, reason = "this is a command's last word")]
 fn fail(error: &anyhow::Error) {
     eprintln!("error: {error:#}");
@@ -226,9 +240,9 @@ fn execute(cli: Cli) -> Result<Verdict> {
             let chosen: Vec<_> =
                 suite.scenarios().filter(|one| only.as_ref().is_none_or(|only| only == one.name)).collect();
             anyhow::ensure!(!chosen.is_empty(), "there is no such scenario in it: see `jepsen suite list`");
-            Ok(verdict_of(suite::play(chosen, Verdict::Valid, &out)?))
+            Ok(verdict_of(suite::play(chosen, Expected::Valid, &out)?))
         }
-        Command::Selftest { out } => Ok(verdict_of(suite::play([&suite::SELF_TEST], Verdict::Invalid, &out)?)),
+        Command::Selftest { out } => Ok(verdict_of(suite::play([&suite::SELF_TEST], Expected::BrokenLog, &out)?)),
         Command::Serve { store, listen } => {
             serve::serve(&store, listen)?;
             Ok(Verdict::Valid)
@@ -236,6 +250,7 @@ fn execute(cli: Cli) -> Result<Verdict> {
         Command::Check { history } => {
             let events = levada_checkers::history::file::read(&history).context("cannot judge it")?;
             let is_log = events.iter().any(|event| matches!(event.op, Op::Send { .. }));
+            anyhow::ensure!(!events.is_empty(), "nothing happened in it");
             let workload = if is_log { Workload::Queue } else { Workload::Register };
             let checks = workload.check(&events);
             checks.iter().for_each(show_check);

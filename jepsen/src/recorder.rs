@@ -11,7 +11,10 @@ use std::{
 };
 
 use anyhow::Result;
-use levada_checkers::history::{Event, Index, Op, Phase, Process, file};
+use levada_checkers::{
+    history::{Event, Index, Key, Op, Phase, Process, file},
+    verdict::Check,
+};
 
 /// What is under way is on disk at most this much later.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
@@ -21,6 +24,8 @@ pub struct Recorder {
     began: Instant,
     processes: AtomicU32,
     inner: Mutex<Inner>,
+    /// What clients were shown that no history can hold.
+    shown: Mutex<Check>,
 }
 
 struct Inner {
@@ -50,7 +55,12 @@ impl Recorder {
             open: BTreeMap::new(),
             acknowledged: 0,
         };
-        Ok(Self { began: now, processes: AtomicU32::new(0), inner: Mutex::new(inner) })
+        Ok(Self {
+            began: now,
+            processes: AtomicU32::new(0),
+            inner: Mutex::new(inner),
+            shown: Mutex::new(Check::new("shown")),
+        })
     }
 
     /// A number for a process that does nothing yet.
@@ -113,6 +123,18 @@ impl Recorder {
         inner.acknowledged += u64::from(phase == Phase::Ok && op.changes());
         let (index, time_ns) = (inner.next, self.now_ns());
         inner.append(Event { index, time_ns, process, node, phase, invocation, op, error });
+    }
+
+    /// A client was shown something that cannot be, and that no history can hold: bytes that are damaged, a replica that is not there.
+    pub fn wrong(&self, kind: &str, key: Key, invocation: Option<Index>, what: String) {
+        let events = invocation.into_iter().collect();
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).found(kind, Some(key), events, what);
+    }
+
+    /// What clients were shown that cannot be.
+    #[must_use]
+    pub fn shown(&self) -> Check {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A process does nothing any more. Nobody will ever know what became of what it had under way.

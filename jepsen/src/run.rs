@@ -13,7 +13,7 @@ use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    thread,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -23,10 +23,14 @@ use levada_checkers::{
     verdict::{self, Check},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
-use tokio::runtime::Handle;
+use tokio::{
+    runtime::Handle,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    control::Control,
+    control::{Control, Expected},
     nemesis::{Domain, Family, Hand, Targets},
     report,
     results::{Fault, Plan, Results},
@@ -38,11 +42,13 @@ use crate::{
 const ROTATE: Duration = Duration::from_secs(30);
 /// Clients work so long before the first fault, and after the last.
 const LEAD: Duration = Duration::from_secs(3);
-const TAIL: Duration = Duration::from_secs(10);
+const TAIL: Duration = Duration::from_secs(25);
 /// How long nodes may take to be ready when nothing disturbs them any more.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// After the last fault is mended, everything must be served within this.
 const SERVED_WITHIN: Duration = Duration::from_secs(10);
+// Who is not served in time must be seen, though its client gives up and asks again.
+const _: () = assert!(TAIL.as_secs() > 2 * SERVED_WITHIN.as_secs());
 /// How long what clients have under way may take to come to its end.
 const STOP_WITHIN: Duration = Duration::from_secs(25);
 /// How long it may take to read everything.
@@ -50,6 +56,8 @@ const FINALE_WITHIN: Duration = Duration::from_secs(200);
 
 /// A run may take so many times as long as it was asked to, if too little was acknowledged.
 const SLOWER_MAX: u32 = 5;
+/// How often it is looked how things go.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// The exit code of whoever was interrupted, as shells have it.
 const INTERRUPTED: i32 = 130;
 
@@ -130,6 +138,8 @@ impl Options {
             lie: self.lie,
             quiet: self.quiet,
         };
+        let interrupted = CancellationToken::new();
+        tokio::spawn(listen_for_signals(interrupted.clone())?);
         let stage = Arc::new(tokio::task::block_in_place(|| Stage::build(&props, store))?);
         tokio::task::block_in_place(|| stage.wait_ready(READY_WITHIN))?;
         self.workload.set_up(&stage, &self.orders).await?;
@@ -138,12 +148,25 @@ impl Options {
             tokio::task::block_in_place(|| crate::shell::run::<&str>("sync", []))?;
         }
         let admin = levada_client::Admin::connect(&stage.bootstrap).await?;
-        let control = Control::new(Handle::current(), admin, TOPIC, usize::try_from(self.orders.replicas)?);
+        let expected = Expected {
+            nodes: usize::try_from(self.nodes)?,
+            topic: TOPIC.to_owned(),
+            partitions: usize::try_from(self.orders.keys)?,
+            replicas: usize::try_from(self.orders.replicas)?,
+        };
+        let control = Control::new(Handle::current(), admin, expected);
+        let processes = Arc::new(Mutex::new(Check::new("processes")));
+        let lookout = tokio::spawn(look_out(Arc::clone(&stage), Arc::clone(&processes)));
         let work = self.workload.begin(&stage, &self.orders);
         tokio::time::sleep(LEAD).await;
-        let struck = self.strike_all(&stage, &control).await?;
+        let faults = self.strike_all(&stage, &control, &interrupted).await?;
         let faults_end_ns = stage.recorder.now_ns();
-        let mut checks = vec![struck.processes];
+        let mut checks = Vec::new();
+        if interrupted.is_cancelled() {
+            let mut check = Check::new("interrupted");
+            check.doubt(format!("it was interrupted after {} s", Duration::from_nanos(faults_end_ns).as_secs()));
+            checks.push(check);
+        }
         let mut within = FINALE_WITHIN;
         if let Err(error) = tokio::task::block_in_place(|| stage.wait_ready(READY_WITHIN)) {
             let mut check = Check::new("ready");
@@ -161,13 +184,22 @@ impl Options {
             checks.push(check);
         }
         stage.recorder.finish()?;
+        lookout.abort();
+        tokio::task::block_in_place(|| look_for_dead(&stage, &processes));
+        checks.push(processes.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        checks.push(stage.recorder.shown());
         checks.push(scan_logs(&stage));
-        Ok((struck.faults, checks, faults_end_ns))
+        Ok((faults, checks, faults_end_ns))
     }
 
     /// Lets each domain's nemeses strike on a thread of their own, until the time is over or somebody says stop.
-    async fn strike_all(&self, stage: &Arc<Stage>, control: &Control) -> Result<Struck> {
-        let struck = Arc::new(Mutex::new(Struck { faults: Vec::new(), processes: Check::new("processes") }));
+    async fn strike_all(
+        &self,
+        stage: &Arc<Stage>,
+        control: &Control,
+        interrupted: &CancellationToken,
+    ) -> Result<Vec<Fault>> {
+        let struck: Arc<Mutex<Vec<Fault>>> = Arc::default();
         let domains: BTreeSet<Domain> = self.families.iter().map(|family| family.domain()).collect();
         let mut threads = Vec::new();
         for (number, domain) in (0_u64..).zip(domains) {
@@ -181,43 +213,36 @@ impl Options {
             let (this, struck) = (self.clone(), Arc::clone(&struck));
             threads.push(thread::spawn(move || this.strike(domain, hand, &struck)));
         }
-        let interrupted = tokio::select! {
-            () = self.watch(stage, &struck) => false,
-            _ = tokio::signal::ctrl_c() => true,
-        };
-        if interrupted {
-            stage.say("interrupted: mending everything, then judging what there is; again to end at once");
-            tokio::spawn(async {
-                let _ = tokio::signal::ctrl_c().await;
-                // Everything that was started ends with this process.
-                std::process::exit(INTERRUPTED);
-            });
+        tokio::select! {
+            () = self.watch(stage, &struck, &threads) => {}
+            () = interrupted.cancelled() => stage.say("interrupted: mending everything, then judging what there is"),
         }
         stage.calm.set();
-        for thread in threads {
-            let joined = tokio::task::block_in_place(|| thread.join());
-            joined.map_err(|_| anyhow::anyhow!("a nemesis panicked"))??;
+        let joined: Vec<_> = tokio::task::block_in_place(|| threads.into_iter().map(|thread| thread.join()).collect());
+        for ended in joined {
+            ended.map_err(|_| anyhow::anyhow!("a nemesis panicked"))??;
         }
-        // What died in the last moment.
-        look_for_dead(stage, &struck);
-        let mut struck = struck.lock().unwrap_or_else(PoisonError::into_inner);
-        struck.faults.sort_by_key(|fault| fault.from_ns);
-        Ok(Struck { faults: std::mem::take(&mut struck.faults), processes: struck.processes.clone() })
+        let mut faults = std::mem::take(&mut *struck.lock().unwrap_or_else(PoisonError::into_inner));
+        faults.sort_by_key(|fault| fault.from_ns);
+        Ok(faults)
     }
 
-    /// Until the time is over and enough was acknowledged (a slow machine needs longer, within reason): looks for processes that
-    /// ended by themselves, and says how it goes.
-    async fn watch(&self, stage: &Arc<Stage>, struck: &Mutex<Struck>) {
+    /// Until the time is over, enough was acknowledged and every family has bitten (a slow machine needs longer, within reason), or a
+    /// nemesis has failed. Says how it goes.
+    async fn watch(&self, stage: &Stage, struck: &Mutex<Vec<Fault>>, threads: &[JoinHandle<Result<()>>]) {
         let began = tokio::time::Instant::now();
         let mut told = began;
         let is_enough = || {
             let elapsed = began.elapsed();
-            let done = stage.recorder.acknowledged() >= self.acknowledged_min;
-            elapsed > self.time * SLOWER_MAX || (elapsed > self.time && done)
+            let bitten = bitten(&struck.lock().unwrap_or_else(PoisonError::into_inner));
+            let have_all_bitten = self.families.iter().all(|family| bitten.contains_key(family.name()));
+            let done = stage.recorder.acknowledged() >= self.acknowledged_min && have_all_bitten;
+            elapsed > self.time * SLOWER_MAX
+                || (elapsed > self.time && done)
+                || threads.iter().any(JoinHandle::is_finished)
         };
         while !is_enough() {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            tokio::task::block_in_place(|| look_for_dead(stage, struck));
+            tokio::time::sleep(LOOK_INTERVAL).await;
             if told.elapsed() > Duration::from_secs(10) {
                 told = tokio::time::Instant::now();
                 stage.say(&format!("{} records acknowledged", stage.recorder.acknowledged()));
@@ -225,8 +250,9 @@ impl Options {
         }
     }
 
-    fn strike(&self, domain: Domain, mut hand: Hand, struck: &Mutex<Struck>) -> Result<()> {
-        let (mut period, mut struck_once) = (0, BTreeSet::new());
+    fn strike(&self, domain: Domain, mut hand: Hand, struck: &Mutex<Vec<Fault>>) -> Result<()> {
+        let (mut period, mut have_bitten) = (0, BTreeSet::new());
+        let all: Vec<Family> = self.families.iter().copied().filter(|family| family.domain() == domain).collect();
         loop {
             let pause = self.interval.mul_f64(hand.dice.random_range(0.3..1.0));
             if hand.stage.calm.sleep(pause) {
@@ -239,15 +265,17 @@ impl Options {
                 hand.stage.say(&format!("{domain:?} faults now: {}", names(&mix, domain)));
             }
             let ours: Vec<Family> = mix.into_iter().filter(|family| family.domain() == domain).collect();
-            // Each once, before any a second time.
-            let new: Vec<Family> = ours.iter().copied().filter(|family| !struck_once.contains(family)).collect();
+            // Each must bite once, before any does a second time, whatever the mix is.
+            let new: Vec<Family> = all.iter().copied().filter(|family| !have_bitten.contains(family)).collect();
             let choice = if new.is_empty() { &ours } else { &new };
             let Some(&family) = choice.choose(&mut hand.dice) else { continue };
             hand.lasts = self.interval.mul_f64(hand.dice.random_range(0.3..1.0));
             let from_ns = hand.stage.recorder.now_ns();
             let done = family.strike(&mut hand).with_context(|| format!("the nemesis {}", family.name()))?;
             let Some(done) = done else { continue };
-            struck_once.insert(family);
+            if done.evidence.is_some() {
+                have_bitten.insert(family);
+            }
             let fault = Fault {
                 family: family.name().to_owned(),
                 what: done.what,
@@ -256,7 +284,7 @@ impl Options {
                 to_ns: hand.stage.recorder.now_ns(),
                 evidence: done.evidence,
             };
-            struck.lock().unwrap_or_else(PoisonError::into_inner).faults.push(fault);
+            struck.lock().unwrap_or_else(PoisonError::into_inner).push(fault);
         }
     }
 
@@ -286,10 +314,7 @@ impl Options {
     /// Every family must have bitten at least once.
     fn check_faults(&self, faults: &[Fault]) -> Check {
         let mut check = Check::new("faults");
-        let mut bitten: BTreeMap<&str, u64> = BTreeMap::new();
-        for fault in faults.iter().filter(|fault| fault.evidence.is_some()) {
-            *bitten.entry(&fault.family).or_default() += 1;
-        }
+        let bitten = bitten(faults);
         for family in &self.families {
             let count = bitten.get(family.name()).copied().unwrap_or(0);
             #[allow(clippy::cast_precision_loss, reason = "they are few")]
@@ -298,8 +323,12 @@ impl Options {
                 check.doubt(format!("nothing shows that any fault of the family {} bit", family.name()));
             }
         }
+        let without = faults.iter().filter(|fault| fault.evidence.is_none()).count();
         #[allow(clippy::cast_precision_loss, reason = "they are few")]
-        check.figure("without_evidence_count", faults.iter().filter(|fault| fault.evidence.is_none()).count() as f64);
+        check.figure("without_evidence_count", without as f64);
+        if 2 * without > faults.len() {
+            check.doubt(format!("nothing shows that {without} of {} faults bit", faults.len()));
+        }
         check
     }
 
@@ -342,18 +371,51 @@ fn name_of(choice: impl clap::ValueEnum) -> String {
     choice.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
-/// What happened to the nodes.
-struct Struck {
-    faults: Vec<Fault>,
-    /// Processes that ended by themselves.
-    processes: Check,
+/// The first signal says that it is enough, the second ends this process, and everything that was started with it.
+fn listen_for_signals(interrupted: CancellationToken) -> Result<impl Future<Output = ()>> {
+    let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        loop {
+            tokio::select! {
+                _ = int.recv() => {}
+                _ = term.recv() => {}
+            }
+            if interrupted.is_cancelled() {
+                std::process::exit(INTERRUPTED);
+            }
+            interrupted.cancel();
+        }
+    })
 }
 
-fn look_for_dead(stage: &Stage, struck: &Mutex<Struck>) {
-    for (node, log) in stage.died().unwrap_or_default() {
-        stage.say(&format!("node {node} ENDED BY ITSELF"));
-        let mut struck = struck.lock().unwrap_or_else(PoisonError::into_inner);
-        struck.processes.found("died", None, Vec::new(), format!("node {node} ended by itself:\n{log}"));
+/// How many faults of each family bit.
+fn bitten(faults: &[Fault]) -> BTreeMap<String, u64> {
+    let mut bitten = BTreeMap::new();
+    for fault in faults.iter().filter(|fault| fault.evidence.is_some()) {
+        *bitten.entry(fault.family.clone()).or_default() += 1;
+    }
+    bitten
+}
+
+/// Looks for processes that ended by themselves, until it is aborted.
+async fn look_out(stage: Arc<Stage>, processes: Arc<Mutex<Check>>) {
+    loop {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        tokio::task::block_in_place(|| look_for_dead(&stage, &processes));
+    }
+}
+
+fn look_for_dead(stage: &Stage, processes: &Mutex<Check>) {
+    let found = stage.died();
+    let mut processes = processes.lock().unwrap_or_else(PoisonError::into_inner);
+    match found {
+        Ok(died) => {
+            for (node, log) in died {
+                stage.say(&format!("node {node} ENDED BY ITSELF"));
+                processes.found("died", None, Vec::new(), format!("node {node} ended by itself:\n{log}"));
+            }
+        }
+        Err(error) => processes.doubt(format!("a node cannot be started again: {error:#}")),
     }
 }
 

@@ -9,10 +9,14 @@ use std::{env, ffi::OsString, os::unix::process::CommandExt as _, path::Path, pr
 
 use anyhow::{Context as _, Result, ensure};
 
+use rustix::process::Signal;
+
 use crate::shell::run;
 
 /// Set inside.
 const INSIDE: &str = "JEPSEN_INSIDE";
+/// Set by whoever wants what it starts to end with it, however it ends.
+pub const WITH_PARENT: &str = "JEPSEN_WITH_PARENT";
 
 /// Runs this program again inside, in place of this process, with this in its environment; returns when this is the one inside.
 /// There is no network but its own inside: what must be fetched is fetched by `before`, outside. There must be one thread only.
@@ -24,6 +28,10 @@ pub fn enter(before: impl FnOnce() -> Result<Vec<(&'static str, OsString)>>) -> 
         return prepare();
     }
     let environment = before()?;
+    if env::var_os(WITH_PARENT).is_some() {
+        // Stays so when this becomes another program.
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    }
     let mut unshare = Command::new("unshare");
     if !rustix::process::getuid().is_root() {
         unshare.args(["--user", "--map-root-user"]);

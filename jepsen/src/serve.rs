@@ -51,7 +51,7 @@ async fn report(State(store): State<Arc<PathBuf>>, UrlPath(id): UrlPath<String>)
 }
 
 /// All runs, the latest first.
-fn runs(store: &Path) -> Vec<(PathBuf, Results)> {
+pub(crate) fn runs(store: &Path) -> Vec<(PathBuf, Results)> {
     let mut runs = Vec::new();
     find(store, DEPTH_MAX, &mut runs);
     runs.sort_by(|(_, a), (_, b)| b.began.cmp(&a.began));

@@ -37,6 +37,10 @@ pub enum Disk {
 /// All of it.
 pub struct Stage {
     nodes: Mutex<Nodes>,
+    /// Where they are. Clients ask for that, and must not wait for a nemesis.
+    addresses: BTreeMap<Host, Addresses>,
+    /// Processes that ended though nobody ended them, with the ends of their logs.
+    deaths: Mutex<Vec<(Host, String)>>,
     /// Their network.
     pub net: Netns,
     disks: Mutex<BTreeMap<Host, PowerDisk>>,
@@ -53,6 +57,13 @@ pub struct Stage {
     pub bootstrap: String,
     logs: PathBuf,
     quiet: bool,
+}
+
+/// Where a node is.
+struct Addresses {
+    flight: String,
+    http: String,
+    data_dir: PathBuf,
 }
 
 /// What a stage hides from the servers, to see that the checkers notice. The servers themselves are as they are.
@@ -131,7 +142,13 @@ impl Stage {
             node.wrapper = lie.iter().flat_map(|lie| lie.wrapper()).map(|&word| word.to_owned()).collect();
         }
         processes.spawn_all()?;
+        let addresses = processes.nodes.iter().map(|(&id, node)| {
+            let (flight, http, data_dir) = (node.flight.clone(), node.http.clone(), node.data_dir.clone());
+            (id, Addresses { flight, http, data_dir })
+        });
         Ok(Self {
+            addresses: addresses.collect(),
+            deaths: Mutex::default(),
             bootstrap: processes.bootstrap(),
             wanted: Mutex::new(processes.ids().into_iter().collect()),
             nodes: Mutex::new(processes),
@@ -158,7 +175,7 @@ impl Stage {
     /// All nodes.
     #[must_use]
     pub fn ids(&self) -> Vec<Host> {
-        self.nodes().ids()
+        self.addresses.keys().copied().collect()
     }
 
     /// The processes.
@@ -169,19 +186,19 @@ impl Stage {
     /// Where a node serves Flight.
     #[must_use]
     pub fn flight(&self, node: Host) -> Option<String> {
-        Some(self.nodes().nodes.get(&node)?.flight.clone())
+        Some(self.addresses.get(&node)?.flight.clone())
     }
 
     /// Where a node has its data.
     #[must_use]
     pub fn data_dir(&self, node: Host) -> Option<PathBuf> {
-        Some(self.nodes().nodes.get(&node)?.data_dir.clone())
+        Some(self.addresses.get(&node)?.data_dir.clone())
     }
 
     /// A node's health and metrics.
     #[must_use]
     pub fn http(&self, node: Host) -> Option<String> {
-        Some(self.nodes().nodes.get(&node)?.http.clone())
+        Some(self.addresses.get(&node)?.http.clone())
     }
 
     /// Takes a node in hand, so that no other nemesis does; `None` if one has.
@@ -194,8 +211,22 @@ impl Stage {
     /// # Errors
     /// There is none.
     pub fn kill(&self, node: Host) -> Result<()> {
+        let mut nodes = self.nodes();
+        self.note_if_dead(&mut nodes, node)?;
         lock(&self.wanted).remove(&node);
-        self.nodes().kill(node)
+        nodes.kill(node)
+    }
+
+    /// Whoever is about to be ended may have ended by itself.
+    fn note_if_dead(&self, nodes: &mut Nodes, node: Host) -> Result<bool> {
+        let has_died = lock(&self.wanted).contains(&node) && nodes.has_ended(node)?;
+        if has_died {
+            let log = nodes.log(node).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let end = lines[lines.len().saturating_sub(5)..].join("\n");
+            lock(&self.deaths).push((node, end));
+        }
+        Ok(has_died)
     }
 
     /// Starts a node's process. Does not wait for it. Gives its id.
@@ -203,9 +234,9 @@ impl Stage {
     /// # Errors
     /// It cannot be started.
     pub fn spawn(&self, node: Host) -> Result<u32> {
-        lock(&self.wanted).insert(node);
         let mut nodes = self.nodes();
         nodes.spawn(node)?;
+        lock(&self.wanted).insert(node);
         nodes.process(node)
     }
 
@@ -228,11 +259,15 @@ impl Stage {
     /// # Errors
     /// They have no such disks, or the system refuses.
     pub fn cut_power(&self, nodes: &BTreeSet<Host>) -> Result<()> {
-        // They may find out that their disk is dead before they are killed.
-        lock(&self.wanted).retain(|node| !nodes.contains(node));
+        let mut processes = self.nodes();
+        for &node in nodes {
+            self.note_if_dead(&mut processes, node)?;
+            // They may find out that their disk is dead before they are killed.
+            lock(&self.wanted).remove(&node);
+        }
         let disks = lock(&self.disks);
         PowerDisk::cut_all(disks.iter().filter(|(node, _)| nodes.contains(node)).map(|(_, disk)| disk))?;
-        nodes.iter().try_for_each(|&node| self.kill(node))
+        nodes.iter().try_for_each(|&node| processes.kill(node))
     }
 
     /// Power is back: what the disks had kept is there again. Processes are not started.
@@ -244,23 +279,19 @@ impl Stage {
         nodes.iter().try_for_each(|node| disks.get_mut(node).context("it has no such disk")?.restore())
     }
 
-    /// Nodes whose process ended though nobody ended it, and starts them again; with the ends of their logs.
+    /// Looks for processes that ended though nobody ended them, and starts them again. All that were found since it was asked last, by
+    /// whomever, with the ends of their logs.
     ///
     /// # Errors
-    /// One cannot be started.
+    /// One cannot be started, or the system does not say. What was found is told the next time.
     pub fn died(&self) -> Result<Vec<(Host, String)>> {
-        let wanted = lock(&self.wanted).clone();
         let mut nodes = self.nodes();
-        let mut died = Vec::new();
-        for node in wanted {
-            if nodes.has_ended(node)? {
-                let log = nodes.log(node).unwrap_or_default();
-                let lines: Vec<&str> = log.lines().collect();
-                died.push((node, lines[lines.len().saturating_sub(5)..].join("\n")));
+        for node in nodes.ids() {
+            if self.note_if_dead(&mut nodes, node)? {
                 nodes.spawn(node)?;
             }
         }
-        Ok(died)
+        Ok(std::mem::take(&mut *lock(&self.deaths)))
     }
 
     /// Whether a node says that it serves.

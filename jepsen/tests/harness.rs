@@ -7,6 +7,7 @@ use std::{
     io::Write as _,
     path::Path,
     process::{Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -35,12 +36,20 @@ fn jepsen(arguments: &str, store: &Path) -> Command {
     command
 }
 
+/// A machine has not many cores, and what is slow is called stuck at last.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The suite of every change: five nodes under faults of four families, then the metadata under the same.
 #[test]
 fn nothing_is_lost_doubled_or_out_of_order_under_faults() {
     if skipped() {
         return;
     }
+    let _alone = alone();
     let store = tempfile::tempdir().unwrap();
     let output = jepsen("suite ci", store.path()).stderr(Stdio::inherit()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
@@ -54,14 +63,15 @@ fn a_cluster_that_loses_what_it_acknowledged_is_found_out() {
     if skipped() {
         return;
     }
+    let _alone = alone();
     let store = tempfile::tempdir().unwrap();
     let output = jepsen("selftest", store.path()).stderr(Stdio::inherit()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}");
-    assert!(said.contains("lost-write") && said.contains("INVALID"), "{said}");
+    assert!(said.contains("INVALID"), "{said}");
     let run = fs::read_dir(store.path().join("no-sync")).unwrap().next().unwrap().unwrap().path();
     let report = fs::read_to_string(run.join("report.html")).unwrap();
-    assert!(report.contains("INVALID") && report.contains("lost-write"));
+    assert!(report.contains("INVALID"));
     let judged = Command::new(env!("CARGO_BIN_EXE_jepsen")).arg("check").arg(run.join("history.jsonl.zst")).output();
     assert_eq!(judged.unwrap().status.code(), Some(1), "the history alone says so, too");
 }
@@ -71,14 +81,18 @@ fn whatever_ends_it_nothing_is_left() {
     if skipped() {
         return;
     }
+    let _alone = alone();
     let store = tempfile::tempdir().unwrap();
-    let arguments = "run --nodes 3 --time 300 --disk loop --nemesis power,kill,partition --interval 3 --clients 32";
-    let mut harness = jepsen(arguments, store.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    until("it has disks and servers", || left(store.path()).len() >= 6);
-    sleep(Duration::from_secs(5));
-    harness.kill().unwrap();
-    harness.wait().unwrap();
-    until("all is gone", || left(store.path()).is_empty());
+    let run = "run --nodes 3 --time 300 --disk loop --nemesis power,kill,partition --interval 3 --clients 32";
+    // A suite has another process between.
+    for (arguments, things) in [(run, 6), ("suite nightly --only power-of-all", 10)] {
+        let mut harness = jepsen(arguments, store.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        until("it has disks and servers", || left(store.path()).len() >= things);
+        sleep(Duration::from_secs(5));
+        harness.kill().unwrap();
+        harness.wait().unwrap();
+        until("all is gone", || left(store.path()).is_empty());
+    }
 }
 
 /// Loop devices and processes that have something to do with a store.

@@ -131,13 +131,14 @@ macro_rules! unique {
 }
 
 unique!(
-    /// A topic's identity. A topic deleted and created again under the same name has another one.
+    /// A topic's identity. A topic deleted and created again under the same name, by another request, has another one.
     TopicId
 );
 
 impl TopicId {
     /// The id of the topic that a request made: it follows from what the client drew for the request and the topic's name (UUID
-    /// version 5, RFC 9562). Nobody can have a topic get the id of another one.
+    /// version 5, RFC 9562). Nobody can have a topic get the id of another topic; a request that comes once more, late, makes one with
+    /// the same id again, if the topic was deleted meanwhile.
     #[must_use]
     pub fn of_request(request: Uuid, name: &str) -> Self {
         Self(Uuid::new_v5(&request, name.as_bytes()))

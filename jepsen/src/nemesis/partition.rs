@@ -40,7 +40,7 @@ fn draw(ids: &[Host], leader: Option<Host>, dice: &mut StdRng) -> Cut {
     let everybody: BTreeSet<Host> = all.iter().copied().chain([CLIENTS]).collect();
     let first = order[0];
     let alone = BTreeSet::from([first]);
-    let is_minority = |side: &[Host]| side.iter().copied().collect::<BTreeSet<_>>();
+    let set = |side: &[Host]| side.iter().copied().collect::<BTreeSet<_>>();
     match dice.random_range(0..7) {
         0 => Cut {
             what: format!("node {first} hears nobody, and nobody hears it, but for clients"),
@@ -57,7 +57,7 @@ fn draw(ids: &[Host], leader: Option<Host>, dice: &mut StdRng) -> Cut {
             Cut {
                 what: format!("{} and the others do not hear each other", name_nodes(one, ids.len())),
                 nodes: one.to_vec(),
-                links: between(&is_minority(one), &is_minority(other)),
+                links: between(&set(one), &set(other)),
             }
         }
         3 => ring(&order),

@@ -69,10 +69,14 @@ fn is_stopped(stage: &Stage, node: Host) -> bool {
 /// The sequence that split NATS 2.12: a leader stands still, the others go on without it and are killed, and when they are back the
 /// old leader, which believes that no time has passed, goes on.
 pub(super) fn pause_kill(hand: &mut Hand) -> Result<Option<Done>> {
-    let Some(leader) = hand.victim() else { return Ok(None) };
+    let Some(leader) = hand.control.some_leader(&mut hand.dice) else { return Ok(None) };
+    let Some(leader) = hand.stage.take(leader) else { return Ok(None) };
     let ids = hand.stage.ids();
     let others: Vec<_> = ids.iter().filter_map(|&node| hand.stage.take(node)).collect();
     let nodes: Vec<Host> = others.iter().map(|taken| taken.node).collect();
+    if nodes.len() + 1 < ids.len() {
+        return Ok(None);
+    }
     let what = format!("node {} paused, then all others killed, then all go on", leader.node);
     hand.stage.say(&what);
     if hand.stage.signal(leader.node, Signal::STOP).is_err() {

@@ -1,17 +1,20 @@
 //! After everything: every node that has a replica shows all of it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::Result;
-use levada_checkers::history::{Key, Op, Phase};
+use futures::future::join_all;
+use levada_checkers::history::{Key, Op};
 use levada_client::{Admin, PartitionId};
 use levada_protocol::ids::TopicId;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
     Orders, TOPIC,
     flight::columns,
     log::{PATIENCE, admin},
+    queue::failed,
+    records::Damaged,
 };
 use crate::stage::Stage;
 
@@ -38,12 +41,30 @@ pub(super) async fn read_all(stage: &Arc<Stage>, orders: &Orders, within: Durati
         }
     };
     for key in 0..orders.keys {
-        let replicas = topic.partition(PartitionId(key)).map(|partition| partition.replicas.clone());
-        for replica in replicas.unwrap_or_default() {
-            read_one(stage, &admin, topic.id, key, replica.node.get(), deadline).await;
-        }
+        let nodes = replicas(stage, &admin, orders, key, deadline).await;
+        join_all(nodes.into_iter().map(|node| read_one(stage, &admin, topic.id, key, node, deadline))).await;
     }
     Ok(())
+}
+
+/// The nodes that have a replica of a key. All that it should have: those on the way are waited for.
+async fn replicas(stage: &Stage, admin: &Admin, orders: &Orders, key: Key, deadline: Instant) -> BTreeSet<u64> {
+    loop {
+        let described = timeout(PATIENCE, admin.describe_topic(TOPIC)).await;
+        let topic = described.ok().and_then(Result::ok);
+        let partition = topic.as_ref().and_then(|topic| topic.partition(PartitionId(key)));
+        let nodes: BTreeSet<u64> =
+            partition.into_iter().flat_map(|partition| &partition.replicas).map(|replica| replica.node.get()).collect();
+        if nodes.len() >= orders.replicas as usize {
+            return nodes;
+        }
+        if Instant::now() > deadline {
+            let what = format!("it has replicas on the nodes {nodes:?} where {} were asked for", orders.replicas);
+            stage.recorder.wrong("missing-replica", key, None, what);
+            return nodes;
+        }
+        sleep(PAUSE).await;
+    }
 }
 
 async fn read_one(stage: &Stage, admin: &Admin, topic: TopicId, key: Key, node: u64, deadline: Instant) {
@@ -55,14 +76,23 @@ async fn read_one(stage: &Stage, admin: &Admin, topic: TopicId, key: Key, node: 
             let bounds = timeout(PATIENCE, admin.list_offsets(TOPIC, PartitionId(key), None)).await??;
             let address = stage.flight(node).unwrap_or_default();
             let range = bounds.log_start.get()..bounds.high_watermark.get();
-            timeout(PATIENCE * 6, columns(&address, topic, key, range)).await?
+            let end = (!range.is_empty()).then_some(range.end);
+            anyhow::Ok((columns(&address, topic, key, range).await?, end))
         };
-        match attempt.await {
-            Ok(records) => return stage.recorder.ok(process, Some(node), invocation, Op::Final { key, records }),
-            Err(error) if Instant::now() > deadline => {
-                return stage.recorder.ended(process, invocation, Phase::Fail, begun, format!("{error:#}"));
+        match timeout_at(deadline, attempt).await.unwrap_or_else(|late| Err(late.into())) {
+            Ok((records, end)) if shows_all(&records, end) || Instant::now() > deadline => {
+                return stage.recorder.ok(process, Some(node), invocation, Op::Final { key, records });
+            }
+            Ok(_) => sleep(PAUSE).await,
+            Err(error) if Instant::now() > deadline || error.is::<Damaged>() => {
+                return failed(stage, process, invocation, begun, &error);
             }
             Err(_) => sleep(PAUSE).await,
         }
     }
+}
+
+/// Whether records go up to an end.
+fn shows_all(records: &[(u64, u64)], end: Option<u64>) -> bool {
+    records.last().map(|(offset, _)| offset + 1) == end
 }

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use levada_checkers::history::{Key, Op, Phase, Process};
+use levada_checkers::history::{Index, Key, Op, Phase, Process};
 use levada_client::{Admin, DeliveryError, Offset, PartitionId, Producer, ProducerConfig, Record, Written};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tokio::{
@@ -134,7 +134,7 @@ async fn read(stage: Arc<Stage>, key: Key, stopped: Stopped) {
                 }
             }
             Err(error) => {
-                stage.recorder.ended(process, invocation, Phase::Fail, op, format!("{error:#}"));
+                failed(&stage, process, invocation, op, &error);
                 asked = None;
                 sleep(REFUSED_PAUSE).await;
             }
@@ -156,7 +156,15 @@ pub(super) async fn again<'a>(asked: &'a mut Option<Admin>, stage: &Stage) -> Op
 pub(super) async fn poll(admin: &Admin, key: Key, from: u64) -> anyhow::Result<Vec<(u64, u64)>> {
     let fetched = admin.fetch(TOPIC, PartitionId(key), Offset(from), READ_BYTES_MAX, READ_WAIT);
     let fetched = timeout(PATIENCE, fetched).await??;
-    records::of_batches(&fetched.batches, from)
+    Ok(records::of_batches(&fetched.batches, from)?)
+}
+
+/// A read ended without what was asked for. That what was shown is damaged is no failure of a client.
+pub(super) fn failed(stage: &Stage, process: Process, invocation: Index, op: Op, error: &anyhow::Error) {
+    if let Some(damaged) = error.downcast_ref::<records::Damaged>() {
+        stage.recorder.wrong("damaged", op.key(), Some(invocation), damaged.to_string());
+    }
+    stage.recorder.ended(process, invocation, Phase::Fail, op, format!("{error:#}"));
 }
 
 /// One process that asks how far logs reach.

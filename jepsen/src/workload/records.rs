@@ -1,10 +1,21 @@
 //! Values as records, and records as values.
 
-use anyhow::{Context as _, Result, ensure};
-use arrow_array::{Array as _, RecordBatch, cast::AsArray as _, types::Int64Type};
+use arrow_array::{RecordBatch, cast::AsArray as _, types::Int64Type};
 use bytes::Bytes;
 use levada_checkers::history::{Offset, Process, Value};
-use levada_protocol::batch::{BatchIter, Rows};
+use levada_protocol::batch::{BatchError, BatchIter, Rows};
+
+/// What was shown is no record that anybody wrote, or not whole.
+#[derive(Debug)]
+pub(super) struct Damaged(String);
+
+impl std::fmt::Display for Damaged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Damaged {}
 
 /// A value that no other process writes: who, and how many it wrote before.
 #[must_use]
@@ -25,24 +36,24 @@ pub(super) fn encode(value: Value) -> String {
 ///
 /// # Errors
 /// It is none that [`encode`] makes.
-pub(super) fn decode(record: &[u8]) -> Result<Value> {
-    let text = std::str::from_utf8(record).context("a record that is no text")?;
-    let value = text.split(' ').next().and_then(|number| number.parse().ok()).context("a record without a value")?;
-    ensure!(text == encode(value), "the record of {value} is damaged: {text:?}");
-    Ok(value)
+pub(super) fn decode(record: &[u8]) -> Result<Value, Damaged> {
+    let text = String::from_utf8_lossy(record);
+    let value = text.split(' ').next().and_then(|number| number.parse().ok());
+    value.filter(|&value| text == encode(value)).ok_or_else(|| Damaged(format!("nobody wrote the record {text:?}")))
 }
 
 /// Records of batches as they are stored, from an offset on.
 ///
 /// # Errors
 /// A batch is damaged.
-pub(super) fn of_batches(batches: &Bytes, from: Offset) -> Result<Vec<(Offset, Value)>> {
+pub(super) fn of_batches(batches: &Bytes, from: Offset) -> Result<Vec<(Offset, Value)>, Damaged> {
+    let damaged = |error: BatchError| Damaged(format!("a batch is damaged: {error}"));
     let mut records = Vec::new();
     for batch in BatchIter::adjacent(batches) {
-        let batch = batch?;
-        let rows = Rows::open(&batches.slice_ref(batch.bytes))?;
+        let batch = batch.map_err(damaged)?;
+        let rows = Rows::open(&batches.slice_ref(batch.bytes)).map_err(damaged)?;
         for record in rows.iter() {
-            let record = record?;
+            let record = record.map_err(damaged)?;
             if record.offset.get() >= from {
                 records.push((record.offset.get(), decode(record.value.unwrap_or_default())?));
             }
@@ -55,14 +66,15 @@ pub(super) fn of_batches(batches: &Bytes, from: Offset) -> Result<Vec<(Offset, V
 ///
 /// # Errors
 /// It has not the columns that it should have, or a record is damaged.
-pub(super) fn of_columns(batch: &RecordBatch) -> Result<Vec<(Offset, Value)>> {
-    let offsets = batch.column_by_name("offset").context("no column offset")?;
-    let offsets = offsets.as_primitive_opt::<Int64Type>().context("offset is no int64")?;
-    let values = batch.column_by_name("value").context("no column value")?;
-    let values = values.as_binary_opt::<i32>().context("value is no binary")?;
-    ensure!(offsets.len() == values.len(), "columns of different lengths");
+pub(super) fn of_columns(batch: &RecordBatch) -> Result<Vec<(Offset, Value)>, Damaged> {
+    let offsets = batch.column_by_name("offset").and_then(|column| column.as_primitive_opt::<Int64Type>());
+    let values = batch.column_by_name("value").and_then(|column| column.as_binary_opt::<i32>());
+    let (Some(offsets), Some(values)) = (offsets, values) else {
+        return Err(Damaged(format!("a batch without an int64 offset and a binary value: {}", batch.schema())));
+    };
     let record = |(offset, value): (&i64, Option<&[u8]>)| {
-        Ok((u64::try_from(*offset)?, decode(value.context("a record without a value")?)?))
+        let offset = u64::try_from(*offset).map_err(|_| Damaged(format!("a record at offset {offset}")))?;
+        Ok((offset, decode(value.unwrap_or_default())?))
     };
     offsets.values().iter().zip(values).map(record).collect()
 }

@@ -7,11 +7,11 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use levada_checkers::history::{Key, Op, Phase, Process, Value};
-use levada_client::{Admin, Error, ErrorClass, ErrorCode, NewTopic, Topic};
+use levada_client::{Admin, ErrorCode, NewTopic, Topic};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tokio::{
     sync::Barrier,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{Orders, Stopped, Work, log::PATIENCE, queue::again};
@@ -25,6 +25,8 @@ const GROUPS: u32 = 6;
 const OPERATIONS_PER_KEY: u32 = 12;
 /// Between two operations of a process, on average.
 const PAUSE: Duration = Duration::from_millis(40);
+/// Sooner than this no client sends a request again: it pauses for at least 25 ms.
+const RETRIED_AFTER: Duration = Duration::from_millis(20);
 /// The setting, and what stands for the value 0 in it.
 const SETTING: &str = "retention.ms";
 const ZERO: u64 = 1_000_000_000_000;
@@ -34,20 +36,22 @@ pub(super) fn begin(work: &mut Work, stage: &Arc<Stage>, orders: &Orders) {
         let together = Arc::new(Barrier::new(RACERS as usize));
         for racer in 0..RACERS {
             let dice = StdRng::seed_from_u64(orders.seed ^ u64::from(group * RACERS + racer + 1) << 20);
-            work.spawn(race(Arc::clone(stage), group, racer, dice, Arc::clone(&together), work.stopped()));
+            let who = Racer { group, racer, orders: *orders };
+            work.spawn(race(Arc::clone(stage), who, dice, Arc::clone(&together), work.stopped()));
         }
     }
 }
 
-/// One process: key after key, together with its group.
-async fn race(
-    stage: Arc<Stage>,
+/// Who races.
+struct Racer {
     group: u32,
     racer: u32,
-    mut dice: StdRng,
-    together: Arc<Barrier>,
-    mut stopped: Stopped,
-) {
+    orders: Orders,
+}
+
+/// One process: key after key, together with its group.
+async fn race(stage: Arc<Stage>, who: Racer, mut dice: StdRng, together: Arc<Barrier>, mut stopped: Stopped) {
+    let Racer { group, racer, orders } = who;
     let (mut process, mut asked, mut number) = (stage.recorder.process(), None, 0);
     for round in 0_u32.. {
         let key = round * GROUPS + group;
@@ -68,7 +72,7 @@ async fn race(
                 _ if dice.random_bool(0.5) => Op::Write { key, value },
                 _ => Op::Read { key, value: None },
             };
-            if !perform(&stage, admin, process, op).await {
+            if !perform(&stage, admin, process, op, &orders).await {
                 // Nobody knows what became of it: such a process does nothing any more.
                 process = stage.recorder.process();
                 asked = None;
@@ -82,11 +86,16 @@ async fn race(
 }
 
 /// Does it, and notes what came of it. Whether that is known.
-async fn perform(stage: &Stage, admin: &Admin, process: Process, op: Op) -> bool {
+async fn perform(stage: &Stage, admin: &Admin, process: Process, op: Op, orders: &Orders) -> bool {
     let invocation = stage.recorder.invoke(process, None, op.clone());
+    let again = matches!(op, Op::Write { .. }).then(|| {
+        let other = stage.recorder.process();
+        (other, stage.recorder.invoke(other, None, op.clone()))
+    });
+    let began = Instant::now();
     let answer = match &op {
         Op::Cas { key, value, .. } => {
-            timeout(PATIENCE, admin.create_topic(topic(*key, *value))).await.map(|made| match made {
+            timeout(PATIENCE, admin.create_topic(topic(*key, *value, orders.replicas))).await.map(|made| match made {
                 Ok(_) => Ok(Some(op.clone())),
                 Err(error) if error.code == ErrorCode::TopicExists => Ok(None),
                 Err(error) => Err(error),
@@ -107,6 +116,11 @@ async fn perform(stage: &Stage, admin: &Admin, process: Process, op: Op) -> bool
             })
         }
     };
+    if let Some((other, invocation)) = again {
+        // A write whose answer is late is sent again, and may take effect twice (docs/guarantees.md).
+        let phase = if began.elapsed() < RETRIED_AFTER { Phase::Fail } else { Phase::Info };
+        stage.recorder.ended(other, invocation, phase, op.clone(), "the same write, sent again".to_owned());
+    }
     match answer {
         Ok(Ok(Some(done))) => {
             stage.recorder.ok(process, None, invocation, done);
@@ -118,7 +132,8 @@ async fn perform(stage: &Stage, admin: &Admin, process: Process, op: Op) -> bool
             true
         }
         Ok(Err(error)) => {
-            let known = !op.changes() || is_refusal(&error);
+            // An earlier try may have been done, or be done yet.
+            let known = !op.changes();
             let phase = if known { Phase::Fail } else { Phase::Info };
             stage.recorder.ended(process, invocation, phase, op, error.to_string());
             known
@@ -129,11 +144,6 @@ async fn perform(stage: &Stage, admin: &Admin, process: Process, op: Op) -> bool
             false
         }
     }
-}
-
-/// Whether an answer proves that nothing was done.
-fn is_refusal(error: &Error) -> bool {
-    error.code.class() == ErrorClass::FixRequest
 }
 
 /// Old keys go, so that there are never many topics. What becomes of them is nobody's business any more.
@@ -152,9 +162,9 @@ fn setting(value: Value) -> (String, String) {
     (SETTING.to_owned(), (ZERO + value).to_string())
 }
 
-fn topic(key: Key, value: Value) -> NewTopic {
+fn topic(key: Key, value: Value, replicas: u32) -> NewTopic {
     let config = BTreeMap::from([setting(value)]);
-    NewTopic { name: name(key), partitions: 1, replicas: 3, config, schema_json: None }
+    NewTopic { name: name(key), partitions: 1, replicas, config, schema_json: None }
 }
 
 fn value_of(topic: &Topic) -> Option<Value> {

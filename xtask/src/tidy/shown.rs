@@ -1,6 +1,10 @@
 //! Tests that a page names exist: a promise or a mended bug whose test was renamed away would be shown by nothing.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use anyhow::{Context as _, Result};
 
@@ -11,29 +15,19 @@ const PAGES: [&str; 2] = ["docs/guarantees.md", "docs/track-record.md"];
 
 /// What there is to be named.
 struct Known {
-    packages: BTreeSet<String>,
-    /// Functions and files: a filter may name a part of either.
-    names: String,
+    /// The names of a package's functions and files, by its name: a filter may name a part of either.
+    packages: BTreeMap<String, String>,
     files: BTreeSet<String>,
 }
 
 pub(super) fn check(root: &Path, files: &[String], findings: &mut Vec<Finding>) -> Result<()> {
-    let mut known = Known { packages: BTreeSet::new(), names: String::new(), files: files.iter().cloned().collect() };
-    for path in files {
-        let read = || fs::read_to_string(root.join(path)).with_context(|| path.clone());
-        if path.ends_with("Cargo.toml") {
-            known.packages.extend(read()?.lines().find_map(|line| Some(line.strip_prefix("name = \"")?.to_owned())));
-        } else if path.ends_with(".rs") {
-            let text = read()?;
-            let functions = text.lines().filter_map(|line| line.split_once("fn ")).map(|(_, name)| name);
-            for name in functions.filter_map(|rest| rest.split(['(', '<']).next()) {
-                known.names.push_str(name);
-                known.names.push('\n');
-            }
-        }
-        // A golden script is a test, too.
-        known.names.push_str(path);
-        known.names.push('\n');
+    let mut known = Known { packages: BTreeMap::new(), files: files.iter().cloned().collect() };
+    for manifest in files.iter().filter(|path| path.ends_with("/Cargo.toml")) {
+        let text = fs::read_to_string(root.join(manifest)).with_context(|| manifest.clone())?;
+        let name = text.lines().find_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'));
+        let directory = manifest.trim_end_matches("Cargo.toml");
+        let Some(name) = name else { continue };
+        known.packages.insert(name.to_owned(), names_below(root, directory, files)?);
     }
     for page in PAGES {
         let text = fs::read_to_string(root.join(page)).with_context(|| page.to_owned())?;
@@ -52,14 +46,35 @@ pub(super) fn check(root: &Path, files: &[String], findings: &mut Vec<Finding>) 
     Ok(())
 }
 
+/// The functions and files of a package.
+fn names_below(root: &Path, directory: &str, files: &[String]) -> Result<String> {
+    let mut names = String::new();
+    for path in files.iter().filter(|path| path.starts_with(directory)) {
+        if path.ends_with(".rs") {
+            let text = fs::read_to_string(root.join(path)).with_context(|| path.clone())?;
+            let functions = text.lines().filter_map(|line| line.split_once("fn ")).map(|(_, name)| name);
+            for name in functions.filter_map(|rest| rest.split(['(', '<']).next()) {
+                names.push_str(name);
+                names.push('\n');
+            }
+        }
+        // A golden script is a test, too.
+        names.push_str(path);
+        names.push('\n');
+    }
+    Ok(names)
+}
+
 /// What a command names that is not there.
 fn missing(command: &str, known: &Known) -> Option<String> {
+    let mut names = None;
     let mut words = command.split_whitespace().skip(2);
     while let Some(word) = words.next() {
         match word {
             "-p" => {
                 let package = words.next().unwrap_or_default();
-                if !known.packages.iter().any(|name| name.trim_end_matches('"') == package) {
+                names = known.packages.get(package);
+                if names.is_none() {
                     return Some(format!("package {package}"));
                 }
             }
@@ -76,7 +91,7 @@ fn missing(command: &str, known: &Known) -> Option<String> {
             flag if flag.starts_with('-') => {}
             filter => {
                 let part = filter.trim_end_matches("::").rsplit("::").next().unwrap_or_default();
-                if !known.names.contains(part) {
+                if !names.is_some_and(|names| names.contains(part)) {
                     return Some(format!("test {filter}"));
                 }
             }
@@ -92,8 +107,10 @@ mod tests {
     #[test]
     fn a_test_that_is_not_there_is_named() {
         let known = Known {
-            packages: BTreeSet::from(["levada-sim\"".to_owned()]),
-            names: "a_promise_holds\nsim/src/checker/tests.rs\n".to_owned(),
+            packages: BTreeMap::from([
+                ("levada-sim".to_owned(), "a_promise_holds\nsim/src/checker/tests.rs\n".to_owned()),
+                ("levada-broker".to_owned(), "another\n".to_owned()),
+            ]),
             files: BTreeSet::from(["sim/tests/worlds.rs".to_owned(), "sim/tests/large/main.rs".to_owned()]),
         };
         let missing = |command| missing(command, &known);

@@ -86,6 +86,8 @@ pub struct Options {
     pub day_us: Option<u64>,
     /// Nodes come and go, and replicas move.
     pub moves: bool,
+    /// As nodes go, majorities are lost for good, and an operator lets what is left go on. Only where `moves` is set.
+    pub losses: bool,
     /// What new replicas may copy in a second.
     pub copy_bytes_per_s: u64,
     /// Below this much space on its disk a node takes no records.
@@ -115,6 +117,7 @@ impl Options {
             write_bytes_min: dice.pick(&[0, 16 << 10, 64 << 10]).unwrap_or(0),
             day_us: dice.pick(&[None, Some(3_500_000), Some(5_000_000)]).flatten(),
             moves: false,
+            losses: false,
             copy_bytes_per_s: dice.pick(&[16 << 20, 64 << 20]).unwrap_or(4 << 20),
             reserve_bytes: dice.pick(&[0, 256 << 10, 1 << 20]).unwrap_or(0),
             lie: None,

@@ -56,6 +56,14 @@ pub const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "recovery",
+        about: "every fault, while majorities of nodes lose their disks for good: what is left goes on",
+        shape: |options| {
+            (options.moves, options.losses) = (true, true);
+            options.settle_us *= 3;
+        },
+    },
+    Scenario {
         name: "full",
         about: "disks that fill up, often several at once",
         shape: |options| options.mix = Mix::FULL,

@@ -101,3 +101,13 @@ fn readers_of_what_is_not_committed_are_found_out() {
 fn bounds_from_whoever_is_asked_are_found_out() {
     is_found_out(Lie::StaleBounds, Mix::NONE, &[Kind::Stale]);
 }
+
+#[test]
+fn what_is_left_of_majorities_goes_on_with_everything() {
+    let mut lost = 0;
+    for seed in 1..=8 {
+        let outcome = outcome(&options("recovery", seed, 15));
+        lost += outcome.faults.get("lost majority").copied().unwrap_or(0);
+    }
+    assert!(lost > 5, "majorities were lost {lost} times");
+}

@@ -20,6 +20,7 @@ pub mod event;
 mod fetching;
 mod fitness;
 mod followed;
+pub mod footing;
 mod housekeeping;
 mod mending;
 mod open_error;

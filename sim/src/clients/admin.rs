@@ -130,6 +130,8 @@ impl Admin {
         let Some(step) = self.steps.front().cloned() else { return };
         let call = match step {
             Step::Rest { until_us } if until_us > ctx.now_us => return,
+            // What is begun without a majority may be there for ever, and have nothing left of it.
+            Step::Rest { .. } if !ctx.sight.bereft.is_empty() => return,
             Step::Rest { .. } => {
                 self.steps.pop_front();
                 return;

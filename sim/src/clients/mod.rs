@@ -8,6 +8,7 @@ pub mod auditor;
 pub mod mover;
 pub mod producer;
 pub mod reader;
+pub mod recoverer;
 pub mod renewal;
 
 use std::{fmt, sync::Arc};

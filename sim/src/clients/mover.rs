@@ -1,7 +1,8 @@
 //! An operator who adds nodes, drains them, replaces those whose disk is lost, and changes how many replicas there are.
 //!
 //! One thing after the other, and the next when the world has come to rest: a second disk must not be lost before what was
-//! on the first is on another one again.
+//! on the first is on another one again. Or else a majority of the disks is lost at one moment in which what is left has everything
+//! that anybody was told; then somebody else sees to it that the cluster goes on (`recoverer.rs`).
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -18,7 +19,7 @@ use levada_protocol::{
 };
 use levada_storage_engine::store::GroupState;
 
-use super::{Call, CallId, Client, Context, Input, PATIENCE_US, Response};
+use super::{Call, CallId, Client, Context, Input, PATIENCE_US, Response, recoverer::Bereft};
 use crate::checker::Kind;
 
 const PACE_US: std::ops::RangeInclusive<u64> = 20_000..=100_000;
@@ -34,6 +35,8 @@ pub struct Sight {
     pub is_calm: bool,
     /// Nodes that were decommissioned.
     pub removed: BTreeSet<NodeId>,
+    /// Groups that have lost a majority of their replicas for good, and have not gone on without them.
+    pub bereft: Vec<Bereft>,
 }
 
 /// Something that the world does to machines.
@@ -41,6 +44,8 @@ pub struct Sight {
 pub enum Wish {
     /// The machine is lost with its disk.
     Wipe(NodeId),
+    /// All of these are, at once; not before what others have is worth something without them.
+    WipeAll(BTreeSet<NodeId>),
     /// A machine with an empty disk starts, as a node that has joined.
     Begin {
         /// The node.
@@ -67,6 +72,7 @@ impl fmt::Debug for Wish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Wipe(node) => write!(f, "n{node} is lost with its disk"),
+            Self::WipeAll(nodes) => write!(f, "{nodes:?} are to be lost with their disks"),
             Self::Begin { node, .. } => write!(f, "n{node} begins"),
             Self::Renew { node, .. } => write!(f, "n{node} has another replica of the metadata"),
             Self::Gone(node) => write!(f, "n{node} is switched off"),
@@ -80,6 +86,7 @@ impl fmt::Debug for Wish {
 enum Step {
     Rest { until_us: u64 },
     Wipe(NodeId),
+    WipeAll(BTreeSet<NodeId>),
     Admit { node: NodeId, replace: bool },
     Join(NodeId, IncarnationId),
     Drain(NodeId),
@@ -98,6 +105,8 @@ pub struct Mover {
     /// Numbers of nodes that have never been, or are free again.
     spares: Vec<NodeId>,
     replicas: u32,
+    /// Majorities are lost, too.
+    losses: bool,
     incarnations: u64,
     begun: u64,
 }
@@ -105,10 +114,10 @@ pub struct Mover {
 impl Mover {
     /// One who has machines for so many nodes more.
     #[must_use]
-    pub fn new(topic: &str, spares: Vec<NodeId>, replicas: u32) -> Self {
+    pub fn new(topic: &str, spares: Vec<NodeId>, replicas: u32, losses: bool) -> Self {
         let steps = VecDeque::from([Step::AwaitCalm]);
         let (asked, incarnations, begun) = (None, 0, 0);
-        Self { topic: topic.to_owned(), aim: NodeId(1), steps, asked, spares, replicas, incarnations, begun }
+        Self { topic: topic.to_owned(), aim: NodeId(1), steps, asked, spares, replicas, losses, incarnations, begun }
     }
 
     fn fresh(&mut self) -> IncarnationId {
@@ -119,6 +128,10 @@ impl Mover {
     fn plan(&mut self, ctx: &mut Context<'_>) {
         self.begun += 1;
         self.steps.push_back(Step::Rest { until_us: ctx.now_us + ctx.dice.around(REST_US) });
+        if self.losses && ctx.dice.chance(70) {
+            self.plan_loss(ctx);
+            return self.steps.push_back(Step::AwaitCalm);
+        }
         match ctx.dice.between(0..=3) {
             0 if !self.spares.is_empty() => {
                 let node = self.spares.remove(0);
@@ -143,6 +156,20 @@ impl Mover {
             }
         }
         self.steps.push_back(Step::AwaitCalm);
+    }
+
+    /// All nodes but one, or some more. Others take their places.
+    fn plan_loss(&mut self, ctx: &mut Context<'_>) {
+        let left = ctx.dice.between(1..=ctx.nodes.len().div_ceil(2) as u64);
+        let mut gone: BTreeSet<NodeId> = ctx.nodes.iter().copied().collect();
+        for _ in 0..left {
+            gone.remove(&ctx.any_node());
+        }
+        self.steps.push_back(Step::WipeAll(gone.clone()));
+        for node in gone {
+            let incarnation = self.fresh();
+            self.steps.extend([Step::Admit { node, replace: true }, Step::Join(node, incarnation)]);
+        }
     }
 
     fn wake(&mut self, ctx: &mut Context<'_>) {
@@ -176,6 +203,16 @@ impl Mover {
             Step::Wipe(node) => {
                 self.steps.pop_front();
                 return ctx.wishes.push(Wish::Wipe(node));
+            }
+            Step::WipeAll(nodes) if nodes.iter().all(|node| ctx.nodes.contains(node)) => {
+                if ctx.settling {
+                    return self.steps.clear();
+                }
+                return ctx.wishes.push(Wish::WipeAll(nodes));
+            }
+            Step::WipeAll(_) => {
+                self.steps.pop_front();
+                return;
             }
             Step::Admit { node, replace } => Request::AdmitNode { node, replace, dry_run: false },
             Step::Join(node, incarnation) => {

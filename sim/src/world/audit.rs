@@ -52,6 +52,9 @@ impl World {
         if let Some(unfinished) = self.clients.iter().find_map(|(client, _)| client.unfinished()) {
             return Some(unfinished);
         }
+        if let Some(bereft) = self.sight.bereft.first() {
+            return Some(format!("there is no majority of {bereft:?}"));
+        }
         let mut metadata = None;
         for (node, process) in &self.processes {
             let Some(running) = &process.running else { return Some(format!("node {node} is down")) };

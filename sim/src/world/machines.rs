@@ -12,6 +12,11 @@ impl World {
     /// Looks at the cluster as a whole, and goes on doing so.
     pub(super) fn look(&mut self) {
         self.queue.after(LOOK_US, Happening::Look);
+        self.sight = self.see();
+    }
+
+    /// The cluster as it stands now.
+    pub(super) fn see(&mut self) -> Sight {
         let mut sight = Sight::default();
         let mut metadata = None;
         let (mut is_calm, mut has_controller) = (true, false);
@@ -37,7 +42,12 @@ impl World {
         sight.is_calm = is_calm && is_still && has_controller;
         // Who was removed and came back is not removed any more.
         sight.removed.retain(|node| self.nodes.contains(node));
-        self.sight = sight;
+        if self.options.losses {
+            self.note_homes();
+            sight.bereft = self.bereft();
+            sight.is_calm &= sight.bereft.is_empty();
+        }
+        sight
     }
 
     /// Something becomes of a machine.
@@ -47,6 +57,14 @@ impl World {
             Wish::Wipe(node) => {
                 self.count("lost disk");
                 self.lose(node);
+            }
+            Wish::WipeAll(nodes) => {
+                if self.may_lose(&nodes) {
+                    self.count("lost majority");
+                    self.tell(format_args!("LOSS {nodes:?}"));
+                    nodes.into_iter().for_each(|node| self.lose(node));
+                    self.sight = self.see();
+                }
             }
             Wish::LookAgain => {}
             Wish::Renew { node, state } => {

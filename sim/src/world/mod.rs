@@ -8,6 +8,7 @@
 mod audit;
 mod disturb;
 mod events;
+mod losses;
 mod machines;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +31,7 @@ use crate::{
         mover::{Mover, Sight},
         producer::Producer,
         reader::Reader,
+        recoverer::Recoverer,
     },
     dice::Dice,
     disks::{Done, Speed},
@@ -40,6 +42,7 @@ use crate::{
     queue::Queue,
     story::Story,
 };
+use losses::Homes;
 
 /// The topic that producers and readers work with.
 const TOPIC: &str = "levada";
@@ -143,6 +146,8 @@ pub struct World {
     /// How many times machines were started that are gone.
     runs: BTreeMap<NodeId, u32>,
     sight: Sight,
+    /// Where replicas were seen: a machine, as long as it has this data directory.
+    homes: Homes,
     /// Nodes that wait for another replica of the metadata.
     renewing: BTreeSet<NodeId>,
     clients: Vec<(Box<dyn Client>, Dice)>,
@@ -182,6 +187,7 @@ impl World {
             founders,
             runs: BTreeMap::new(),
             sight: Sight::default(),
+            homes: Homes::default(),
             renewing: BTreeSet::new(),
             clients: Vec::new(),
             partitions: Vec::new(),
@@ -320,7 +326,11 @@ impl World {
             let last = self.options.nodes;
             let replicas = self.nodes.len().min(REPLICAS);
             let spares = (last + 1..=last + SPARES).map(NodeId).collect();
-            self.employ(Box::new(Mover::new(TOPIC, spares, u32::try_from(replicas).unwrap_or(1))));
+            let losses = self.options.losses;
+            self.employ(Box::new(Mover::new(TOPIC, spares, u32::try_from(replicas).unwrap_or(1), losses)));
+            if losses {
+                self.employ(Box::new(Recoverer::default()));
+            }
             self.queue.after(0, Happening::Look);
         }
     }

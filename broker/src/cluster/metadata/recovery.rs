@@ -40,11 +40,12 @@ impl Recovery {
     }
 
     /// Whether a group with this membership still needs replicas that are given up. If one of those that came later
-    /// belongs to it, it does not: then it has gone on without them already.
+    /// belongs to it, it does not: then it has gone on without them already. Nor does a survivor that votes alone need those that
+    /// learn from it: they came when it had gone on, and were given up when it was told to once more.
     #[must_use]
     pub fn is_due(&self, conf: &Conf) -> bool {
-        let all = conf.everybody();
-        all.iter().any(|replica| self.gives_up(*replica)) && all.iter().all(|replica| *replica < self.below)
+        let needs = conf.voters.union(&conf.outgoing).any(|replica| self.gives_up(*replica));
+        needs && conf.everybody().iter().all(|replica| *replica < self.below)
     }
 }
 
@@ -94,6 +95,8 @@ mod tests {
         assert!(!recovery.is_due(&conf(&[2], &[])));
         assert!(!recovery.is_due(&conf(&[2], &[4])));
         assert!(!recovery.is_due(&conf(&[2, 4, 5], &[])));
+        assert!(!recovery.is_due(&conf(&[2], &[3])), "it leads, and can let it go by itself");
+        assert!(recovery.is_due(&conf(&[1, 3], &[2])));
         // However it came back: those that came later may be a majority.
         assert!(!recovery.is_due(&conf(&[2, 4, 5], &[3])));
     }

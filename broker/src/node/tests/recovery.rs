@@ -147,6 +147,22 @@ fn a_survivor_that_asks_for_votes_whenever_somebody_looks_goes_on() {
     loss.come_back();
 }
 
+/// As when the answer got lost, or somebody did not wait for it: those that learn from the survivor by then are given up, too.
+#[test]
+fn a_survivor_that_is_told_again_lets_others_learn_from_it() {
+    let mut loss = loss();
+    let plan = plan(Subject::Partition, &loss.found()).unwrap();
+    loss.recover(&plan).unwrap();
+    let partition = loss.partition();
+    let (group, survivor, at) = (partition.group, plan.survivor.id, loss.survivor);
+    loss.world.until(|world| !world.nodes[&at].partitions[&group].group.conf().learners.is_empty());
+    let again = Request::RecoverPartition { group, survivor, targets_given: partition.targets_given };
+    loss.world.ask_controller(again).unwrap();
+    assert_ne!(loss.partition().recovery, partition.recovery, "others come now");
+    loss.goes_on();
+    loss.come_back();
+}
+
 /// Those that are given up come back before the survivor leads: they may lead for a moment, and nothing comes apart.
 #[test]
 fn all_that_was_given_up_comes_back_too_early() {

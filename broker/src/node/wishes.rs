@@ -11,6 +11,7 @@ use levada_protocol::{
     source::NewTopic,
     topic::{TOPIC_CONFIG_KEYS, TopicConfig, check_topic_name},
 };
+use levada_storage_engine::planted::{self, Planted};
 
 use super::{
     Node,
@@ -121,6 +122,7 @@ impl Node {
                 self.controller.give_producer_id(id, out);
                 return Ok(());
             }
+            Request::MetadataBarrier if planted::is(Planted::StaleMetadata) => return tell(id, Answer::Done, out),
             Request::MetadataBarrier => {
                 let read = Read { id, group: GroupId::METADATA, refusal: None };
                 let context = self.reads.begin(read);

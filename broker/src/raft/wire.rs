@@ -153,6 +153,13 @@ impl PeerMessage {
         leads.then(|| (*group, Term(message.get_term())))
     }
 
+    /// Whether the sender gives the receiver its vote.
+    #[must_use]
+    pub fn gives_vote(&self) -> bool {
+        let Self::Raft { message, .. } = self else { return false };
+        message.get_msg_type() == MessageType::MsgRequestVoteResponse && !message.get_reject()
+    }
+
     /// About how many bytes it takes on the wire, for budgets.
     #[must_use]
     pub fn wire_bytes(&self) -> usize {

@@ -51,6 +51,19 @@ pub enum Fault {
         /// How long.
         for_us: u64,
     },
+    /// All processes end and come back; meanwhile the network has parted in two, with one node in both parts. As soon as that
+    /// node has given its vote in an election, its power goes, and whoever got the vote is cut off from all others: they elect
+    /// somebody else, and that node, which is back by then, must not give its vote a second time.
+    VoteCut {
+        /// The node in the middle.
+        voter: NodeId,
+        /// From whom to whom no message passes.
+        ways: Vec<(NodeId, NodeId)>,
+        /// Who comes back after which time.
+        victims: Vec<(NodeId, u64)>,
+        /// How long the network has parted.
+        for_us: u64,
+    },
     /// A machine's clock jumps. (That by which the process measures time does not.)
     ClockJump {
         /// The node.
@@ -159,6 +172,8 @@ pub struct Mix {
     pub gone: u32,
     /// Rotten journals.
     pub journal: u32,
+    /// Power cuts of voters.
+    pub vote: u32,
 }
 
 impl Mix {
@@ -178,6 +193,7 @@ impl Mix {
         rot: 0,
         gone: 0,
         journal: 0,
+        vote: 0,
     };
     /// Power cuts only.
     pub const POWER: Self = Self { interval_us: 1_500_000, power: 1, all_percent: 30, ..Self::NONE };
@@ -203,6 +219,7 @@ impl Mix {
             rot: 0,
             gone: 0,
             journal: 0,
+            vote: 0,
             interval_us: dice.pick(&[500_000, 1_500_000, 4_000_000]).unwrap_or(1_500_000),
             all_percent: dice.pick(&[5, 20, 60]).unwrap_or(20),
         }
@@ -236,8 +253,9 @@ impl Nemesis {
 
     /// The next fault; `None` when the mix has none.
     pub fn next_fault(&mut self) -> Option<Fault> {
-        let Mix { power, kill, restart, pause, clock, partition, slow, fail, full, rot, gone, journal, .. } = self.mix;
-        let weights = [power, kill, restart, pause, partition, slow, full, fail, rot, gone, journal, clock];
+        let Mix { power, kill, restart, pause, clock, partition, slow, fail, full, rot, gone, journal, vote, .. } =
+            self.mix;
+        let weights = [power, kill, restart, pause, partition, slow, full, fail, rot, gone, journal, clock, vote];
         let sum: u32 = weights.iter().sum();
         let mut draw = self.dice.between(0..=u64::from(sum.checked_sub(1)?));
         let kind = weights.iter().position(|&weight| {
@@ -278,6 +296,7 @@ impl Nemesis {
                     self.dice.pick(&[3_600_000, 60_000, 1_000])? + i64::try_from(self.dice.between(0..=999)).ok()?;
                 Fault::ClockJump { victim, by_ms: if self.dice.chance(50) { by_ms } else { -by_ms } }
             }
+            12 => self.vote_cut(),
             _ => {
                 let call = self.dice.pick(&["fdatasync", "write"])?;
                 Fault::DiskFails { victim, call, down_us: self.down_us() }
@@ -327,6 +346,14 @@ impl Nemesis {
         };
         let deaf = if self.dice.chance(50) { ours.to_vec() } else { Vec::new() };
         Fault::Partition { ways, deaf, for_us }
+    }
+
+    fn vote_cut(&mut self) -> Fault {
+        let mut nodes = self.nodes.clone();
+        self.shuffle(&mut nodes);
+        let victims = nodes.iter().map(|&node| (node, self.dice.between(20_000..=200_000))).collect();
+        let voter = nodes.first().copied().unwrap_or(NodeId(1));
+        Fault::VoteCut { voter, ways: bridge(&nodes), victims, for_us: self.dice.between(3_000_000..=5_000_000) }
     }
 
     fn shuffle(&mut self, nodes: &mut [NodeId]) {
@@ -381,11 +408,12 @@ mod tests {
             rot: 1,
             gone: 1,
             journal: 1,
+            vote: 1,
             ..Mix::POWER
         };
         let mut everything = nemesis(all);
         let kinds: BTreeSet<_> = (0..1000).filter_map(|_| everything.next_fault()).map(|f| kind(&f)).collect();
-        assert_eq!(kinds.len(), 13, "{kinds:?}");
+        assert_eq!(kinds.len(), 14, "{kinds:?}");
         let mut power = nemesis(Mix::POWER);
         assert!((0..1000).filter_map(|_| power.next_fault()).all(|f| kind(&f).starts_with("PowerCut")));
         assert_eq!(nemesis(Mix::NONE).next_fault(), None);

@@ -33,5 +33,7 @@ pub mod options;
 pub mod process;
 pub mod queue;
 pub mod scenarios;
+#[cfg(feature = "planted")]
+pub mod selftest;
 pub mod story;
 pub mod world;

@@ -67,6 +67,14 @@ pub const SCENARIOS: &[Scenario] = &[
         shape: |options| options.mix = Mix::PARTITIONS,
     },
     Scenario {
+        name: "votes",
+        about: "voters whose power goes as soon as they have given their vote",
+        shape: |options| {
+            let interval_us = 5_000_000;
+            options.mix = Mix { vote: 1, interval_us, ..Mix::NONE };
+        },
+    },
+    Scenario {
         name: "calm",
         about: "no fault at all",
         shape: |options| {

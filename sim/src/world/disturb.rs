@@ -85,6 +85,14 @@ impl World {
                 self.count("partition");
                 self.queue.after(for_us, Happening::Heal { partition: self.partition });
             }
+            Fault::VoteCut { voter, ways, victims, for_us } => {
+                self.network.heal();
+                ways.into_iter().for_each(|(from, to)| self.network.cut(Place::Node(from), Place::Node(to)));
+                self.partition += 1;
+                self.queue.after(for_us, Happening::Heal { partition: self.partition });
+                victims.into_iter().for_each(|(victim, down_us)| self.end(victim, down_us));
+                self.vote_awaited = Some(voter);
+            }
             Fault::SlowDisk { victim, for_us } => {
                 let Some(process) = self.processes.get_mut(&victim) else { return };
                 let usual = usize::try_from(victim.get() - 1).ok().and_then(|at| self.options.disks.get(at).copied());
@@ -267,6 +275,16 @@ impl World {
         }
     }
 
+    /// A node whose vote was awaited has given it: its power goes, and its candidate is alone.
+    pub(super) fn voted(&mut self, voter: NodeId, candidate: NodeId) {
+        self.count("power cut of a voter");
+        self.cut_power_of(voter, &CrashPlan::LOSE_ALL, RESTART_US);
+        for node in self.nodes.iter().copied().filter(|node| *node != candidate) {
+            self.network.cut(Place::Node(candidate), Place::Node(node));
+            self.network.cut(Place::Node(node), Place::Node(candidate));
+        }
+    }
+
     /// A process ends; the disk keeps what was written.
     fn end(&mut self, node: NodeId, down_us: u64) {
         let Some(process) = self.processes.get_mut(&node) else { return };
@@ -353,6 +371,7 @@ impl World {
         self.tell(format_args!("everything heals"));
         self.settling = true;
         self.armed = None;
+        self.vote_awaited = None;
         self.network.weather = Weather::CALM;
         self.heal_network();
         for node in self.nodes.clone() {

@@ -43,6 +43,7 @@ impl Happening {
             | Self::Look
             | Self::Start(_)
             | Self::Heal { .. }
+            | Self::Voted { .. }
             | Self::DiskSpeed { .. }
             | Self::DiskSpace(_) => None,
         }
@@ -87,6 +88,7 @@ impl World {
             Happening::Resume { node, .. } => self.resume(node),
             Happening::Heal { partition } if partition == self.partition => self.heal_network(),
             Happening::Heal { .. } => {}
+            Happening::Voted { voter, candidate } => self.voted(voter, candidate),
             Happening::DiskSpace(node) => self.free_space(node),
             Happening::DiskSpeed { node, speed } => {
                 if let Some(process) = self.processes.get_mut(&node) {
@@ -238,6 +240,9 @@ impl World {
         let now_us = self.queue.now_us();
         for message in messages {
             let arrivals = self.network.send(now_us, Place::Node(from), Place::Node(to));
+            if message.gives_vote() && self.vote_awaited.take_if(|voter| *voter == from).is_some() {
+                self.queue.after(0, Happening::Voted { voter: from, candidate: to });
+            }
             if let wire::PeerMessage::Raft { group, message } = &message {
                 let (kind, entries) = (message.get_msg_type(), message.get_entries().len());
                 let (term, index, commit) = (message.get_term(), message.get_index(), message.get_commit());

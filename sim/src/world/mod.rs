@@ -68,6 +68,7 @@ enum Happening {
     Start(NodeId),
     Resume { node: NodeId, run: u32 },
     Heal { partition: u32 },
+    Voted { voter: NodeId, candidate: NodeId },
     DiskSpeed { node: NodeId, speed: Speed },
     DiskSpace(NodeId),
 }
@@ -153,6 +154,8 @@ pub struct World {
     /// No new faults, no new work.
     settling: bool,
     armed: Option<Armed>,
+    /// The power of this node goes when it has given its vote.
+    vote_awaited: Option<NodeId>,
     /// Which partition of the network is the latest.
     partition: u32,
     told_unreachable: BTreeMap<(NodeId, NodeId), u64>,
@@ -190,6 +193,7 @@ impl World {
             next_stream: 0,
             settling: false,
             armed: None,
+            vote_awaited: None,
             partition: 0,
             told_unreachable: BTreeMap::new(),
             faults: BTreeMap::new(),

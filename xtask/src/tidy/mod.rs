@@ -2,12 +2,13 @@
 //!
 //! - nothing is left behind: no notes to oneself, no debugging macros, no paths of the machine it was written on;
 //! - no `.rs` file that no `mod` reaches;
-//! - every crate takes the workspace's lints;
+//! - every crate takes the workspace's lints, and none has planted bugs by default;
 //! - files over [`FILE_LINES_MAX`] and functions over [`FUNCTION_LINES_MAX`] lines stand in [`LONG`] with the reason why
 //!   they may; what is no longer that long must not stand there.
 //!
 //! Every finding is one line: where, what, and what to do about it.
 
+mod features;
 mod modules;
 mod rust;
 mod text;
@@ -72,6 +73,7 @@ pub(crate) fn run() -> Result<bool> {
         }
     }
     modules::check(root, &files, &workspaces, &mut findings)?;
+    features::check(&workspaces, &mut findings);
     findings.extend(judge(&long, LONG));
 
     for Finding { path, line, what } in &findings {

@@ -47,7 +47,8 @@ struct Args {
     /// Nodes of each cluster.
     #[arg(long, default_value_t = 3)]
     nodes: u64,
-    /// What kind of world: mixed, membership, rot, journal, full, power, partitions, votes, calm; several, with commas, take turns.
+    /// What kind of world: mixed, membership, rot, journal, full, power, partitions, deposed, crashes, disks, slow, lending,
+    /// regroup, absent, votes, calm; several, with commas, take turns.
     #[arg(long, default_value = "mixed", value_parser = scenario, value_delimiter = ',')]
     scenario: Vec<Scenario>,
     /// Print the story of each world.

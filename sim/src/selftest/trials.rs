@@ -18,10 +18,18 @@ const fn trial(scenario: &'static str, nodes: u64, faults_s: u64) -> Trial {
 }
 
 const CALM: &[Trial] = &[trial("calm", 3, 5)];
+const DEPOSED: &[Trial] = &[trial("deposed", 3, 15)];
+const CRASHES: &[Trial] = &[trial("crashes", 3, 10)];
+const DISKS: &[Trial] = &[trial("disks", 3, 10)];
+const VOTES: &[Trial] = &[trial("votes", 3, 15)];
+const LENDING: &[Trial] = &[trial("lending", 3, 15)];
+const REGROUP: &[Trial] = &[trial("regroup", 5, 30)];
 const POWER: &[Trial] = &[trial("power", 3, 10)];
 const MIXED: &[Trial] = &[trial("mixed", 3, 10)];
 const PARTITIONS: &[Trial] = &[trial("partitions", 3, 10)];
 const FULL: &[Trial] = &[trial("full", 3, 10)];
+const SLOW: &[Trial] = &[trial("slow", 3, 10)];
+const ABSENT: &[Trial] = &[trial("absent", 3, 2)];
 const ROT: &[Trial] = &[trial("rot", 3, 10)];
 const JOURNAL: &[Trial] = &[trial("journal", 3, 20)];
 const MEMBERSHIP: &[Trial] = &[trial("membership", 3, 20)];
@@ -31,11 +39,9 @@ const MEMBERSHIP: &[Trial] = &[trial("membership", 3, 20)];
 pub const fn of(bug: Planted) -> &'static [Trial] {
     use Planted as P;
     match bug {
-        P::JournalNotSynced | P::StaleBounds | P::ReadsPastHighWatermark => CALM,
+        P::JournalNotSynced | P::ReadsPastHighWatermark => CALM,
         P::JournalNameNotSynced
-        | P::TailTrusted
         | P::FramesUnchecked
-        | P::RecycledTooSoon
         | P::CheckpointNotSynced
         | P::CheckpointNameNotSynced
         | P::SegmentsNotSynced
@@ -44,16 +50,18 @@ pub const fn of(bug: Planted) -> &'static [Trial] {
         | P::LeaderCountsUnsynced
         | P::ProducersNotCheckpointed
         | P::ProducerIdsNotCheckpointed => POWER,
-        P::SyncFailureIgnored
-        | P::VoteNotSaved
-        | P::ReplacedEntriesReplayed
+        P::TailTrusted => CRASHES,
+        P::SyncFailureIgnored => DISKS,
+        P::VoteNotSaved => VOTES,
+        P::CopyUnchecked => LENDING,
+        P::JointLeftAtOnce => REGROUP,
+        P::ReplacedEntriesReplayed
         | P::UncommittedWritten
         | P::RetentionTooFar
         | P::AppendsBatched
-        | P::HighWatermarkFalls
-        | P::RefusesAlone
-        | P::ReadsByLease
-        | P::SleepsThroughLoss => MIXED,
+        | P::HighWatermarkFalls => MIXED,
+        P::SleepsThroughLoss => ABSENT,
+        P::StaleBounds | P::RefusesAlone | P::ReadsByLease | P::StaleMetadata => DEPOSED,
         P::VotesForAnybody
         | P::SentCountsAsAcknowledged
         | P::ConflictKept
@@ -63,13 +71,11 @@ pub const fn of(bug: Planted) -> &'static [Trial] {
         | P::WindowTooShort
         | P::SequenceUnchecked
         | P::DuplicateAnsweredEarly
-        | P::WaitersForgotten
-        | P::StaleMetadata => PARTITIONS,
+        | P::WaitersForgotten => PARTITIONS,
         P::NoSpaceIsSuccess => FULL,
-        P::SegmentUnchecked | P::CopyUnchecked => ROT,
+        P::RecycledTooSoon => SLOW,
+        P::SegmentUnchecked => ROT,
         P::DamageCut | P::DoubtIgnored => JOURNAL,
-        P::EarlierReplicaReplayed | P::JointLeftAtOnce | P::ReplicasNotRenewed | P::MembershipNotCheckpointed => {
-            MEMBERSHIP
-        }
+        P::EarlierReplicaReplayed | P::ReplicasNotRenewed | P::MembershipNotCheckpointed => MEMBERSHIP,
     }
 }

@@ -51,6 +51,19 @@ pub enum Fault {
         /// How long.
         for_us: u64,
     },
+    /// All processes end and come back; meanwhile the network has parted in two, with one node in both parts. As soon as that
+    /// node has given its vote in an election, its power goes, and whoever got the vote is cut off from all others: they elect
+    /// somebody else, and that node, which is back by then, must not give its vote a second time.
+    VoteCut {
+        /// The node in the middle.
+        voter: NodeId,
+        /// From whom to whom no message passes.
+        ways: Vec<(NodeId, NodeId)>,
+        /// Who comes back after which time.
+        victims: Vec<(NodeId, u64)>,
+        /// How long the network has parted.
+        for_us: u64,
+    },
     /// A machine's clock jumps. (That by which the process measures time does not.)
     ClockJump {
         /// The node.
@@ -83,6 +96,14 @@ pub enum Fault {
         /// What happens to it.
         decay: Decay,
     },
+    /// For a while, what a node reads of its files for others, or to look whether they are sound, is not what stands there. Always
+    /// the same node.
+    Misread {
+        /// The node.
+        victim: NodeId,
+        /// How long.
+        for_us: u64,
+    },
     /// The process ends, and with it goes a directory that had a part of the segments. It may come back with the next power
     /// cut. Always on the same node's disk, as for decay.
     DirectoryGone {
@@ -93,7 +114,8 @@ pub enum Fault {
         /// How long it stays down.
         down_us: u64,
     },
-    /// The process ends, and a block of its journal that was durable is not what it was any more. Always on the same node's disk.
+    /// The process ends, and a block of its journal that was durable is not what it was any more. Always on the same node's disk,
+    /// and on another than that whose segments decay.
     JournalRots {
         /// The node.
         victim: NodeId,
@@ -102,14 +124,12 @@ pub enum Fault {
         /// How long it stays down.
         down_us: u64,
     },
-    /// An operation of this kind fails on a node's disk: the process must end, and never try it again.
+    /// An operation of this kind fails on the disks of these nodes: the process must end, and never try it again.
     DiskFails {
-        /// The node.
-        victim: NodeId,
+        /// The nodes, and how long each stays down.
+        victims: Vec<(NodeId, u64)>,
         /// The kind of operation (see `DiskOp::call`).
         call: &'static str,
-        /// How long it stays down.
-        down_us: u64,
     },
 }
 
@@ -135,7 +155,7 @@ pub struct Mix {
     pub interval_us: u64,
     /// Power cuts.
     pub power: u32,
-    /// How many of 100 power cuts hit all nodes at once.
+    /// How many of 100 power cuts, and of disk failures, hit all nodes at once.
     pub all_percent: u32,
     /// Killed processes.
     pub kill: u32,
@@ -159,6 +179,10 @@ pub struct Mix {
     pub gone: u32,
     /// Rotten journals.
     pub journal: u32,
+    /// Power cuts of voters.
+    pub vote: u32,
+    /// Wrong reads.
+    pub misread: u32,
 }
 
 impl Mix {
@@ -178,6 +202,8 @@ impl Mix {
         rot: 0,
         gone: 0,
         journal: 0,
+        vote: 0,
+        misread: 0,
     };
     /// Power cuts only.
     pub const POWER: Self = Self { interval_us: 1_500_000, power: 1, all_percent: 30, ..Self::NONE };
@@ -203,6 +229,8 @@ impl Mix {
             rot: 0,
             gone: 0,
             journal: 0,
+            vote: 0,
+            misread: 0,
             interval_us: dice.pick(&[500_000, 1_500_000, 4_000_000]).unwrap_or(1_500_000),
             all_percent: dice.pick(&[5, 20, 60]).unwrap_or(20),
         }
@@ -229,6 +257,19 @@ impl Nemesis {
         self.nodes = nodes;
     }
 
+    /// After a message from one node to another that changes a group's membership: these two are cut off from all others, after
+    /// this time.
+    pub fn parting(&mut self, percent: u32, ours: [NodeId; 2]) -> Option<(u64, Fault)> {
+        if !self.dice.chance(percent) {
+            return None;
+        }
+        let theirs = self.nodes.iter().copied().filter(|node| !ours.contains(node));
+        let pairs: Vec<_> = theirs.flat_map(|theirs| ours.map(|ours| (ours, theirs))).collect();
+        let ways = pairs.into_iter().flat_map(|(a, b)| [(a, b), (b, a)]).collect();
+        let (after_us, for_us) = (self.dice.between(1_000..=40_000), self.dice.between(1_000_000..=4_000_000));
+        Some((after_us, Fault::Partition { ways, deaf: Vec::new(), for_us }))
+    }
+
     /// How long until the next fault.
     pub fn rest_us(&mut self) -> u64 {
         self.dice.around(self.mix.interval_us)
@@ -236,8 +277,11 @@ impl Nemesis {
 
     /// The next fault; `None` when the mix has none.
     pub fn next_fault(&mut self) -> Option<Fault> {
-        let Mix { power, kill, restart, pause, clock, partition, slow, fail, full, rot, gone, journal, .. } = self.mix;
-        let weights = [power, kill, restart, pause, partition, slow, full, fail, rot, gone, journal, clock];
+        let Mix { power, kill, restart, pause, clock, partition, slow, fail, full, rot, gone, journal, vote, .. } =
+            self.mix;
+        let misread = self.mix.misread;
+        let weights =
+            [power, kill, restart, pause, partition, slow, full, fail, rot, gone, journal, clock, vote, misread];
         let sum: u32 = weights.iter().sum();
         let mut draw = self.dice.between(0..=u64::from(sum.checked_sub(1)?));
         let kind = weights.iter().position(|&weight| {
@@ -271,16 +315,22 @@ impl Nemesis {
             10 => {
                 let mut draw = || self.dice.between(0..=u64::from(u32::MAX));
                 let at = (draw(), draw());
-                Fault::JournalRots { victim: self.nodes.first().copied()?, at, down_us: self.down_us() }
+                let victim = self.nodes.get(1).or(self.nodes.first()).copied()?;
+                Fault::JournalRots { victim, at, down_us: self.down_us() }
             }
             11 => {
                 let by_ms =
                     self.dice.pick(&[3_600_000, 60_000, 1_000])? + i64::try_from(self.dice.between(0..=999)).ok()?;
                 Fault::ClockJump { victim, by_ms: if self.dice.chance(50) { by_ms } else { -by_ms } }
             }
+            12 => self.vote_cut(),
+            13 => Fault::Misread { victim: self.nodes.first().copied()?, for_us: self.dice.around(2_000_000) },
             _ => {
                 let call = self.dice.pick(&["fdatasync", "write"])?;
-                Fault::DiskFails { victim, call, down_us: self.down_us() }
+                let all = self.dice.chance(self.mix.all_percent);
+                let victims = if all { self.nodes.clone() } else { vec![victim] };
+                let victims = victims.into_iter().map(|victim| (victim, self.down_us())).collect();
+                Fault::DiskFails { victims, call }
             }
         })
     }
@@ -327,6 +377,14 @@ impl Nemesis {
         };
         let deaf = if self.dice.chance(50) { ours.to_vec() } else { Vec::new() };
         Fault::Partition { ways, deaf, for_us }
+    }
+
+    fn vote_cut(&mut self) -> Fault {
+        let mut nodes = self.nodes.clone();
+        self.shuffle(&mut nodes);
+        let victims = nodes.iter().map(|&node| (node, self.dice.between(20_000..=200_000))).collect();
+        let voter = nodes.first().copied().unwrap_or(NodeId(1));
+        Fault::VoteCut { voter, ways: bridge(&nodes), victims, for_us: self.dice.between(3_000_000..=5_000_000) }
     }
 
     fn shuffle(&mut self, nodes: &mut [NodeId]) {
@@ -381,11 +439,13 @@ mod tests {
             rot: 1,
             gone: 1,
             journal: 1,
+            vote: 1,
+            misread: 1,
             ..Mix::POWER
         };
         let mut everything = nemesis(all);
         let kinds: BTreeSet<_> = (0..1000).filter_map(|_| everything.next_fault()).map(|f| kind(&f)).collect();
-        assert_eq!(kinds.len(), 13, "{kinds:?}");
+        assert_eq!(kinds.len(), 15, "{kinds:?}");
         let mut power = nemesis(Mix::POWER);
         assert!((0..1000).filter_map(|_| power.next_fault()).all(|f| kind(&f).starts_with("PowerCut")));
         assert_eq!(nemesis(Mix::NONE).next_fault(), None);

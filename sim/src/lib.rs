@@ -16,7 +16,11 @@
 //! replicas are compared with each other and with all that was said.
 //!
 //! **Why it can be believed**: the checker is tested with histories made by hand, and a world can be told to lie
-//! ([`options::Lie`]) about syncs, completions, reads and bounds; the tests demand that each lie is found out.
+//! ([`options::Lie`]) about syncs, completions, reads and bounds; the tests demand that each lie is found out. And with the
+//! feature `planted` the product itself has bugs, one at a time, each of which must be found (`selftest`).
+//!
+//! **What it does not forgive**: that a cluster mends itself. Where nothing harmed a disk, nothing on it may be damaged or in
+//! doubt, however soon other nodes make up for it.
 //!
 //! Reading order: [`world`], [`process`], [`disks`], [`network`], [`clients`], [`faults`], [`checker`],
 //! [`scenarios`].
@@ -33,5 +37,7 @@ pub mod options;
 pub mod process;
 pub mod queue;
 pub mod scenarios;
+#[cfg(feature = "planted")]
+pub mod selftest;
 pub mod story;
 pub mod world;

@@ -1,5 +1,8 @@
 //! Runs simulated worlds and reports what they found.
 
+#[cfg(feature = "planted")]
+mod hunts;
+
 use std::{
     collections::BTreeMap,
     io::Write as _,
@@ -44,7 +47,8 @@ struct Args {
     /// Nodes of each cluster.
     #[arg(long, default_value_t = 3)]
     nodes: u64,
-    /// What kind of world: mixed, membership, recovery, rot, journal, full, power, partitions, calm; several, with commas, take turns.
+    /// What kind of world: mixed, membership, recovery, rot, journal, full, power, partitions, deposed, crashes, disks, slow, lending,
+    /// regroup, absent, votes, calm; several, with commas, take turns.
     #[arg(long, default_value = "mixed", value_parser = scenario, value_delimiter = ',')]
     scenario: Vec<Scenario>,
     /// Print the story of each world.
@@ -53,6 +57,9 @@ struct Args {
     /// Worlds at a time; by default as many as there are processors.
     #[arg(long)]
     jobs: Option<usize>,
+    #[cfg(feature = "planted")]
+    #[command(flatten)]
+    hunts: hunts::Args,
 }
 
 fn scenario(name: &str) -> Result<Scenario, String> {
@@ -114,6 +121,10 @@ impl Sum {
 #[allow(clippy::print_stdout, reason = "this is a command's output")]
 fn main() -> ExitCode {
     let args = Args::parse();
+    #[cfg(feature = "planted")]
+    if args.hunts.are_wanted() {
+        return hunts::run(&args.hunts, args.jobs.unwrap_or_else(processors));
+    }
     let (first, count) = args.seed.map_or((args.first, args.seeds), |seed| (seed, 1));
     let wanted_us = args.hours.map(|hours| {
         let wanted = Duration::try_from_secs_f64(hours * 3_600.0).unwrap_or(Duration::MAX);

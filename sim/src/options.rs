@@ -1,6 +1,6 @@
 //! What a world is like. Everything follows from the seed, unless a scenario or a test says otherwise.
 
-use crate::{dice::Dice, disks::Speed, faults::Mix, network::Weather};
+use crate::{clients::PATIENCE_US, dice::Dice, disks::Speed, faults::Mix, network::Weather};
 
 /// A promise that the world itself breaks, to see that the checker notices. Nothing of this is in the product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct Workload {
     pub filling_max: usize,
     /// How many of a million times a producer looks for work it forgets everything instead, as if it had crashed.
     pub amnesia_ppm: u32,
+    /// How long a producer waits for an answer before it tries another node.
+    pub patience_us: u64,
     /// The bytes that the topic keeps per partition; `None` keeps everything.
     pub retention_bytes: Option<u64>,
 }
@@ -47,6 +49,7 @@ impl Workload {
             records_max: dice.pick(&[1, 5, 20]).unwrap_or(5),
             filling_max: if heavy { 4_000 } else { dice.pick(&[0, 50, 500]).unwrap_or(50) },
             amnesia_ppm: dice.pick(&[0, 500]).unwrap_or(0),
+            patience_us: PATIENCE_US,
             retention_bytes: dice.chance(25).then_some(2 << 20),
         }
     }
@@ -84,6 +87,11 @@ pub struct Options {
     /// Who works with records does so for this long and then rests for as long, again and again: long enough for groups to
     /// fall asleep. `None`: no rest.
     pub day_us: Option<u64>,
+    /// When all is well again, one node is away for two days.
+    pub absence: bool,
+    /// How many of 100 messages that change a group's membership are followed by a network that parts: its leader and one other
+    /// node on one side.
+    pub parting_percent: u32,
     /// Nodes come and go, and replicas move.
     pub moves: bool,
     /// As nodes go, majorities are lost for good, and an operator lets what is left go on. Only where `moves` is set.
@@ -101,7 +109,7 @@ impl Options {
     #[must_use]
     pub fn drawn(seed: u64, nodes: u64, faults_us: u64) -> Self {
         let dice = &mut Dice::new(seed, "options");
-        Self {
+        let mut options = Self {
             seed,
             nodes,
             faults_us,
@@ -116,12 +124,17 @@ impl Options {
             ticks_burst: dice.chance(50),
             write_bytes_min: dice.pick(&[0, 16 << 10, 64 << 10]).unwrap_or(0),
             day_us: dice.pick(&[None, Some(3_500_000), Some(5_000_000)]).flatten(),
+            absence: false,
+            parting_percent: 0,
             moves: false,
             losses: false,
             copy_bytes_per_s: dice.pick(&[16 << 20, 64 << 20]).unwrap_or(4 << 20),
             reserve_bytes: dice.pick(&[0, 256 << 10, 1 << 20]).unwrap_or(0),
             lie: None,
-        }
+        };
+        // Who is in a hurry has left an old leader before that has heard of the new one.
+        options.workload.patience_us = Dice::new(seed, "patience").pick(&[PATIENCE_US, 250_000]).unwrap_or(PATIENCE_US);
+        options
     }
 
     /// How long it is until work goes on, if it is night.

@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use levada_broker::node::{
     MemberLoss, Node, NodeConfig, NodeOpenError, ScrubConfig, Watermarks,
     event::{Now, RequestId},
@@ -21,7 +22,7 @@ use levada_protocol::{
 };
 use levada_storage_engine::{
     config::{SegmentConfig, StoreConfig},
-    disk::{Disk as _, DiskSpace},
+    disk::{Disk as _, DiskError, DiskSpace, FileName},
     journal::{JournalConfig, JournalId},
     sim_disk::{CrashPlan, SimDisk},
     store::{DirIdentity, GroupState, Store},
@@ -189,6 +190,8 @@ pub struct Process<H> {
     pub excused_us: Option<u64>,
     /// Its disk has no space left.
     pub is_full: bool,
+    /// What it reads for others is not what stands there.
+    pub misreads: bool,
     ticks: u64,
     /// It was asked to stop; then it comes back after this time.
     pub stopping_us: Option<u64>,
@@ -265,6 +268,7 @@ impl<H> Process<H> {
             running: None,
             excused_us: None,
             is_full: false,
+            misreads: false,
             ticks: 0,
             stopping_us: None,
             was_stopped: true,
@@ -394,6 +398,21 @@ impl<H> Process<H> {
     /// What a power cut would leave, this time.
     pub fn crash_plan(&mut self) -> CrashPlan {
         CrashPlan::seeded(self.dice.seed())
+    }
+
+    /// What a read gives: what stands there, or not.
+    ///
+    /// # Errors
+    /// As the disk refuses.
+    pub fn read(&mut self, file: &FileName, pos: u64, len: usize) -> Result<Bytes, DiskError> {
+        let bytes = self.disk.read(file, pos, len)?;
+        if !self.misreads || bytes.is_empty() {
+            return Ok(bytes);
+        }
+        let at = usize::try_from(self.dice.between(0..=bytes.len() as u64 - 1)).unwrap_or(0);
+        let mut wrong = bytes.to_vec();
+        wrong[at] ^= 1;
+        Ok(wrong.into())
     }
 
     /// How long a read takes.

@@ -75,6 +75,77 @@ pub const SCENARIOS: &[Scenario] = &[
         shape: |options| options.mix = Mix::PARTITIONS,
     },
     Scenario {
+        name: "deposed",
+        about: "a network that parts again and again, and clients in a hurry: they ask old leaders and new ones in turn",
+        shape: |options| {
+            options.mix = Mix { interval_us: 1_200_000, ..Mix::PARTITIONS };
+            options.weather = Weather::CALM;
+            options.workload.patience_us = 150_000;
+            options.day_us = None;
+        },
+    },
+    Scenario {
+        name: "crashes",
+        about: "processes that end and power cuts, close together",
+        shape: |options| {
+            let interval_us = 300_000;
+            options.mix = Mix { kill: 4, power: 1, all_percent: 30, interval_us, ..Mix::NONE };
+        },
+    },
+    Scenario {
+        name: "disks",
+        about: "disks that fail, one or all at once, and power cuts",
+        shape: |options| options.mix = Mix { fail: 3, power: 1, all_percent: 50, interval_us: 700_000, ..Mix::NONE },
+    },
+    Scenario {
+        name: "slow",
+        about: "slow disks under more load than they can bear, and power cuts: checkpoints take longer than journal files last",
+        shape: |options| {
+            options.mix = Mix { slow: 4, power: 3, all_percent: 30, interval_us: 500_000, ..Mix::NONE };
+            let workload = &mut options.workload;
+            (workload.partitions, workload.producers, workload.pace_us) = (4, 3, 5_000);
+            (workload.records_max, workload.filling_max) = (20, 4_000);
+            (options.journal_file_bytes, options.checkpoint_bytes) = (512 << 10, 64 << 10);
+            options.tail_bytes_max = 8 << 20;
+        },
+    },
+    Scenario {
+        name: "lending",
+        about: "one node's journal decays, so that its replicas are made anew, and another one misreads what it lends for that",
+        shape: |options| {
+            options.mix = Mix { misread: 3, journal: 2, interval_us: 700_000, ..Mix::NONE };
+            options.settle_us *= 3;
+        },
+    },
+    Scenario {
+        name: "regroup",
+        about: "nodes come and go and replicas move, and the network parts just when a group gets other members",
+        shape: |options| {
+            options.moves = true;
+            options.parting_percent = 25;
+            options.mix = Mix { partition: 2, kill: 1, interval_us: 2_000_000, ..Mix::NONE };
+            options.settle_us *= 3;
+        },
+    },
+    Scenario {
+        name: "absent",
+        about: "no fault but a node that is away for long, from one night on in which everything sleeps",
+        shape: |options| {
+            options.mix = Mix::NONE;
+            options.weather = Weather::CALM;
+            options.day_us = Some(5_000_000);
+            options.absence = true;
+        },
+    },
+    Scenario {
+        name: "votes",
+        about: "voters whose power goes as soon as they have given their vote",
+        shape: |options| {
+            let interval_us = 5_000_000;
+            options.mix = Mix { vote: 1, interval_us, ..Mix::NONE };
+        },
+    },
+    Scenario {
         name: "calm",
         about: "no fault at all",
         shape: |options| {

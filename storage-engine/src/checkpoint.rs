@@ -31,6 +31,7 @@ use crate::{
     error::{DamageCause, OpenError},
     journal::Doubt,
     log::writer::{LogRecord, Seam, SegmentRecord},
+    planted::{self, Planted},
     segment::Mark,
 };
 
@@ -105,7 +106,13 @@ impl Checkpoint {
 
     /// What must be done so that the data directory has this checkpoint, durably.
     pub(crate) fn write(&self) -> Vec<DiskOp> {
-        atomic_file::replace(&FileName::new(FILE), self.encode())
+        let mut ops = atomic_file::replace(&FileName::new(FILE), self.encode());
+        ops.retain(|op| match op {
+            DiskOp::Sync { .. } => !planted::is(Planted::CheckpointNotSynced),
+            DiskOp::SyncDir { .. } => !planted::is(Planted::CheckpointNameNotSynced),
+            _ => true,
+        });
+        ops
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {

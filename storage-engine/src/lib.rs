@@ -21,6 +21,7 @@ mod lru;
 pub mod metrics;
 mod mmap;
 mod payload;
+pub mod planted;
 pub mod poison;
 pub mod retention;
 mod segment;

@@ -1,5 +1,5 @@
-//! The project's own commands: `cargo xtask test`, `cargo xtask demo`, `cargo xtask sim`, `cargo xtask tidy`,
-//! `cargo xtask metrics`.
+//! The project's own commands: `cargo xtask test`, `cargo xtask demo`, `cargo xtask sim`, `cargo xtask selftest`,
+//! `cargo xtask tidy`, `cargo xtask metrics`.
 //!
 //! What a newcomer types after cloning. Each command prints what it does and how long that took, installs what it
 //! needs beyond Rust, and says exactly what is missing when it cannot.
@@ -43,6 +43,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// The simulator's test of itself: bugs are planted in the product, one after the other, and each must be found.
+    #[command(disable_help_flag = true)]
+    Selftest {
+        /// As `cargo xtask selftest --help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -52,6 +59,7 @@ fn main() -> ExitCode {
         Command::Metrics => process::metrics(),
         Command::Demo { arguments } => process::demo(&arguments),
         Command::Sim { arguments } => process::sim(&arguments),
+        Command::Selftest { arguments } => process::selftest(&arguments),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -67,6 +67,13 @@ pub(crate) fn sim(arguments: &[String]) -> Result<bool> {
     succeeds(command.args(arguments))
 }
 
+/// `cargo xtask selftest`: the simulator with bugs planted in the product, each of which it must find.
+pub(crate) fn selftest(arguments: &[String]) -> Result<bool> {
+    let mut command =
+        cargo(&["run", "--release", "--package", "levada-sim", "--features", "planted", "--", "--selftest"]);
+    succeeds(command.args(arguments))
+}
+
 /// `cargo xtask metrics`: the test that compares `docs/metrics.md` with the constants of all crates, told to write it. Not a
 /// dependency on these crates: this one builds in seconds.
 pub(crate) fn metrics() -> Result<bool> {

@@ -53,7 +53,10 @@ const STEPS: [Step; 7] = [
         // Together with the others it has all its features.
         let alone =
             ["clippy", "--package", "levada-client", "--no-default-features", "--locked", "--", "-D", "warnings"];
-        Ok(all.and(plain(process::cargo(&alone), remedy)?))
+        // The bugs that the simulator must find, which no other build has.
+        let planted = ["clippy", "--package", "levada-sim", "--features", "planted", "--all-targets", "--locked", "--"];
+        let planted = planted.into_iter().chain(["-D", "warnings"]).collect::<Vec<_>>();
+        Ok(all.and(plain(process::cargo(&alone), remedy)?).and(plain(process::cargo(&planted), remedy)?))
     }),
     ("build", || {
         plain(process::cargo(&["test", "--workspace", "--locked", "--no-run"]), "mend what the compiler names")

@@ -13,6 +13,7 @@ use levada_protocol::{
 };
 use levada_storage_engine::{
     entry::EntryKind,
+    planted::{self, Planted},
     store::{GroupCheckpoint, GroupInit, GroupState, RecoveredGroup, Store},
 };
 use prost::Message as _;
@@ -76,7 +77,7 @@ impl Controller {
         logger: &slog::Logger,
     ) -> std::result::Result<Self, NodeOpenError> {
         let group = GroupId::METADATA;
-        if store.doubts(group) || config.member_loss.is_some() {
+        if store.doubts(group) && !planted::is(Planted::DoubtIgnored) || config.member_loss.is_some() {
             let (conf_state, state) = recovered.map(|found| (found.conf_state, found.app_state)).unwrap_or_default();
             let unreadable = |why: String| NodeOpenError::State { group, why };
             let membership = Membership::decode(&conf_state).map_err(|error| unreadable(error.to_string()))?;

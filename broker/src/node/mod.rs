@@ -52,6 +52,7 @@ use levada_protocol::{
 use levada_storage_engine::{
     disk::{Disk, DiskError, Lane},
     entry::EntryKind,
+    planted::{self, Planted},
     store::{GroupCheckpoint, RecoveredGroup, Store, StoreConfig, StoreEffect, StoreEvent},
 };
 
@@ -83,6 +84,7 @@ use crate::{
     partition::machine::Partition,
     raft::{
         TICK_MS,
+        membership::{Conf, Membership},
         wire::{PeerMessage, kind_of},
     },
     random::Random,
@@ -434,10 +436,17 @@ impl Node {
         groups.extend(self.partitions.values().filter(moved).map(|partition| {
             let raft = &partition.group;
             let membership = if alone.capture(partition) { raft.alone() } else { raft.membership() };
+            let conf_state = match partition.placed() {
+                Some(placed) if planted::is(Planted::MembershipNotCheckpointed) => {
+                    let first = placed.first().iter().map(|first| first.id);
+                    Membership { replica: membership.replica, conf: Conf::of(first) }.encode()
+                }
+                _ => membership.encode(),
+            };
             GroupCheckpoint {
                 group: raft.id(),
                 applied: partition.applied(),
-                conf_state: membership.encode(),
+                conf_state,
                 app_state: partition.encode(),
             }
         }));

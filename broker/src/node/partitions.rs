@@ -10,6 +10,7 @@ use levada_protocol::{
 };
 use levada_storage_engine::{
     entry::HardState,
+    planted::{self, Planted},
     store::{GroupInit, RecoveredGroup},
 };
 use tokio::sync::watch;
@@ -99,7 +100,7 @@ impl Node {
                 self.lost.insert(group, own);
                 Ok(())
             }
-            Some(found) if found.replica == own && self.store.doubts(group) => {
+            Some(found) if found.replica == own && self.store.doubts(group) && !planted::is(Planted::DoubtIgnored) => {
                 // Whatever is left of it: it may have voted, or acknowledged what is gone.
                 tracing::error!(group = group.get(), %place, "partition.damaged: this replica takes no part any more");
                 self.lost.insert(group, own);
@@ -263,6 +264,9 @@ impl Node {
         match self.leading_partition(place) {
             Ok(group) => {
                 self.wake(group, Wake::Request);
+                if let (Some(partition), true) = (self.partitions.get(&group), planted::is(Planted::StaleBounds)) {
+                    return out.push(Effect::Reply { id, result: Ok(Answer::Bounds(bounds_of(partition))) });
+                }
                 let context = self.reads.begin(Read { id, group, refusal: None });
                 if let Some(partition) = self.partitions.get_mut(&group) {
                     partition.group.read_index(context);
@@ -341,6 +345,10 @@ impl Node {
             // A leader that was deposed and has not heard of it judges by an old log: the client would take its no for
             // the loss of a batch.
             for (id, refusal) in leading.flush(&mut partition.group, out) {
+                if planted::is(Planted::RefusesAlone) {
+                    out.push(Effect::Reply { id, result: Err(refusal) });
+                    continue;
+                }
                 let context = self.reads.begin(Read { id, group, refusal: Some(refusal) });
                 partition.group.read_index(context);
             }
@@ -363,10 +371,11 @@ impl Node {
         self.store.set_led(group, leads);
         let lost = led.is_some_and(|led| !leads || led != term);
         let lost = if lost { partition.step_down() } else { None };
-        let first_of_term_applied = leads && partition.group.log().term(partition.applied()) == Ok(term);
+        let first_of_term_applied = leads
+            && (partition.group.log().term(partition.applied()) == Ok(term) || planted::is(Planted::LeadsTooSoon));
         partition.publish(first_of_term_applied);
         if let Some(leading) = &mut partition.leading
-            && let Some(high_watermark) = leading.on_committed(partition.group.committed(), out)
+            && let Some(high_watermark) = leading.on_committed(safe(&partition.group), out)
         {
             partition.raise_high_watermark(high_watermark);
         }
@@ -378,7 +387,7 @@ impl Node {
                 out.push(Effect::Reply { id, result: refusal.map_or(Ok(Answer::Bounds(bounds)), Err) });
             }
         }
-        if let Some(lost) = lost {
+        if let Some(lost) = lost.filter(|_| !planted::is(Planted::WaitersForgotten)) {
             let unknown = Error::new(
                 ErrorCode::OutcomeUnknown,
                 "leadership was lost before the batch was committed; send it again with the same sequence",
@@ -415,6 +424,11 @@ impl Node {
             }
         }
     }
+}
+
+/// Up to where a leader's entries are safe.
+fn safe(group: &Group) -> LogIndex {
+    if planted::is(Planted::LeaderAloneAcknowledges) { group.persisted() } else { group.committed() }
 }
 
 fn bounds_of(partition: &Partition) -> LogBounds {

@@ -16,6 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use levada_protocol::ids::{GroupId, LogIndex, NodeId};
+use levada_storage_engine::planted::{self, Planted};
 
 use super::{Node, event::Effect, rota::Rota};
 use crate::{
@@ -375,7 +376,7 @@ impl Node {
             let Some(&Slumber { leader, confirmed }) = self.sleepers.asleep.get(&group) else { continue };
             if leader == self.config.node {
                 self.give_notice(group);
-            } else if confirmed + UNCONFIRMED_TICKS < self.ticks {
+            } else if confirmed + UNCONFIRMED_TICKS < self.ticks && !planted::is(Planted::SleepsThroughLoss) {
                 self.wake(group, Wake::Unconfirmed);
             }
         }
@@ -395,7 +396,7 @@ impl Node {
         if !groups.is_empty() {
             tracing::info!(%node, groups = groups.len(), "groups.woken: their node says nothing, or was started again");
         }
-        for group in groups {
+        for group in groups.into_iter().filter(|_| !planted::is(Planted::SleepsThroughLoss)) {
             self.wake(group, Wake::NodeLost);
         }
     }

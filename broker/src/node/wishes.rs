@@ -11,6 +11,7 @@ use levada_protocol::{
     source::NewTopic,
     topic::{TOPIC_CONFIG_KEYS, TopicConfig, check_topic_name},
 };
+use levada_storage_engine::planted::{self, Planted};
 
 use super::{
     Node,
@@ -121,6 +122,7 @@ impl Node {
                 self.controller.give_producer_id(id, out);
                 return Ok(());
             }
+            Request::MetadataBarrier if planted::is(Planted::StaleMetadata) => return tell(id, Answer::Done, out),
             Request::MetadataBarrier => {
                 let read = Read { id, group: GroupId::METADATA, refusal: None };
                 let context = self.reads.begin(read);
@@ -128,13 +130,7 @@ impl Node {
                 return Ok(());
             }
             Request::CreateTopic { new, dry_run, id: wanted } => {
-                let nodes = u32::try_from(self.controller.nodes().count()).unwrap_or(u32::MAX);
-                let default = self.config.default_replicas.min(nodes.max(1));
-                let replicas = if new.replicas == 0 { default } else { new.replicas };
-                let topic_id = wanted.unwrap_or_else(|| TopicId(self.random.uuid()));
-                let topic =
-                    self.controller.plan_topic(new, (topic_id, self.now.wall_ms), replicas, &self.standings())?;
-                let create = Kind::CreateTopic(wire::CreateTopic { topic: Some(topic) });
+                let create = self.plan_creation(new, wanted)?;
                 if dry_run {
                     let applied = self.controller.current().clone().apply(command(create))?;
                     let Applied::Topic(topic) = applied else { return Ok(()) };
@@ -233,6 +229,16 @@ impl Node {
             }
         };
         self.controller.propose(&command(kind), Waiter::Request(id))
+    }
+
+    /// What makes a topic, of this id if the client wants one.
+    fn plan_creation(&mut self, new: NewTopic, wanted: Option<TopicId>) -> Result<wire::command::Kind> {
+        let nodes = u32::try_from(self.controller.nodes().count()).unwrap_or(u32::MAX);
+        let default = self.config.default_replicas.min(nodes.max(1));
+        let replicas = if new.replicas == 0 { default } else { new.replicas };
+        let id = wanted.unwrap_or_else(|| TopicId(self.random.uuid()));
+        let topic = self.controller.plan_topic(new, (id, self.now.wall_ms), replicas, &self.standings())?;
+        Ok(wire::command::Kind::CreateTopic(wire::CreateTopic { topic: Some(topic) }))
     }
 
     fn needs_membership(&self) -> Result<()> {

@@ -10,7 +10,10 @@ use levada_protocol::{
     limits::{BATCH_ALIGN, ENTRY_PACK_BYTES},
     source::Appended,
 };
-use levada_storage_engine::entry::EntryKind;
+use levada_storage_engine::{
+    entry::EntryKind,
+    planted::{self, Planted},
+};
 
 use super::producers::{Producers, Verdict};
 use crate::{
@@ -107,7 +110,9 @@ impl Leading {
                 let answer = Appended { base_offset, duplicate: true };
                 if written == index {
                     pack.waiters.push((id, answer));
-                } else if let Some(in_flight) = self.in_flight.get_mut(&written) {
+                } else if let Some(in_flight) = self.in_flight.get_mut(&written)
+                    && !planted::is(Planted::DuplicateAnsweredEarly)
+                {
                     in_flight.waiters.push((id, answer));
                 } else {
                     reply(out, id, Ok(Answer::Appended(answer)));

@@ -8,7 +8,12 @@ use levada_protocol::{
     ids::{LogIndex, NodeId, Offset, ReplicaId},
     messages::metadata as wire,
 };
-use levada_storage_engine::{entry::EntryKind, log::LogStats, store::Store};
+use levada_storage_engine::{
+    entry::EntryKind,
+    log::LogStats,
+    planted::{self, Planted},
+    store::Store,
+};
 use prost::Message as _;
 
 use super::{leading::Leading, producers::Producers};
@@ -139,7 +144,11 @@ impl Partition {
         let state = wire::PartitionState {
             next_offset: self.next_offset.get(),
             log_start_offset: self.log_start.get(),
-            producers: self.producers.to_wire(),
+            producers: if planted::is(Planted::ProducersNotCheckpointed) {
+                Vec::new()
+            } else {
+                self.producers.to_wire()
+            },
             segment_ends: self
                 .segment_ends_ms
                 .iter()
@@ -205,14 +214,17 @@ impl Partition {
     /// Makes applied state visible to readers, and begins to lead when the first entry of the term is applied.
     pub fn publish(&mut self, first_of_term_applied: bool) {
         if self.leading.is_none() && first_of_term_applied {
-            let leading = Leading::new(self.group.term(), self.next_offset, self.producers.clone());
+            let forgets = planted::is(Planted::ProducersForgotten);
+            let producers = if forgets { Producers::default() } else { self.producers.clone() };
+            let leading = Leading::new(self.group.term(), self.next_offset, producers);
             self.leading = Some(leading);
         }
         let (high_watermark, log_start) = (self.next_offset, self.log_start);
         let (leading, term) = (self.leading.is_some(), self.group.term());
         self.view.state.send_if_modified(|view| {
             let before = *view;
-            view.high_watermark = view.high_watermark.max(high_watermark);
+            let falls = planted::is(Planted::HighWatermarkFalls);
+            view.high_watermark = if falls { high_watermark } else { view.high_watermark.max(high_watermark) };
             view.log_start = log_start;
             view.leading = leading;
             view.term = term;

@@ -75,7 +75,7 @@ impl Group {
         self.campaign();
     }
 
-    fn force(&mut self, step: &Step) {
+    pub(super) fn force(&mut self, step: &Step) {
         let change = change(step).expect("a change");
         let conf: ConfState = self.raw.apply_conf_change(&change).expect("raft takes any change to one voter");
         self.take_conf(&conf);

@@ -1,7 +1,8 @@
 //! How raft is set up.
 
 use levada_protocol::ids::{LogIndex, ReplicaId};
-use raft::Config;
+use levada_storage_engine::planted::{self, Planted};
+use raft::{Config, ReadOnlyOption};
 
 use super::{APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, ELECTION_TICKS, HEARTBEAT_TICKS, hibernation};
 
@@ -20,7 +21,12 @@ pub(super) fn raft_config(replica: ReplicaId, applied: LogIndex) -> Config {
         skip_bcast_commit: true,
         // Raft 0.7 adds entries to an append that waits to be sent and has none yet without looking whether they follow
         // its index; a follower would then acknowledge what it does not have.
-        batch_append: false,
+        batch_append: planted::is(Planted::AppendsBatched),
+        read_only_option: if planted::is(Planted::ReadsByLease) {
+            ReadOnlyOption::LeaseBased
+        } else {
+            ReadOnlyOption::Safe
+        },
         ..Config::default()
     }
 }

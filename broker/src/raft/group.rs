@@ -7,6 +7,7 @@ use levada_protocol::ids::{GroupId, LogIndex, NodeId, ReplicaId, Term};
 use levada_storage_engine::{
     entry::{Entry, EntryKind, HardState},
     log::Log,
+    planted::{self, Planted},
     store::Store,
 };
 use raft::{
@@ -286,6 +287,9 @@ impl Group {
             // Every replica has the same membership here, and says the same.
             Err(error) => tracing::error!(group = self.id.get(), %error, "raft.membership.refused"),
         }
+        if planted::is(Planted::JointLeftAtOnce) && self.conf.is_joint() {
+            self.force(&Step::Leave);
+        }
         let raft = &mut self.raw.raft;
         if raft.state != StateRole::Follower && !self.conf.everybody().contains(&ReplicaId(raft.id)) {
             // Raft would go on leading without being able to propose anything, or panic when it gets the votes to.
@@ -349,7 +353,7 @@ impl Group {
     }
 
     /// A message from the replica on a node. What no sound replica says there is dropped.
-    pub fn step(&mut self, from: NodeId, message: eraftpb::Message) {
+    pub fn step(&mut self, from: NodeId, mut message: eraftpb::Message) {
         let raft = &self.raw.raft;
         let is_ours = message.get_to() == raft.id;
         let sender = ReplicaId(message.get_from());
@@ -366,6 +370,18 @@ impl Group {
             let kind = message.get_msg_type();
             tracing::warn!(group = self.id.get(), %from, ?kind, why, "raft.message.dropped");
             return;
+        }
+        match message.get_msg_type() {
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote if planted::is(Planted::VotesForAnybody) => {
+                message.set_index(raft.raft_log.last_index().max(message.get_index()));
+                message.set_log_term(raft.raft_log.last_term().max(message.get_log_term()));
+            }
+            MessageType::MsgAppendResponse if planted::is(Planted::SentCountsAsAcknowledged) => {
+                if !message.get_reject() && message.get_term() == raft.term {
+                    message.set_index(raft.raft_log.last_index().max(message.get_index()));
+                }
+            }
+            _ => {}
         }
         // One that is not known here may be known to newer metadata, which of group 0 only the leader can send: it is taken
         // to be where it speaks from.
@@ -493,7 +509,8 @@ impl Group {
             if let Some(hard_state) = ready.hs() {
                 self.unsaved = Some(hard_state_from_raft(hard_state));
             }
-            if ready.must_sync() {
+            let waits_for_entries = planted::is(Planted::VoteNotSaved) && ready.entries().is_empty();
+            if ready.must_sync() && !waits_for_entries {
                 let entries = ready.take_entries().into_iter().map(entry_from_raft).collect();
                 let taken = store.append(self.id, entries, self.unsaved.take());
                 taken.expect("the leader packs entries within the limits and gives offsets without gaps");
@@ -513,7 +530,8 @@ impl Group {
     /// Tells raft what is durable, and sends what waited for it.
     fn release(&mut self, out: &mut Vec<Effect>) {
         while let Some(front) = self.unpersisted.front() {
-            if front.appends > self.durable {
+            let early = if self.is_leader() { Planted::LeaderCountsUnsynced } else { Planted::FollowerAcksUnsynced };
+            if front.appends > self.durable && !planted::is(early) {
                 return;
             }
             let Some(done) = self.unpersisted.pop_front() else { return };

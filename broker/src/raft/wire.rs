@@ -153,6 +153,20 @@ impl PeerMessage {
         leads.then(|| (*group, Term(message.get_term())))
     }
 
+    /// Whether the sender gives the receiver its vote.
+    #[must_use]
+    pub fn gives_vote(&self) -> bool {
+        let Self::Raft { message, .. } = self else { return false };
+        message.get_msg_type() == MessageType::MsgRequestVoteResponse && !message.get_reject()
+    }
+
+    /// Whether it has a change of the group's membership.
+    #[must_use]
+    pub fn changes_membership(&self) -> bool {
+        let Self::Raft { message, .. } = self else { return false };
+        message.get_entries().iter().any(|entry| kind_of(entry, &entry.data) == EntryKind::ConfChange)
+    }
+
     /// About how many bytes it takes on the wire, for budgets.
     #[must_use]
     pub fn wire_bytes(&self) -> usize {

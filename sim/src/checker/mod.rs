@@ -47,7 +47,7 @@ pub enum Kind {
     Diverged,
     /// A read that leaves out offsets, or shows some beyond the high watermark.
     Hole,
-    /// Bytes that were served are damaged, or could not be served although no disk was harmed.
+    /// Bytes that were served are damaged; or something is, or is in doubt, on a disk that was not harmed.
     Damaged,
     /// An answer that is older than its question.
     Stale,

@@ -15,7 +15,7 @@ use levada_protocol::{
     source::NewTopic,
 };
 
-use super::{Call, CallId, Client, Context, Input, PATIENCE_US, Response};
+use super::{Call, CallId, Client, Context, Input, Response};
 use crate::{
     batches::{self, Value},
     checker::Kind,
@@ -68,12 +68,13 @@ pub struct Admin {
     asked: Option<(CallId, u64)>,
     topics_made: u32,
     groups_max: u64,
+    patience_us: u64,
 }
 
 impl Admin {
     /// One that registers the nodes and makes a topic.
     #[must_use]
-    pub fn founding(nodes: &[(NodeId, IncarnationId)], topic: NewTopic) -> Self {
+    pub fn founding(nodes: &[(NodeId, IncarnationId)], topic: NewTopic, patience_us: u64) -> Self {
         let mut steps: VecDeque<Step> = nodes
             .iter()
             .map(|&(node, incarnation)| {
@@ -84,7 +85,7 @@ impl Admin {
         let groups_max = u64::from(topic.partitions);
         steps.push_back(Step::Look { name: topic.name.clone(), there: false });
         steps.push_back(Step::Create(topic));
-        Self { aim: NodeId(1), steps, asked: None, topics_made: 0, groups_max }
+        Self { aim: NodeId(1), steps, asked: None, topics_made: 0, groups_max, patience_us }
     }
 
     fn plan(&mut self, ctx: &mut Context<'_>) {
@@ -94,7 +95,8 @@ impl Admin {
         let topic = |name| NewTopic { name, partitions: 1, replicas: 0, config: BTreeMap::new(), schema_json: None };
         self.steps.push_back(Step::Rest { until_us: ctx.now_us + ctx.dice.around(REST_US) });
         self.steps.push_back(Step::Create(topic(name.clone())));
-        self.steps.push_back(Step::Look { name: name.clone(), there: true });
+        // More than once: each time somebody else may be asked.
+        self.steps.extend((0..3).map(|_| Step::Look { name: name.clone(), there: true }));
         if ctx.dice.chance(70) {
             self.steps.push_back(Step::Scribble { name: name.clone() });
         }
@@ -109,7 +111,7 @@ impl Admin {
 
     fn wake(&mut self, ctx: &mut Context<'_>) {
         ctx.wake_after_us = Some(ctx.dice.between(PACE_US));
-        if self.asked.is_some_and(|(_, at_us)| at_us + PATIENCE_US > ctx.now_us) {
+        if self.asked.is_some_and(|(_, at_us)| at_us + self.patience_us > ctx.now_us) {
             return;
         }
         if self.asked.take().is_some() {
@@ -148,7 +150,10 @@ impl Admin {
             Step::Delete { name } => Call::Request(Request::DeleteTopic { name }),
             Step::Look { name, .. } | Step::Scribble { name } => Call::Topic { name },
         };
-        self.asked = Some((ctx.call(self.aim, call), ctx.now_us));
+        // An old controller may believe that it still is one: it must find out before it says anything.
+        let asks_anybody = matches!(call, Call::Topic { .. }) && ctx.dice.chance(50);
+        let to = if asks_anybody { ctx.any_node() } else { self.aim };
+        self.asked = Some((ctx.call(to, call), ctx.now_us));
     }
 
     fn done(&mut self, response: &Response, ctx: &mut Context<'_>) {

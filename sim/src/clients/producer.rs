@@ -77,10 +77,15 @@ impl Producer {
         if !ctx.settling && ctx.dice.chance_ppm(self.workload.amnesia_ppm) {
             *self = Self::new(self.partition, self.workload, self.aim);
         }
+        // Who is in a hurry listens to anybody who says that another node leads.
+        if self.workload.patience_us < PATIENCE_US && ctx.dice.chance(2) {
+            self.aim = ctx.any_node();
+        }
         let Some(identity) = &mut self.identity else {
             return self.ask_identity(ctx);
         };
-        let late = |pending: &Pending| !pending.acked && pending.sent_us + PATIENCE_US < ctx.now_us;
+        let patience_us = self.workload.patience_us;
+        let late = |pending: &Pending| !pending.acked && pending.sent_us + patience_us < ctx.now_us;
         if self.window.iter().any(late) && self.send_again_us.is_none() {
             self.aim = ctx.any_node();
             self.send_again_us = Some(ctx.now_us);

@@ -101,8 +101,9 @@ impl Recoverer {
         let call = if is_metadata {
             ctx.call(plan.survivor.node, Call::Request(Request::RecoverMetadata))
         } else {
-            let survivor = plan.survivor.id;
-            ctx.call(self.aim, Call::Request(Request::RecoverPartition { group, survivor, targets_given }))
+            let (survivor, forgiven_to) = (plan.survivor.id, plan.forgiven_to);
+            let recover = Request::RecoverPartition { group, survivor, targets_given, forgiven_to };
+            ctx.call(self.aim, Call::Request(recover))
         };
         Some(Stage::Asked(call))
     }

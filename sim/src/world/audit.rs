@@ -39,7 +39,7 @@ impl World {
     }
 
     /// Tells where everything stands.
-    fn describe(&mut self) {
+    pub(super) fn describe(&mut self) {
         let running = self.processes.iter().filter_map(|(node, process)| Some((*node, process.running.as_ref()?)));
         let lines: Vec<String> = running
             .flat_map(|(node, running)| running.node.describe().into_iter().map(move |line| format!("n{node} {line}")))
@@ -86,6 +86,35 @@ impl World {
         })
     }
 
+    /// What is damaged or in doubt on a disk that nothing has happened to, we have made so. That it is mended from other nodes
+    /// is no excuse.
+    pub(super) fn look_for_harm(&mut self, node: NodeId) {
+        let running = self.processes.get(&node).and_then(|process| process.running.as_ref());
+        let Some(upkeep) = running.map(|running| running.node.view().upkeep()) else { return };
+        let is_damaged = upkeep.damaged_segments > 0 || upkeep.scrub_found > 0;
+        if is_damaged && !self.harmed.contains(&node) {
+            let what = format!("node {node} has damaged segments, and its disk was not harmed: {upkeep:?}");
+            self.checker.report(Kind::Damaged, what);
+        }
+        if upkeep.lost_replicas > 0 && !self.doubtful.contains(&node) {
+            let what = format!("node {node} has lost replicas, and its journal was not harmed: {upkeep:?}");
+            self.checker.report(Kind::Damaged, what);
+        }
+    }
+
+    /// Requests that nobody will answer any more.
+    pub(super) fn look_for_forgotten(&mut self) {
+        let now_us = self.queue.now_us();
+        for (node, process) in &self.processes {
+            let waiting = process.running.iter().flat_map(|running| running.waiting.values());
+            for waiting in waiting.filter(|waiting| waiting.since_us + FORGOTTEN_US < now_us) {
+                let (call, client) = (waiting.call.0, waiting.client.0);
+                self.checker
+                    .report(Kind::Answers, format!("node {node} never answered call {call} of client {client}"));
+            }
+        }
+    }
+
     fn unsettled_partition(&self, partition: TopicPartition) -> Option<String> {
         let (mut end, mut replicas, mut leaders) = (None, 0, 0);
         for (node, process) in &self.processes {
@@ -119,15 +148,7 @@ impl World {
 
     /// Compares what every replica has with what clients were told.
     pub(super) fn audit(&mut self) {
-        let now_us = self.queue.now_us();
-        for (node, process) in &self.processes {
-            let waiting = process.running.iter().flat_map(|running| running.waiting.values());
-            for waiting in waiting.filter(|waiting| waiting.since_us + FORGOTTEN_US < now_us) {
-                let (call, client) = (waiting.call.0, waiting.client.0);
-                self.checker
-                    .report(Kind::Answers, format!("node {node} never answered call {call} of client {client}"));
-            }
-        }
+        self.look_for_forgotten();
         for partition in self.partitions.clone() {
             let replicas: Vec<FinalLog> =
                 self.nodes.iter().filter_map(|&node| self.final_log(node, partition)).collect();

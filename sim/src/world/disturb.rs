@@ -42,7 +42,7 @@ impl World {
         *self.faults.entry(fault).or_default() += 1;
     }
 
-    fn perform(&mut self, fault: Fault) {
+    pub(super) fn perform(&mut self, fault: Fault) {
         self.tell(format_args!("FAULT {fault:?}"));
         match fault {
             Fault::PowerCut { victims } => self.cut_power(&victims),
@@ -85,6 +85,14 @@ impl World {
                 self.count("partition");
                 self.queue.after(for_us, Happening::Heal { partition: self.partition });
             }
+            Fault::VoteCut { voter, ways, victims, for_us } => {
+                self.network.heal();
+                ways.into_iter().for_each(|(from, to)| self.network.cut(Place::Node(from), Place::Node(to)));
+                self.partition += 1;
+                self.queue.after(for_us, Happening::Heal { partition: self.partition });
+                victims.into_iter().for_each(|(victim, down_us)| self.end(victim, down_us));
+                self.vote_awaited = Some(voter);
+            }
             Fault::SlowDisk { victim, for_us } => {
                 let Some(process) = self.processes.get_mut(&victim) else { return };
                 let usual = usize::try_from(victim.get() - 1).ok().and_then(|at| self.options.disks.get(at).copied());
@@ -106,15 +114,24 @@ impl World {
                 self.count("full disk");
                 self.queue.after(for_us, Happening::DiskSpace(victim));
             }
+            Fault::Misread { victim, for_us } => {
+                let Some(process) = self.processes.get_mut(&victim) else { return };
+                process.misreads = true;
+                self.harmed.insert(victim);
+                self.count("misread");
+                self.queue.after(for_us, Happening::ReadsWell(victim));
+            }
             Fault::Rot { victim, at, decay } => self.rot(victim, at, decay),
             Fault::JournalRots { victim, at, down_us } => self.rot_journal(victim, at, down_us),
             Fault::DirectoryGone { victim, which, down_us } => self.lose_directory(victim, which, down_us),
-            Fault::DiskFails { victim, call, down_us } => {
-                let Some(process) = self.processes.get_mut(&victim) else { return };
-                if process.running.is_some() && process.excused_us.is_none() {
-                    process.excused_us = Some(down_us);
-                    process.disk().inject(DiskFault::fail(call));
-                    self.count("disk failure");
+            Fault::DiskFails { victims, call } => {
+                for (victim, down_us) in victims {
+                    let Some(process) = self.processes.get_mut(&victim) else { continue };
+                    if process.running.is_some() && process.excused_us.is_none() {
+                        process.excused_us = Some(down_us);
+                        process.disk().inject(DiskFault::fail(call));
+                        self.count("disk failure");
+                    }
                 }
             }
         }
@@ -132,6 +149,7 @@ impl World {
         let may_be_open = names.get(index + 1).is_none_or(|next| group(next) != group(name));
         let file = FileName::new(format!("segments/{name}"));
         let Some(len) = disk.len(&file).ok().flatten().filter(|len| *len > 0) else { return };
+        self.harmed.insert(victim);
         let done = match decay {
             Decay::Cut if !may_be_open => disk.perform(&DiskOp::Truncate { file, len: part(len, at) }),
             Decay::Gone if !may_be_open => disk.perform(&DiskOp::Remove { file }),
@@ -156,6 +174,7 @@ impl World {
     fn lose_directory(&mut self, victim: NodeId, which: u64, down_us: u64) {
         let Some(process) = self.processes.get(&victim).filter(|process| process.running.is_some()) else { return };
         let disk = std::sync::Arc::clone(process.disk());
+        self.harmed.insert(victim);
         self.end(victim, down_us);
         let Ok(mut names) = disk.list("segments") else { return };
         names.retain(|name| !name.starts_with(&"0".repeat(20)) && Dice::new(which, name).chance(50));
@@ -188,6 +207,7 @@ impl World {
         } else {
             disk.flip_bit(&block.file, block.position + within, u8::try_from(at % 8).unwrap_or(0));
         }
+        self.doubtful.insert(victim);
         self.count("journal rot");
     }
 
@@ -196,6 +216,13 @@ impl World {
         if let Some(process) = self.processes.get_mut(&node) {
             process.is_full = false;
             process.disk().set_capacity(None);
+        }
+    }
+
+    /// What a node reads is what stands there again.
+    pub(super) fn read_well(&mut self, node: NodeId) {
+        if let Some(process) = self.processes.get_mut(&node) {
+            process.misreads = false;
         }
     }
 
@@ -267,6 +294,16 @@ impl World {
         }
     }
 
+    /// A node whose vote was awaited has given it: its power goes, and its candidate is alone.
+    pub(super) fn voted(&mut self, voter: NodeId, candidate: NodeId) {
+        self.count("power cut of a voter");
+        self.cut_power_of(voter, &CrashPlan::LOSE_ALL, RESTART_US);
+        for node in self.nodes.iter().copied().filter(|node| *node != candidate) {
+            self.network.cut(Place::Node(candidate), Place::Node(node));
+            self.network.cut(Place::Node(node), Place::Node(candidate));
+        }
+    }
+
     /// A process ends; the disk keeps what was written.
     fn end(&mut self, node: NodeId, down_us: u64) {
         let Some(process) = self.processes.get_mut(&node) else { return };
@@ -294,6 +331,7 @@ impl World {
             MemberLoss::Behind { .. } => "replica of the metadata behind all logs",
             MemberLoss::GivenUp { .. } => "replica of the metadata given up",
         });
+        self.doubtful.insert(node);
         if let Some(process) = self.processes.get_mut(&node) {
             process.give_up_metadata(loss);
         }
@@ -331,6 +369,11 @@ impl World {
             Err(NotStarted::Failed { error: NodeOpenError::MetadataDamaged { replica, need, .. }, .. }) => {
                 let incarnation = process.incarnation();
                 self.tell(format_args!("n{node} has lost its replica {replica} of the metadata"));
+                if !self.doubtful.contains(&node) {
+                    let what =
+                        format!("node {node} has lost its replica of the metadata, and its journal was not harmed");
+                    self.checker.report(Kind::Damaged, what);
+                }
                 self.renewing.insert(node);
                 return self.employ(Box::new(Renewal::new(node, incarnation, replica, need)));
             }
@@ -353,15 +396,46 @@ impl World {
         self.tell(format_args!("everything heals"));
         self.settling = true;
         self.armed = None;
+        self.vote_awaited = None;
         self.network.weather = Weather::CALM;
         self.heal_network();
         for node in self.nodes.clone() {
             self.resume(node);
             self.free_space(node);
+            self.read_well(node);
             if let Some(process) = self.processes.get_mut(&node) {
                 process.set_speed(Speed::QUICK);
             }
             self.start(node);
+        }
+    }
+
+    /// A node is away for two days, from the middle of a night on: what sleeps must notice, and go on without it.
+    pub(super) fn absence(&mut self) {
+        let Some(day_us) = self.options.day_us else { return };
+        let Some(absent) = Dice::new(self.options.seed, "absent").pick(&self.nodes) else { return };
+        self.settling = false;
+        let night = (self.queue.now_us() / day_us + 1) | 1;
+        self.run_until(night * day_us + day_us * 3 / 4);
+        if let Some(process) = self.processes.get_mut(&absent) {
+            process.kill();
+            self.tell(format_args!("n{absent} is away"));
+            self.count("absence");
+        }
+        self.run_until((night + 1) * day_us);
+        let ends =
+            |world: &Self| world.partitions.iter().map(|p| (*p, world.checker.asks_bounds(*p))).collect::<Vec<_>>();
+        let before = ends(self);
+        self.run_until((night + 4) * day_us);
+        let still = before.into_iter().zip(ends(self)).find(|(before, now)| before == now);
+        if let (Some(((partition, _), _)), true) = (still, self.is_sound()) {
+            self.describe();
+            let what = format!("{partition} stood still for two days while node {absent} was away");
+            self.checker.report(Kind::Stuck, what);
+        }
+        self.heal();
+        if self.is_sound() {
+            self.settle(self.options.settle_us);
         }
     }
 

@@ -8,7 +8,7 @@ use levada_protocol::{
     error::{Error, Result},
     ids::NodeId,
 };
-use levada_storage_engine::disk::{Disk as _, Lane};
+use levada_storage_engine::disk::Lane;
 
 use super::{Happening, World};
 use crate::{
@@ -40,9 +40,12 @@ impl Happening {
             Self::Response { .. }
             | Self::Wake(_)
             | Self::Fault
+            | Self::Parting(_)
             | Self::Look
             | Self::Start(_)
             | Self::Heal { .. }
+            | Self::Voted { .. }
+            | Self::ReadsWell(_)
             | Self::DiskSpeed { .. }
             | Self::DiskSpace(_) => None,
         }
@@ -59,6 +62,7 @@ impl World {
                     self.give(node, Event::Space(space));
                 }
                 self.give(node, Event::Tick);
+                self.look_for_harm(node);
             }
             Happening::Flush { node, .. } => self.flush(node),
             Happening::DiskOp { node, lane, .. } => self.disk_op(node, lane),
@@ -81,13 +85,17 @@ impl World {
             }
             Happening::Wake(client) => self.step_client(client, Input::Wake),
             Happening::Fault => self.next_fault(),
+            Happening::Parting(fault) if !self.settling => self.perform(fault),
+            Happening::Parting(_) => {}
             Happening::Look => self.look(),
             Happening::ReadDone { node, token, result, .. } => self.give(node, Event::Read { token, result }),
             Happening::Start(node) => self.start(node),
             Happening::Resume { node, .. } => self.resume(node),
             Happening::Heal { partition } if partition == self.partition => self.heal_network(),
             Happening::Heal { .. } => {}
+            Happening::Voted { voter, candidate } => self.voted(voter, candidate),
             Happening::DiskSpace(node) => self.free_space(node),
+            Happening::ReadsWell(node) => self.read_well(node),
             Happening::DiskSpeed { node, speed } => {
                 if let Some(process) = self.processes.get_mut(&node) {
                     process.set_speed(speed);
@@ -194,7 +202,7 @@ impl World {
                 Effect::Read { token, file, pos, len, from_disk: _ } => {
                     let Some(process) = self.processes.get_mut(&node) else { continue };
                     let (run, us) = (process.run, process.read_us());
-                    let result = process.disk().read(&file, pos, len);
+                    let result = process.read(&file, pos, len);
                     self.queue.after(us, Happening::ReadDone { node, run, token, result });
                 }
                 Effect::Reply { id, result } => {
@@ -238,6 +246,15 @@ impl World {
         let now_us = self.queue.now_us();
         for message in messages {
             let arrivals = self.network.send(now_us, Place::Node(from), Place::Node(to));
+            if self.options.parting_percent > 0
+                && message.changes_membership()
+                && let Some((after_us, fault)) = self.nemesis.parting(self.options.parting_percent, [from, to])
+            {
+                self.queue.after(after_us, Happening::Parting(fault));
+            }
+            if message.gives_vote() && self.vote_awaited.take_if(|voter| *voter == from).is_some() {
+                self.queue.after(0, Happening::Voted { voter: from, candidate: to });
+            }
             if let wire::PeerMessage::Raft { group, message } = &message {
                 let (kind, entries) = (message.get_msg_type(), message.get_entries().len());
                 let (term, index, commit) = (message.get_term(), message.get_index(), message.get_commit());

@@ -35,7 +35,7 @@ use crate::{
     },
     dice::Dice,
     disks::{Done, Speed},
-    faults::Nemesis,
+    faults::{Fault, Nemesis},
     network::{ClientId, Network, Weather},
     options::Options,
     process::{Process, REPLICAS},
@@ -68,11 +68,14 @@ enum Happening {
     Response { from: NodeId, to: ClientId, call: CallId, result: Result<Response> },
     Wake(ClientId),
     Fault,
+    Parting(Fault),
     Start(NodeId),
     Resume { node: NodeId, run: u32 },
     Heal { partition: u32 },
+    Voted { voter: NodeId, candidate: NodeId },
     DiskSpeed { node: NodeId, speed: Speed },
     DiskSpace(NodeId),
+    ReadsWell(NodeId),
 }
 
 /// A power cut that waits for a disk operation of the first of its victims.
@@ -158,8 +161,14 @@ pub struct World {
     /// No new faults, no new work.
     settling: bool,
     armed: Option<Armed>,
+    /// The power of this node goes when it has given its vote.
+    vote_awaited: Option<NodeId>,
     /// Which partition of the network is the latest.
     partition: u32,
+    /// Nodes whose segments have decayed.
+    harmed: BTreeSet<NodeId>,
+    /// Nodes whose journal has, or whose replica of the metadata the others have given up.
+    doubtful: BTreeSet<NodeId>,
     told_unreachable: BTreeMap<(NodeId, NodeId), u64>,
     faults: BTreeMap<&'static str, u32>,
     slept: u64,
@@ -196,7 +205,10 @@ impl World {
             next_stream: 0,
             settling: false,
             armed: None,
+            vote_awaited: None,
             partition: 0,
+            harmed: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
             told_unreachable: BTreeMap::new(),
             faults: BTreeMap::new(),
             slept: 0,
@@ -218,6 +230,12 @@ impl World {
         if self.is_sound() {
             self.heal();
             self.settle(self.options.settle_us);
+        }
+        if self.is_sound() {
+            self.look_for_forgotten();
+        }
+        if self.is_sound() && self.options.absence {
+            self.absence();
         }
         if self.is_sound() {
             self.last_night();
@@ -277,7 +295,7 @@ impl World {
             config: retention.into_iter().chain([segments]).collect(),
             schema_json: None,
         };
-        self.employ(Box::new(Admin::founding(&machines, topic)));
+        self.employ(Box::new(Admin::founding(&machines, topic, workload.patience_us)));
         while self.is_sound() && self.partitions.is_empty() {
             if self.queue.now_us() > FOUNDING_US {
                 let waits = self.clients.iter().find_map(|(client, _)| client.unfinished());

@@ -5,7 +5,10 @@ use std::collections::VecDeque;
 use levada_protocol::ids::Lsn;
 
 use super::{JOURNAL_DIR, JournalConfig, format::PAGE_BYTES};
-use crate::disk::{DiskOp, FileName};
+use crate::{
+    disk::{DiskOp, FileName},
+    planted::{self, Planted},
+};
 
 /// A file and its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,7 +227,9 @@ impl Files {
         }
         let file = name(number);
         ops.extend([DiskOp::Create { file: file.clone() }, DiskOp::ZeroFill { file, len: bytes }]);
-        ops.push(DiskOp::SyncDir { dir });
+        if !planted::is(Planted::JournalNameNotSynced) {
+            ops.push(DiskOp::SyncDir { dir });
+        }
         ops
     }
 

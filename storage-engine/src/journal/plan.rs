@@ -8,6 +8,7 @@ use super::{
     DamagedBlock, ReplayStart, files,
     survey::{Found, Frames, Survey},
 };
+use crate::planted::{self, Planted};
 
 /// What replay does with what the survey found.
 #[derive(Debug, Default)]
@@ -101,6 +102,10 @@ impl Plan {
     fn walk(&mut self, survey: &Survey, start: Lsn, chain: &BTreeMap<Lsn, usize>) {
         let mut expected = start;
         for (lsn, i) in chain.range(start..) {
+            if planted::is(Planted::DamageCut) && (*lsn > expected || !survey.found[*i].is_whole()) {
+                self.proven = Lsn(expected.get() - 1);
+                break;
+            }
             if *lsn > expected {
                 self.damage_all(expected, Lsn(lsn.get() - 1));
             }

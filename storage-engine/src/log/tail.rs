@@ -18,6 +18,7 @@ use crate::{
     codec::to_usize,
     entry::{Entry, EntryKind},
     payload::Summary,
+    planted::{self, Planted},
     segment::reader::Batches,
 };
 
@@ -154,7 +155,8 @@ pub(crate) fn pick(payloads: &[Bytes], offset: Offset, max_bytes: usize, max_off
             if next_offset <= offset {
                 continue;
             }
-            if !read.has_room(batch.bytes.len(), max_bytes) || next_offset > max_offset {
+            let is_beyond = next_offset > max_offset && !planted::is(Planted::ReadsPastHighWatermark);
+            if !read.has_room(batch.bytes.len(), max_bytes) || is_beyond {
                 return read;
             }
             read.push(payload.slice_ref(batch.bytes), next_offset);

@@ -14,6 +14,7 @@ use crate::{
     entry::{Entry, EntryKind},
     error::AppendError,
     payload::Summary,
+    planted::{self, Planted},
     segment::{Mark, format::SegmentHeader, reader::Segment, writer::SegmentWriter},
 };
 
@@ -230,6 +231,8 @@ impl LogWriter {
     /// # Errors
     /// [`AppendError`]: nothing was taken.
     pub(crate) fn append(&mut self, entries: &[Entry]) -> Result<(), AppendError> {
+        let new = |last: LogIndex| entries.iter().position(|entry| entry.index > last).unwrap_or(entries.len());
+        let entries = if planted::is(Planted::ConflictKept) { &entries[new(self.log.last_index())..] } else { entries };
         let Some(first) = entries.first() else { return Ok(()) };
         let mut state = self.log.state();
         let next_index = state.terms.last().next();
@@ -350,7 +353,8 @@ impl LogWriter {
             self.in_flight = Some(InFlight { seals: true, last_index: last_written, bytes: 0 });
             return Some(ops);
         }
-        let mut stop = self.committed.min(self.persisted);
+        let mut stop =
+            if planted::is(Planted::UncommittedWritten) { self.persisted } else { self.committed.min(self.persisted) };
         let hold = self.hold.as_ref().map(|(applied, _)| applied);
         stop = self.rolls.front().into_iter().chain(hold).fold(stop, |stop, at| stop.min(*at));
         // Whoever rolls or holds waits for the write.
@@ -550,7 +554,9 @@ impl LogWriter {
         let (log_start, needed_from) = (state.log_start, self.needed_from);
         let is_below = |segment: &mut Arc<Segment>| {
             let end = segment.end();
-            segment.is_sealed() && (log_start > Offset(0) && end.offset <= log_start || end.index <= needed_from)
+            let end_offset =
+                if planted::is(Planted::RetentionTooFar) { segment.header().base_offset } else { end.offset };
+            segment.is_sealed() && (log_start > Offset(0) && end_offset <= log_start || end.index <= needed_from)
         };
         let mut removed = Vec::new();
         while let Some(segment) = state.segments.pop_front_if(is_below) {

@@ -23,6 +23,7 @@ use crate::{
     entry::EntryKind,
     error::DamageCause,
     payload::Summary,
+    planted::{self, Planted},
 };
 
 /// Where a cursor stands, and what the frame there must continue.
@@ -202,6 +203,9 @@ impl<'a> Cursor<'a> {
         let frame = self.bytes(position, to_usize(header.frame_bytes()))?;
         let payload = frame.slice(HEADER_BYTES..HEADER_BYTES + to_usize(u64::from(header.payload_bytes)));
         let bytes = frame.first_chunk().ok_or(DamageCause::Short("a frame header"))?;
+        if planted::is(Planted::SegmentUnchecked) {
+            return Ok(payload);
+        }
         header.verify(bytes, &payload)?;
         if frame.iter().skip(HEADER_BYTES + payload.len()).any(|&byte| byte != 0) {
             return Err(DamageCause::Field { field: "the padding behind a frame", value: position });

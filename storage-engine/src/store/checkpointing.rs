@@ -31,6 +31,7 @@ use crate::{
     checkpoint::{Checkpoint, GroupRecord},
     disk::{DiskOp, FileName},
     journal::Doubt,
+    planted::{self, Planted},
     segment,
 };
 
@@ -191,6 +192,9 @@ impl Store {
         effects.push(self.effect(Lane::Segments, Job::Checkpoint, ops));
         let unnamed = self.unnamed(&removed);
         self.checkpointing.stage = Stage::Writing { lsn, replay_from, unnamed };
+        if planted::is(Planted::RecycledTooSoon) {
+            self.journal.recycle(replay_from);
+        }
     }
 
     /// The checkpoint under way is durable.
@@ -230,6 +234,9 @@ impl Store {
     /// Everything that was written to segments becomes durable, and so do their names.
     fn sync_segments(&mut self) -> Vec<DiskOp> {
         let dirty = std::mem::take(&mut self.dirty);
+        if planted::is(Planted::SegmentsNotSynced) {
+            return Vec::new();
+        }
         let mut ops = if dirty.len() > self.config.sync_files_max {
             vec![DiskOp::SyncAll]
         } else {

@@ -15,7 +15,7 @@
 //! earlier one is gone ([`Store::is_gone`]), and remembers before which block nothing is its own.
 
 use bytes::Bytes;
-use levada_protocol::ids::{GroupId, LogIndex};
+use levada_protocol::ids::{GroupId, LogIndex, Lsn};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -24,6 +24,7 @@ use crate::{
     disk::{Disk, DiskOp, FileName},
     error::OpenError,
     log::{Log, writer::LogWriter},
+    planted::{self, Planted},
     segment,
 };
 
@@ -192,7 +193,7 @@ impl Store {
         let mut state = Group::new(log);
         state.hard_state = hard_state;
         // Nothing of an earlier replica is under way; and a block that is may never be, and its number come again.
-        state.born = self.journal.synced_lsn();
+        state.born = if planted::is(Planted::EarlierReplicaReplayed) { Lsn(0) } else { self.journal.synced_lsn() };
         state.captured = Captured {
             applied: record.applied,
             log: record.log,

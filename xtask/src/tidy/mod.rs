@@ -2,13 +2,14 @@
 //!
 //! - nothing is left behind: no notes to oneself, no debugging macros, no paths of the machine it was written on;
 //! - no `.rs` file that no `mod` reaches;
-//! - every crate takes the workspace's lints;
+//! - every crate takes the workspace's lints, and none has planted bugs by default;
 //! - files over [`FILE_LINES_MAX`] and functions over [`FUNCTION_LINES_MAX`] lines stand in [`LONG`] with the reason why
 //!   they may; what is no longer that long must not stand there;
 //! - the tests that `docs/guarantees.md` and `docs/track-record.md` name exist.
 //!
 //! Every finding is one line: where, what, and what to do about it.
 
+mod features;
 mod modules;
 mod rust;
 mod shown;
@@ -75,6 +76,7 @@ pub(crate) fn run() -> Result<bool> {
     }
     shown::check(root, &files, &mut findings)?;
     modules::check(root, &files, &workspaces, &mut findings)?;
+    features::check(&workspaces, &mut findings);
     findings.extend(judge(&long, LONG));
 
     for Finding { path, line, what } in &findings {

@@ -7,6 +7,7 @@ use levada_protocol::{
     ids::{NodeId, ReplicaId},
     messages::metadata as messages,
 };
+use levada_storage_engine::planted::{self, Planted};
 
 use super::{Applied, Metadata, Node, Topic, malformed, wire::node_from_wire};
 use crate::cluster::feature::LEVEL_FIRST;
@@ -108,8 +109,13 @@ impl Metadata {
         let was_draining = before.is_some_and(|known| known.draining);
         self.admitted.remove(&id);
         self.removed.remove(&id);
-        node.member = Some(ReplicaId(MEMBERS_FIRST + self.members_given));
         node.draining = was_draining;
+        if let (Some(before), true) = (before, planted::is(Planted::ReplicasNotRenewed)) {
+            node.member = Some(before.member.unwrap_or(ReplicaId(id.get())));
+            self.nodes.insert(id, node);
+            return Ok(Applied::NodeJoined { node: id, topics: Vec::new() });
+        }
+        node.member = Some(ReplicaId(MEMBERS_FIRST + self.members_given));
         self.members_given += 1;
         self.nodes.insert(id, node);
         Ok(Applied::NodeJoined { node: id, topics: self.renew_replicas(id) })

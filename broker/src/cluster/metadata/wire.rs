@@ -8,6 +8,7 @@ use levada_protocol::{
     source::TopicSchema,
     topic::TopicConfig,
 };
+use levada_storage_engine::planted::{self, Planted};
 use prost::Message as _;
 
 use super::{Metadata, Node, Partition, Recovery, Replica, Topic};
@@ -22,7 +23,7 @@ impl Metadata {
             topics: self.topics.values().map(|topic| topic_to_wire(topic)).collect(),
             next_group: self.next_group,
             next_replica: self.next_replica,
-            next_producer_id: self.next_producer_id,
+            next_producer_id: if planted::is(Planted::ProducerIdsNotCheckpointed) { 0 } else { self.next_producer_id },
             feature_level: self.feature_level,
             admitted: self
                 .admitted

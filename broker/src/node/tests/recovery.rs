@@ -156,7 +156,8 @@ fn a_survivor_that_is_told_again_lets_others_learn_from_it() {
     let partition = loss.partition();
     let (group, survivor, at) = (partition.group, plan.survivor.id, loss.survivor);
     loss.world.until(|world| !world.nodes[&at].partitions[&group].group.conf().learners.is_empty());
-    let again = Request::RecoverPartition { group, survivor, targets_given: partition.targets_given };
+    let again =
+        Request::RecoverPartition { group, survivor, targets_given: partition.targets_given, forgiven_to: None };
     loss.world.ask_controller(again).unwrap();
     assert_ne!(loss.partition().recovery, partition.recovery, "others come now");
     loss.goes_on();

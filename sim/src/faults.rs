@@ -257,8 +257,8 @@ impl Nemesis {
         self.nodes = nodes;
     }
 
-    /// After a message from one node to another that changes a group's membership: these two are cut off from all others, after
-    /// this time.
+    /// After a message from one node to another that makes a voter of a replica there: these two are cut off from all others,
+    /// after this time.
     pub fn parting(&mut self, percent: u32, ours: [NodeId; 2]) -> Option<(u64, Fault)> {
         if !self.dice.chance(percent) {
             return None;

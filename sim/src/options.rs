@@ -89,8 +89,8 @@ pub struct Options {
     pub day_us: Option<u64>,
     /// When all is well again, one node is away for two days.
     pub absence: bool,
-    /// How many of 100 messages that change a group's membership are followed by a network that parts: its leader and one other
-    /// node on one side.
+    /// How many of 100 messages that make a voter of a group's new replica are followed by a network that parts: with the group's
+    /// leader and that replica on one side.
     pub parting_percent: u32,
     /// Nodes come and go, and replicas move.
     pub moves: bool,

@@ -81,6 +81,7 @@ pub const SCENARIOS: &[Scenario] = &[
             options.mix = Mix { interval_us: 1_200_000, ..Mix::PARTITIONS };
             options.weather = Weather::CALM;
             options.workload.patience_us = 150_000;
+            options.workload.filling_max = 50;
             options.day_us = None;
         },
     },
@@ -122,7 +123,11 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "nodes come and go and replicas move, and the network parts just when a group gets other members",
         shape: |options| {
             options.moves = true;
-            options.parting_percent = 25;
+            options.parting_percent = 60;
+            // Many groups, each with little to do.
+            let workload = &mut options.workload;
+            (workload.partitions, workload.producers, workload.pace_us) = (4, 1, 50_000);
+            (workload.records_max, workload.filling_max) = (1, 50);
             options.mix = Mix { partition: 2, kill: 1, interval_us: 2_000_000, ..Mix::NONE };
             options.settle_us *= 3;
         },

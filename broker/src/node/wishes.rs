@@ -124,8 +124,7 @@ impl Node {
             }
             Request::MetadataBarrier if planted::is(Planted::StaleMetadata) => return tell(id, Answer::Done, out),
             Request::MetadataBarrier => {
-                let read = Read { id, group: GroupId::METADATA, refusal: None };
-                let context = self.reads.begin(read);
+                let context = self.reads.begin(Read { id, group: GroupId::METADATA, refusal: None });
                 self.controller.group.read_index(context);
                 return Ok(());
             }

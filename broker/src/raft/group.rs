@@ -371,17 +371,15 @@ impl Group {
             tracing::warn!(group = self.id.get(), %from, ?kind, why, "raft.message.dropped");
             return;
         }
-        match message.get_msg_type() {
-            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote if planted::is(Planted::VotesForAnybody) => {
-                message.set_index(raft.raft_log.last_index().max(message.get_index()));
-                message.set_log_term(raft.raft_log.last_term().max(message.get_log_term()));
-            }
-            MessageType::MsgAppendResponse if planted::is(Planted::SentCountsAsAcknowledged) => {
-                if !message.get_reject() && message.get_term() == raft.term {
-                    message.set_index(raft.raft_log.last_index().max(message.get_index()));
-                }
-            }
-            _ => {}
+        let kind = message.get_msg_type();
+        let asks_vote = matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
+        let acknowledges = kind == MessageType::MsgAppendResponse && !message.get_reject();
+        if asks_vote && planted::is(Planted::VotesForAnybody) {
+            message.set_index(raft.raft_log.last_index().max(message.get_index()));
+            message.set_log_term(raft.raft_log.last_term().max(message.get_log_term()));
+        }
+        if acknowledges && message.get_term() == raft.term && planted::is(Planted::SentCountsAsAcknowledged) {
+            message.set_index(raft.raft_log.last_index().max(message.get_index()));
         }
         // One that is not known here may be known to newer metadata, which of group 0 only the leader can send: it is taken
         // to be where it speaks from.

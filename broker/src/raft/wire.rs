@@ -160,11 +160,16 @@ impl PeerMessage {
         message.get_msg_type() == MessageType::MsgRequestVoteResponse && !message.get_reject()
     }
 
-    /// Whether it has a change of the group's membership.
+    /// Whether it has a change of the group's membership that lets its receiver vote.
     #[must_use]
-    pub fn changes_membership(&self) -> bool {
+    pub fn makes_voter(&self) -> bool {
         let Self::Raft { message, .. } = self else { return false };
-        message.get_entries().iter().any(|entry| kind_of(entry, &entry.data) == EntryKind::ConfChange)
+        let changes = message.get_entries().iter().filter(|e| kind_of(e, &e.data) == EntryKind::ConfChange);
+        let mut changes = changes.filter_map(|entry| super::membership::read_change(&entry.data).ok());
+        let adds = |single: &eraftpb::ConfChangeSingle| {
+            single.get_change_type() == eraftpb::ConfChangeType::AddNode && single.node_id == message.get_to()
+        };
+        changes.any(|change| change.get_changes().iter().any(adds))
     }
 
     /// About how many bytes it takes on the wire, for budgets.

@@ -247,7 +247,7 @@ impl World {
         for message in messages {
             let arrivals = self.network.send(now_us, Place::Node(from), Place::Node(to));
             if self.options.parting_percent > 0
-                && message.changes_membership()
+                && message.makes_voter()
                 && let Some((after_us, fault)) = self.nemesis.parting(self.options.parting_percent, [from, to])
             {
                 self.queue.after(after_us, Happening::Parting(fault));

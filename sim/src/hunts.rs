@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Args, jobs: usize) -> ExitCode {
     let bugs = if args.bug.is_empty() { Planted::ALL } else { &args.bug };
     let (mut found, mut escaped) = (Vec::new(), Vec::new());
     println!(
-        "{:<28} {:<11} {:<12} {:>5} {:>6} {:>7}  first sign",
+        "{:<30} {:<11} {:<12} {:>5} {:>6} {:>7}  first sign",
         "bug", "found as", "scenario", "seed", "worlds", "seconds"
     );
     for &bug in bugs {
@@ -66,14 +66,14 @@ pub(crate) fn run(args: &Args, jobs: usize) -> ExitCode {
             Some(Found { trial, seed, anomaly }) => {
                 let (kind, what) = (format!("{:?}", anomaly.kind), anomaly.what.chars().take(100).collect::<String>());
                 println!(
-                    "{:<28} {kind:<11} {:<12} {seed:>5} {worlds:>6} {took_s:>7.1}  {what}",
+                    "{:<30} {kind:<11} {:<12} {seed:>5} {worlds:>6} {took_s:>7.1}  {what}",
                     name(bug),
                     trial.scenario
                 );
                 found.push((bug, trial, seed));
             }
             None => {
-                println!("{:<28} ESCAPED {:>32} {took_s:>7.1}  {}", name(bug), worlds, bug.about());
+                println!("{:<30} ESCAPED {:>32} {took_s:>7.1}  {}", name(bug), worlds, bug.about());
                 escaped.push(bug);
             }
         }

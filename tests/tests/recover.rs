@@ -268,7 +268,7 @@ fn the_only_replica_of_a_partition_goes_on_though_its_journal_is_damaged() -> Re
         "lost, goes on",
         &format!("Offsets 0 to {} would stay", kept - 1),
         &format!("Offsets {kept} to 999 would be gone"),
-        "All from offset 1000 on would be gone that node 1 had, and has lost: however many that were, nobody knows",
+        "All from offset 1000 on would be gone that node 1 had, and has lost: how many that were, nobody knows",
         "No sound replica answers",
         "copies of directories from before the damage",
         "Nothing has been changed",

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::exit;
@@ -179,12 +179,18 @@ fn choose_ports(nodes: usize, base: u16) -> Result<Vec<[u16; 3]>> {
     ports.ok_or_else(|| exit::usage(format!("--port-base {base} leaves no room for the ports of {nodes} nodes")))
 }
 
-/// Ports that nobody listens on: taken all at once, so that they differ, and given back.
+/// Ports that nobody listens on, and that the system gives to no outgoing connection (Linux takes those from 32,768 on): a node finds its
+/// own free when it starts, and when it starts again. Another process begins elsewhere.
 fn free_ports(nodes: usize) -> Result<Vec<[u16; 3]>> {
-    let listeners: Result<Vec<TcpListener>, _> = (0..3 * nodes).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
-    let ports: Result<Vec<u16>, _> =
-        listeners.and_then(|listeners| listeners.iter().map(|l| l.local_addr().map(|a| a.port())).collect());
-    let ports = ports.context("cannot find free ports")?;
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 20_000;
+    let begin = std::process::id().wrapping_mul(31);
+    let candidates = (0..COUNT).filter_map(|i| u16::try_from(FIRST + begin.wrapping_add(i) % COUNT).ok());
+    // Held until all are found, so that they differ.
+    let free: Vec<TcpListener> =
+        candidates.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).take(3 * nodes).collect();
+    ensure!(free.len() == 3 * nodes, "cannot find free ports from {FIRST} to {}", FIRST + COUNT - 1);
+    let ports: Vec<u16> = free.iter().map(|one| Ok(one.local_addr()?.port())).collect::<Result<_>>()?;
     let (nodes, _) = ports.as_chunks::<3>();
     Ok(nodes.to_vec())
 }

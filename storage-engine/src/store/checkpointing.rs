@@ -197,6 +197,12 @@ impl Store {
         }
     }
 
+    /// The number of the last checkpoint that is durable.
+    pub(super) const fn checkpoints_durable(&self) -> u64 {
+        let is_written = matches!(self.checkpointing.stage, Stage::Writing { .. });
+        self.checkpoints - is_written as u64
+    }
+
     /// The checkpoint under way is durable.
     pub(super) fn checkpoint_durable(&mut self) -> StoreEvent {
         let Stage::Writing { lsn, replay_from, unnamed } = std::mem::take(&mut self.checkpointing.stage) else {

@@ -63,7 +63,9 @@ impl Store {
     /// is not sealed, what the last checkpoint has.
     #[must_use]
     pub fn next_segment(&self, at: (GroupId, LogIndex)) -> Option<(GroupId, SegmentSpec)> {
-        for (&id, group) in self.groups.range(at.0..) {
+        // Files of a group that arrives may not have their names yet.
+        let there = self.groups.range(at.0..).filter(|(_, group)| group.first_checkpoint <= self.checkpoints_durable());
+        for (&id, group) in there {
             let from = if id == at.0 { at.1.next() } else { LogIndex(0) };
             let captured = group.captured.log.segments.iter().find(|segment| !segment.sealed);
             let spec = group.log.log().next_segment(from, captured.map(|segment| segment.end));

@@ -77,7 +77,10 @@ fn a_group_goes_on_in_another_store() {
         let (log, number) = to.store.install(snapshot.clone());
         let original = from.store.log(GROUP).unwrap();
         assert_eq!(log.last_index(), snapshot.applied());
+        let scrubbed = |to: &World| to.store.next_segment((GroupId(0), LogIndex(0))).map(|(group, _)| group);
+        assert_eq!(scrubbed(&to), None, "its files have not their names yet");
         checkpointed(&mut to, number);
+        assert_eq!(scrubbed(&to), Some(GROUP));
         let first = log.first_index();
         assert!(first >= original.first_index());
         let expected = entries(original, first, snapshot.applied());

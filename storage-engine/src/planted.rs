@@ -2,7 +2,7 @@
 //!
 //! Each is a mistake that somebody could make, at the place where it would be made: there the code asks [`is`]. Without the
 //! feature `planted`, which no build but the simulator's own test of itself has, the answer is `false` when it is compiled,
-//! and nothing of it is left in the product. With it, one bug at a time can be [planted](plant) in the whole process.
+//! and nothing of it is left in the product. With it, one bug at a time can be planted (`plant`) in the whole process.
 
 macro_rules! bugs {
     ($($(#[doc = $doc:literal])+ $bug:ident),+ $(,)?) => {

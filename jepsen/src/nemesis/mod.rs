@@ -1,6 +1,6 @@
 //! What goes wrong, and the proof that it did.
 //!
-//! A [`Nemesis`] does one thing for some seconds and mends it again. It answers with **evidence** that the fault bit: packets that
+//! A nemesis of a [`Family`] does one thing for some seconds and mends it again. It answers with **evidence** that the fault bit: packets that
 //! were dropped, another process under the node's id, the offset of a clock as the node itself tells it. A fault without evidence was
 //! none, and a run whose faults were none is no proof ([`crate::run`]).
 //!

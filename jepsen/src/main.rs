@@ -97,7 +97,7 @@ struct Run {
     /// How many nodes a fault of processes or disks hits at once.
     #[arg(long, value_enum, default_value = "any")]
     targets: Targets,
-    /// How long it goes wrong, in seconds.
+    /// How long it goes wrong, in seconds; up to five times as long, until enough was acknowledged and every family has bitten.
     #[arg(long, default_value_t = 60)]
     time: u64,
     /// Between two faults of one kind, in seconds, on average.

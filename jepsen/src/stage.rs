@@ -351,12 +351,6 @@ impl Flag {
         self.changed.notify_all();
     }
 
-    /// Whether it is so.
-    #[must_use]
-    pub fn is_set(&self) -> bool {
-        *lock(&self.set)
-    }
-
     /// Waits for a time, or until it is so. Whether it is.
     pub fn sleep(&self, time: Duration) -> bool {
         let waited = self.changed.wait_timeout_while(lock(&self.set), time, |set| !*set);

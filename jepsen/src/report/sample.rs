@@ -372,14 +372,14 @@ fn checks(run: &Run, events: &[Event]) -> Vec<Check> {
     log.found("inconsistent-offsets", Some(1), events_of, format!("at 400 stand both {lost} and 99001"));
     for node in [1, 3, 4] {
         let what = format!("at 400, node 2 holds {lost} and node {node} holds 99001");
-        log.found("replica-divergence", Some(1), [held(1, 2), held(1, node)].concat(), what);
+        log.found("divergence", Some(1), [held(1, 2), held(1, node)].concat(), what);
     }
     let twice = run.logs[&2][498].1;
     log.found("duplicate", Some(2), [sent(2, twice), held(2, 1)].concat(), format!("{twice} stands at 498 and at 500"));
     let skipped = find(
         &|it| matches!(&it.op, Op::Poll { key: 0, records, .. } if records.windows(2).any(|pair| pair[1].0 != pair[0].0 + 1)),
     );
-    log.found("int-poll-skip", Some(0), skipped, "the answer leaves out a record that others were shown");
+    log.found("poll-skip", Some(0), skipped, "the answer leaves out a record that others were shown");
     let mut register = Check::new("register");
     let reads = find(&|it| matches!(it.op, Op::Read { .. }));
     let stale = reads[119];
@@ -396,7 +396,7 @@ fn checks(run: &Run, events: &[Event]) -> Vec<Check> {
     );
     let mut flight = Check::new("flight");
     let snapshots = find(&|it| matches!(it.op, Op::Snapshot { .. }));
-    flight.found("snapshot", Some(3), snapshots, "rows hold the record at 207, columns do not");
+    flight.found("flight-differs", Some(3), snapshots, "rows hold the record at 207, columns do not");
     let mut servers = Check::new("server-logs");
     servers.doubt("the log of node 3 ends in the middle of a line");
     vec![log, register, flight, servers]

@@ -187,7 +187,7 @@ fn replicas_that_differ_are_compared_where_they_do() {
     };
     let mut other = [5; 40];
     other[30] = 6;
-    let page = page_of("replica-divergence", Some(0), &[1, 3], &history(vec![log(1, [5; 40]), log(2, other)]));
+    let page = page_of("divergence", Some(0), &[1, 3], &history(vec![log(1, [5; 40]), log(2, other)]));
     assert!(page.contains("<th>node 1</th><th>node 2</th>"), "{page}");
     assert!(page.contains("<tr class=\"differs\"><th>30</th><td>5</td><td>6</td></tr>"), "{page}");
     assert!(!page.contains("<th>20</th>"), "{page}");
@@ -196,7 +196,7 @@ fn replicas_that_differ_are_compared_where_they_do() {
 #[test]
 fn what_a_reader_was_not_shown_is_a_dash() {
     let poll = |from, records: &[(u64, u64)]| ok(Op::Poll { key: 0, from, records: records.to_vec() });
-    let within = page_of("int-poll-skip", Some(0), &[1], &history(vec![poll(4, &[(4, 4), (6, 6)])]));
+    let within = page_of("poll-skip", Some(0), &[1], &history(vec![poll(4, &[(4, 4), (6, 6)])]));
     assert!(!within.contains("<th>5</th>"), "nobody says anything of it: {within}");
     let events = history(vec![
         ok(Op::Send { key: 0, value: 5, offset: Some(5) }),
@@ -210,7 +210,7 @@ fn what_a_reader_was_not_shown_is_a_dash() {
 #[test]
 fn columns_and_rows_of_a_snapshot_stand_side_by_side() {
     let told = Op::Snapshot { key: 0, from: 0, columns: vec![(0, 1), (1, 2)], rows: vec![(0, 1), (1, 3)] };
-    let page = page_of("snapshot", Some(0), &[1], &history(vec![ok(told)]));
+    let page = page_of("flight-differs", Some(0), &[1], &history(vec![ok(told)]));
     assert!(page.contains("columns</th>") && page.contains("<th>1</th><td>3</td><td>2</td>"), "{page}");
 }
 

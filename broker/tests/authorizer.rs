@@ -133,8 +133,10 @@ async fn ask(client: &mut Client, api: Api, topic: &TopicInfo) -> Result<Bytes> 
             let request = CreateTopicRequest { name: "more".into(), partitions: 1, replicas: 1, ..Default::default() };
             client.call(api, &request, nothing).await
         }
-        Api::AlterTopic => client.call(api, &AlterTopicRequest { name, set, unset: vec![] }, nothing).await,
-        Api::DeleteTopic => client.call(api, &DeleteTopicRequest { name }, nothing).await,
+        Api::AlterTopic => {
+            client.call(api, &AlterTopicRequest { name, set, unset: vec![], request_id: Bytes::new() }, nothing).await
+        }
+        Api::DeleteTopic => client.call(api, &DeleteTopicRequest { name, topic_id: Bytes::new() }, nothing).await,
         Api::ClusterStatus => client.call(api, &ClusterStatusRequest { all_nodes: true }, nothing).await,
         Api::RegisterNode => {
             let incarnation = client.hello.incarnation.clone();

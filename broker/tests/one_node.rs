@@ -100,7 +100,7 @@ async fn topics_change_and_go() {
     assert_eq!(client.create_topic("three", 1, 3).await.unwrap_err().code, ErrorCode::NotEnoughNodes);
 
     let set = [("max.message.bytes".to_owned(), "1024".to_owned())].into();
-    let alter = AlterTopicRequest { name: "t".into(), set, unset: vec![] };
+    let alter = AlterTopicRequest { name: "t".into(), set, unset: vec![], request_id: Bytes::new() };
     let (altered, _): (TopicResponse, _) = client.call(Api::AlterTopic, &alter, Bytes::new()).await.unwrap();
     assert_eq!(altered.topic.unwrap().config["max.message.bytes"], "1024");
     let large = client.produce(&topic, 0, batch(&[&"x".repeat(1100)])).await.unwrap_err();
@@ -111,7 +111,7 @@ async fn topics_change_and_go() {
     assert_eq!((status.controller, status.nodes.len(), status.partitions.len()), (Some(1), 1, 1));
     assert!(status.nodes[0].alive && status.nodes[0].leads == 1);
 
-    let delete = DeleteTopicRequest { name: "t".into() };
+    let delete = DeleteTopicRequest { name: "t".into(), topic_id: Bytes::new() };
     let _: (TopicResponse, _) = client.call(Api::DeleteTopic, &delete, Bytes::new()).await.unwrap();
     assert_eq!(client.produce(&topic, 0, batch(&["x"])).await.unwrap_err().code, ErrorCode::UnknownTopic);
     let again = client.create_topic("t", 1, 1).await.unwrap();

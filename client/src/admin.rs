@@ -144,7 +144,7 @@ impl Admin {
         topic_of(response).map_err(certain)
     }
 
-    /// Sets some settings of a topic, and takes others back to their defaults.
+    /// Sets some settings of a topic, and takes others back to their defaults, once, however often it has to be asked for.
     ///
     /// # Errors
     /// `UnknownTopic`; `InvalidConfig`.
@@ -154,7 +154,8 @@ impl Admin {
         set: BTreeMap<String, String>,
         unset: Vec<String>,
     ) -> Result<Arc<Topic>> {
-        let request = AlterTopicRequest { name: name.to_owned(), set, unset };
+        let request_id = Bytes::copy_from_slice(Uuid::new_v4().as_bytes());
+        let request = AlterTopicRequest { name: name.to_owned(), set, unset, request_id };
         let frame = self.cluster.call(Target::Controller, Api::AlterTopic, &request, Duration::ZERO).await?;
         topic_of(frame.message()?)
     }
@@ -164,7 +165,9 @@ impl Admin {
     /// # Errors
     /// `UnknownTopic`.
     pub async fn delete_topic(&self, name: &str) -> Result<()> {
-        let request = DeleteTopicRequest { name: name.to_owned() };
+        // One that is made anew while an answer is lost is another one.
+        let id = self.describe_topic(name).await?.id;
+        let request = DeleteTopicRequest { name: name.to_owned(), topic_id: Bytes::copy_from_slice(&id.to_bytes()) };
         match self.cluster.call(Target::Controller, Api::DeleteTopic, &request, Duration::ZERO).await {
             Ok(_) => Ok(()),
             // An earlier try had succeeded and its answer was lost.

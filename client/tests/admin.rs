@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use levada_client::{Admin, ClientConfig, ErrorCode, NewTopic, NodeId, Offset, PartitionId, Producer, Record};
 use levada_protocol::{
@@ -73,6 +73,38 @@ async fn a_topic_is_known_again_by_its_request_and_not_by_how_it_looks() {
     cluster.state().lose_controller_answers = 0;
     cluster.state().create_topic("u", 3);
     assert_eq!(loser.create_topic(new_topic("u", 3)).await.unwrap_err().code, ErrorCode::TopicExists);
+}
+
+#[tokio::test]
+async fn what_is_asked_again_undoes_nothing_that_came_between() {
+    let cluster = FakeCluster::start(2).await;
+    cluster.create_topic("t", 1);
+    let slow = Arc::new(Admin::connect(&cluster.bootstrap()).await.unwrap());
+    let quick = Admin::connect(&cluster.bootstrap()).await.unwrap();
+    let retention = |ms: &str| BTreeMap::from([("retention.ms".to_owned(), ms.to_owned())]);
+    let now = |ms: &str| cluster.state().topics.get("t").is_some_and(|topic| topic.config == retention(ms));
+
+    cluster.state().lose_controller_answers = 1;
+    let altering = tokio::spawn({
+        let (slow, set) = (Arc::clone(&slow), retention("1"));
+        async move { slow.alter_topic("t", set, Vec::new()).await }
+    });
+    while !now("1") {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    quick.alter_topic("t", retention("2"), Vec::new()).await.unwrap();
+    altering.await.unwrap().unwrap();
+    assert!(now("2"));
+
+    let before = cluster.state().topics["t"].id;
+    cluster.state().lose_controller_answers = 1;
+    let deleting = tokio::spawn(async move { slow.delete_topic("t").await });
+    while cluster.state().topics.contains_key("t") {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    quick.create_topic(new_topic("t", 1)).await.unwrap();
+    deleting.await.unwrap().unwrap();
+    assert_ne!(cluster.state().topics["t"].id, before);
 }
 
 #[tokio::test]

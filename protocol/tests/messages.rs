@@ -169,6 +169,7 @@ fn topic() -> Topic {
         schema_json: "{}".into(),
         schema_id: 11,
         created_ms: 12,
+        altered_by: vec![],
     }
 }
 
@@ -181,7 +182,9 @@ fn command_bytes(kind: &Kind) -> Vec<u8> {
         Kind::RegisterNode(_) => &[b"\x0a\x23", b"\x0a\x21", NODE],
         Kind::CreateTopic(_) => &[b"\x12\x42", b"\x0a\x40", TOPIC],
         Kind::DeleteTopic(_) => &[b"\x1a\x04", b"\x0a\x02id"],
-        Kind::AlterTopic(_) => &[b"\x22\x0f", b"\x0a\x02id", b"\x12\x06\x0a\x01k\x12\x01v", b"\x1a\x01u"],
+        Kind::AlterTopic(_) => {
+            &[b"\x22\x13", b"\x0a\x02id", b"\x12\x06\x0a\x01k\x12\x01v", b"\x1a\x01u", b"\x22\x02rq"]
+        }
         Kind::AllocateProducerIds(_) => &[b"\x2a\x04", b"\x08\x03\x10\x04"],
         Kind::SetFeatureLevel(_) => &[b"\x32\x02\x08\x05"],
         Kind::AdmitNode(_) => &[b"\x3a\x04\x08\x03\x10\x01"],
@@ -206,7 +209,12 @@ fn golden_commands() {
         Kind::RegisterNode(RegisterNode { node: Some(node()) }),
         Kind::CreateTopic(CreateTopic { topic: Some(topic()) }),
         Kind::DeleteTopic(DeleteTopic { topic_id: topic_id.clone() }),
-        Kind::AlterTopic(AlterTopic { topic_id: topic_id.clone(), set, unset: vec!["u".into()] }),
+        Kind::AlterTopic(AlterTopic {
+            topic_id: topic_id.clone(),
+            set,
+            unset: vec!["u".into()],
+            request_id: Bytes::from_static(b"rq"),
+        }),
         Kind::AllocateProducerIds(AllocateProducerIds { node_id: 3, count: 4 }),
         Kind::SetFeatureLevel(SetFeatureLevel { level: 5 }),
         Kind::AdmitNode(AdmitNode { node_id: 3, replace: true }),
@@ -247,6 +255,7 @@ fn golden_state() {
         alone_at: 28,
         regained_below: 29,
         alone_term: 30,
+        deleted: vec![Bytes::from_static(b"gone")],
     };
     pinned(
         state,
@@ -257,6 +266,7 @@ fn golden_state() {
             TOPIC,
             b"\x18\x15\x20\x16\x28\x17\x30\x18",
             b"\x3a\x04\x08\x19\x10\x01\x42\x01\x1a\x48\x1b\x50\x1c\x58\x1d\x60\x1e",
+            b"\x6a\x04gone",
         ],
     );
 }

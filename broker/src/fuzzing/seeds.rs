@@ -123,6 +123,7 @@ fn topic(number: u8) -> wire::Topic {
         schema_json: r#"{"fields":[{"name":"a","type":"int64"}]}"#.to_owned(),
         schema_id: 1,
         created_ms: 1_700_000_000_000,
+        altered_by: vec![id(8)],
     }
 }
 
@@ -144,6 +145,7 @@ pub fn metadata() -> Vec<Vec<u8>> {
             topic_id: id(1),
             set: [("retention.bytes".to_owned(), "6".to_owned())].into(),
             unset: vec!["retention.ms".to_owned()],
+            request_id: id(9),
         })),
         command(Kind::MoveReplicas(wire::MoveReplicas {
             moves: vec![wire::Move { topic_id: id(1), nodes: vec![1, 2, 4], ..wire::Move::default() }],

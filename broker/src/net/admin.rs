@@ -99,10 +99,15 @@ impl Broker {
     }
 
     /// Deletes a topic, if this node is the controller.
-    pub(crate) async fn delete_topic_here(&self, ctx: &RequestContext, name: &str) -> Result<Arc<Topic>> {
+    pub(crate) async fn delete_topic_here(
+        &self,
+        ctx: &RequestContext,
+        name: &str,
+        id: Option<TopicId>,
+    ) -> Result<Arc<Topic>> {
         self.authorize(ctx, Action::Delete, Resource::Topic(name))?;
         let deadline = clock::deadline(ctx, DEFAULT_WAIT);
-        let topic = self.ask_for_topic(Request::DeleteTopic { name: name.to_owned() }, deadline).await?;
+        let topic = self.ask_for_topic(Request::DeleteTopic { name: name.to_owned(), id }, deadline).await?;
         tracing::info!(topic = topic.name, id = %topic.id, "topic.deleted");
         Ok(topic)
     }
@@ -125,14 +130,16 @@ pub(crate) fn new_topic(request: CreateTopicRequest) -> NewTopic {
 
 /// The id that the topic is to have, if the client wants to know it again.
 fn topic_id_of(request: &CreateTopicRequest) -> Result<Option<TopicId>> {
-    if request.request_id.is_empty() {
+    Ok(request_id_of(&request.request_id)?.map(|request_id| TopicId::of_request(request_id, &request.name)))
+}
+
+/// Which request of a client's it is, if it says so.
+fn request_id_of(bytes: &[u8]) -> Result<Option<Uuid>> {
+    if bytes.is_empty() {
         return Ok(None);
     }
-    let Ok(request_id) = Uuid::from_slice(&request.request_id) else {
-        let why = format!("a request id has 16 bytes, not {}", request.request_id.len());
-        return Err(Error::new(ErrorCode::InvalidRequest, why));
-    };
-    Ok(Some(TopicId::of_request(request_id, &request.name)))
+    let why = |_| Error::new(ErrorCode::InvalidRequest, format!("a request id has 16 bytes, not {}", bytes.len()));
+    Uuid::from_slice(bytes).map(Some).map_err(why)
 }
 
 /// A new topic, on the native door.
@@ -161,8 +168,9 @@ pub(crate) async fn alter_topic(
     let alter = async {
         broker.authorize(&ctx, Action::Alter, Resource::Topic(&request.name))?;
         let deadline = clock::deadline(&ctx, DEFAULT_WAIT);
-        let AlterTopicRequest { name, set, unset } = request;
-        broker.ask_for_topic(Request::AlterTopic { name, set, unset }, deadline).await
+        let AlterTopicRequest { name, set, unset, request_id } = request;
+        let request = request_id_of(&request_id)?;
+        broker.ask_for_topic(Request::AlterTopic { name, set, unset, request }, deadline).await
     };
     responder.answer(alter.await.map(|topic| broker.topic_response(&topic)));
 }
@@ -174,8 +182,16 @@ pub(crate) async fn delete_topic(
     request: DeleteTopicRequest,
     responder: Responder,
 ) {
-    let topic = broker.delete_topic_here(&session.context(), &request.name).await;
-    responder.answer(topic.map(|topic| broker.topic_response(&topic)));
+    let delete = async {
+        let id = match &request.topic_id {
+            id if id.is_empty() => None,
+            id => Some(TopicId::from_slice(id).ok_or_else(|| {
+                Error::new(ErrorCode::InvalidRequest, format!("a topic's id has 16 bytes, not {}", id.len()))
+            })?),
+        };
+        broker.delete_topic_here(&session.context(), &request.name, id).await
+    };
+    responder.answer(delete.await.map(|topic| broker.topic_response(&topic)));
 }
 
 /// Another size of a topic, on the native door.

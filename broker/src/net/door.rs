@@ -155,6 +155,7 @@ mod tests {
             config: TopicConfig { max_message_bytes: 2048, ..TopicConfig::default() },
             schema: typed.then(|| TopicSchema { id: 3, json: "{}".into() }),
             created_ms: 0,
+            altered_by: Default::default(),
         })
     }
 

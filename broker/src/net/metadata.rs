@@ -5,7 +5,11 @@
 //! created a topic finds it everywhere. Who must not see what is old asks for a linearizable answer: the controller
 //! gives it, after a quorum has said that it still is the controller, or nobody does.
 
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
 
 use bytes::Bytes;
 use levada_protocol::{
@@ -238,6 +242,7 @@ fn topic_of_info(info: TopicInfo) -> Result<Topic> {
         schema: schema.map(|json| TopicSchema { id: info.schema_id, json }),
         // Not told, and not described.
         created_ms: 0,
+        altered_by: VecDeque::new(),
     })
 }
 

@@ -11,6 +11,8 @@ use levada_storage_engine::{
     store::GroupState,
 };
 
+use uuid::Uuid;
+
 use super::{MemberLoss, Need, ScrubConfig};
 use crate::{
     cluster::{
@@ -130,11 +132,15 @@ pub enum Request {
         set: std::collections::BTreeMap<String, String>,
         /// Settings that go back to their defaults.
         unset: Vec<String>,
+        /// Which request of a client's it is, however often it comes; none if the client does not say.
+        request: Option<Uuid>,
     },
     /// A topic's end. Controller only.
     DeleteTopic {
         /// The topic's name.
         name: String,
+        /// Only if the topic of that name is this one.
+        id: Option<TopicId>,
     },
     /// A node's addresses. Controller only.
     RegisterNode {

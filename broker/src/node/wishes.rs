@@ -21,7 +21,7 @@ use super::{
 };
 use crate::cluster::{
     balance::{self, Move},
-    feature::{LEVEL_MEMBERSHIP, LEVEL_RECOVERY},
+    feature::{LEVEL_MEMBERSHIP, LEVEL_ONCE, LEVEL_RECOVERY},
     metadata::{self, Applied, altered, command, move_command, topic_exists},
     placement::{self, Standings},
 };
@@ -65,6 +65,7 @@ impl Controller {
             schema_id: u32::from(new.schema_json.is_some()),
             schema_json: new.schema_json.unwrap_or_default(),
             created_ms,
+            altered_by: Vec::new(),
         })
     }
 
@@ -138,15 +139,24 @@ impl Node {
                 }
                 create
             }
-            Request::AlterTopic { name, set, unset } => {
+            Request::AlterTopic { name, set, unset, request } => {
                 let topic = self.controller.known_topic(&name)?;
                 check_unset(&set, &unset)?;
                 TopicConfig::from_map(&altered(&topic.settings, &set, &unset))?;
                 let topic_id = Bytes::copy_from_slice(&topic.id.to_bytes());
-                Kind::AlterTopic(wire::AlterTopic { topic_id, set, unset })
+                let is_kept = self.controller.current().feature_level() >= LEVEL_ONCE;
+                let request = request.filter(|_| is_kept);
+                let request_id = request.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default();
+                Kind::AlterTopic(wire::AlterTopic { topic_id, set, unset, request_id })
             }
-            Request::DeleteTopic { name } => {
-                let topic_id = Bytes::copy_from_slice(&self.controller.known_topic(&name)?.id.to_bytes());
+            Request::DeleteTopic { name, id: wanted } => {
+                let id = self.controller.known_topic(&name)?.id;
+                if wanted.is_some_and(|wanted| wanted != id) {
+                    return Err(metadata::unknown_topic(&format!(
+                        "{name:?} that was to be deleted: there is another one"
+                    )));
+                }
+                let topic_id = Bytes::copy_from_slice(&id.to_bytes());
                 Kind::DeleteTopic(wire::DeleteTopic { topic_id })
             }
             Request::RegisterNode { node } => {

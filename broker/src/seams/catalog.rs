@@ -142,10 +142,10 @@ impl Catalog for Broker {
             loop {
                 let controller = self.find_leader(GroupId::METADATA, deadline).await?;
                 let asked = if controller == self.node() {
-                    let deleted = self.delete_topic_here(ctx, name).await;
+                    let deleted = self.delete_topic_here(ctx, name, None).await;
                     deleted.map(|topic| topic.id).map_err(|error| CallError { error, in_doubt: false })
                 } else {
-                    let request = DeleteTopicRequest { name: name.to_owned() };
+                    let request = DeleteTopicRequest { name: name.to_owned(), topic_id: Bytes::new() };
                     let answer =
                         self.forwarder.call(controller, Api::DeleteTopic, request, Bytes::new(), deadline).await;
                     answer.map(|answer: TopicResponse| {

@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use levada_client::ErrorCode;
 use levada_protocol::{
     ids::{ClusterId, TopicId},
@@ -58,6 +59,8 @@ pub(crate) struct FakeTopic {
     pub(crate) id: TopicId,
     pub(crate) partitions: Vec<Log>,
     pub(crate) config: BTreeMap<String, String>,
+    /// Requests that changed it.
+    pub(crate) altered_by: BTreeSet<Bytes>,
     pub(crate) schema_json: String,
 }
 
@@ -180,6 +183,7 @@ impl State {
             id,
             partitions: leaders.map(Log::led_by).collect(),
             config: BTreeMap::new(),
+            altered_by: BTreeSet::new(),
             schema_json: String::new(),
         };
         self.topics.insert(name.to_owned(), topic);

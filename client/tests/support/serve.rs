@@ -243,14 +243,19 @@ fn change(node: u64, frame: &Frame, state: &mut State) -> Result<TopicInfo, Erro
     } else if frame.api == Api::AlterTopic as u16 {
         let request: AlterTopicRequest = frame.message().unwrap();
         let topic = state.topics.get_mut(&request.name).ok_or_else(unknown)?;
-        topic.config.extend(request.set);
-        topic.config.retain(|key, _| !request.unset.contains(key));
+        assert_eq!(request.request_id.len(), 16);
+        if topic.altered_by.insert(request.request_id) {
+            topic.config.extend(request.set);
+            topic.config.retain(|key, _| !request.unset.contains(key));
+        }
         Ok(state.describe(&request.name))
     } else {
         let request: DeleteTopicRequest = frame.message().unwrap();
-        let info = state.topics.contains_key(&request.name).then(|| state.describe(&request.name));
+        let is_it =
+            state.topics.get(&request.name).is_some_and(|topic| topic.id.to_bytes()[..] == request.topic_id[..]);
+        let info = is_it.then(|| state.describe(&request.name)).ok_or_else(unknown)?;
         state.topics.remove(&request.name);
-        info.ok_or_else(unknown)
+        Ok(info)
     }
 }
 

@@ -11,7 +11,7 @@ use levada_client::{Admin, ErrorCode, NewTopic, Topic};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tokio::{
     sync::Barrier,
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 
 use super::{Orders, Stopped, Work, log::PATIENCE, queue::again};
@@ -25,8 +25,6 @@ const GROUPS: u32 = 6;
 const OPERATIONS_PER_KEY: u32 = 12;
 /// Between two operations of a process, on average.
 const PAUSE: Duration = Duration::from_millis(40);
-/// Sooner than this no client sends a request again: it pauses for at least 25 ms.
-const RETRIED_AFTER: Duration = Duration::from_millis(20);
 /// The setting, and what stands for the value 0 in it.
 const SETTING: &str = "retention.ms";
 const ZERO: u64 = 1_000_000_000_000;
@@ -88,11 +86,6 @@ async fn race(stage: Arc<Stage>, who: Racer, mut dice: StdRng, together: Arc<Bar
 /// Does it, and notes what came of it. Whether that is known.
 async fn perform(stage: &Stage, admin: &Admin, process: Process, op: Op, orders: &Orders) -> bool {
     let invocation = stage.recorder.invoke(process, None, op.clone());
-    let again = matches!(op, Op::Write { .. }).then(|| {
-        let other = stage.recorder.process();
-        (other, stage.recorder.invoke(other, None, op.clone()))
-    });
-    let began = Instant::now();
     let answer = match &op {
         Op::Cas { key, value, .. } => {
             timeout(PATIENCE, admin.create_topic(topic(*key, *value, orders.replicas))).await.map(|made| match made {
@@ -116,11 +109,6 @@ async fn perform(stage: &Stage, admin: &Admin, process: Process, op: Op, orders:
             })
         }
     };
-    if let Some((other, invocation)) = again {
-        // A write whose answer is late is sent again, and may take effect twice (docs/guarantees.md).
-        let phase = if began.elapsed() < RETRIED_AFTER { Phase::Fail } else { Phase::Info };
-        stage.recorder.ended(other, invocation, phase, op.clone(), "the same write, sent again".to_owned());
-    }
     match answer {
         Ok(Ok(Some(done))) => {
             stage.recorder.ok(process, None, invocation, done);

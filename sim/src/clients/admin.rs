@@ -11,9 +11,11 @@ use levada_broker::{
 };
 use levada_protocol::{
     error::{Error, ErrorClass, ErrorCode, NodeAddresses},
-    ids::{GroupId, IncarnationId, NodeId, ProducerId, TopicPartition},
+    ids::{GroupId, IncarnationId, NodeId, ProducerId, TopicId, TopicPartition},
     source::NewTopic,
 };
+
+use uuid::Uuid;
 
 use super::{Call, CallId, Client, Context, Input, Response};
 use crate::{
@@ -142,12 +144,18 @@ impl Admin {
                 let node = Node::new(addresses, incarnation, String::new());
                 Call::Request(Request::RegisterNode { node: Box::new(node) })
             }
-            Step::Create(new) => Call::Request(Request::CreateTopic { new, dry_run: false, id: None }),
+            Step::Create(new) => {
+                let id = Some(id_of(&new.name));
+                Call::Request(Request::CreateTopic { new, dry_run: false, id })
+            }
             Step::Alter { name } => {
                 let set = BTreeMap::from([("retention.bytes".to_owned(), "5000000".to_owned())]);
-                Call::Request(Request::AlterTopic { name, set, unset: Vec::new() })
+                Call::Request(Request::AlterTopic { name, set, unset: Vec::new(), request: Some(Uuid::from_u128(1)) })
             }
-            Step::Delete { name } => Call::Request(Request::DeleteTopic { name }),
+            Step::Delete { name } => {
+                let id = Some(id_of(&name));
+                Call::Request(Request::DeleteTopic { name, id })
+            }
             Step::Look { name, .. } | Step::Scribble { name } => Call::Topic { name },
         };
         // An old controller may believe that it still is one: it must find out before it says anything.
@@ -216,4 +224,9 @@ impl Client for Admin {
         let step = self.steps.front().filter(|step| !matches!(step, Step::Rest { .. }))?;
         Some(format!("the operator waits for {step:?}"))
     }
+}
+
+/// The id that the one request has given a topic which has made one of that name.
+fn id_of(name: &str) -> TopicId {
+    TopicId::of_request(Uuid::nil(), name)
 }

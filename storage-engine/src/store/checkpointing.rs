@@ -45,6 +45,8 @@ enum Stage {
         waiting: BTreeMap<GroupId, (Bytes, Bytes)>,
         /// Groups that were removed since it began.
         removed: Vec<GroupRecord>,
+        /// The first block that one of them needs: if the power goes, they are there once more.
+        removed_need: Option<Lsn>,
         /// As it was when it began.
         doubt: Doubt,
     },
@@ -58,16 +60,25 @@ pub(super) struct Checkpointing {
     stage: Stage,
     /// What the journal had taken when the last one began.
     began_at_bytes: u64,
+    /// What the files take that a restart found, but for the last, until one begins: each restart begins another file, and
+    /// the next one reads them all.
+    found_bytes: u64,
     /// The last block that the last checkpoint covers.
     lsn: Lsn,
 }
 
 impl Checkpointing {
+    /// After a restart that found files of so many bytes, without the last.
+    pub(super) fn after(found_bytes: u64) -> Self {
+        Self { found_bytes, ..Self::default() }
+    }
+
     /// A group is gone, which stands here.
-    pub(super) fn forget(&mut self, group: &Group) {
-        if let Stage::Capturing { waiting, removed, .. } = &mut self.stage {
+    pub(super) fn forget(&mut self, group: &mut Group) {
+        if let Stage::Capturing { waiting, removed, removed_need, .. } = &mut self.stage {
             waiting.remove(&group.id());
             removed.push(record(group));
+            *removed_need = removed_need.iter().copied().chain(group.needed_lsn()).min();
         }
     }
 
@@ -102,11 +113,12 @@ impl Checkpointing {
 }
 
 impl Store {
-    /// Whether enough went into the journal since the last checkpoint began, or it finds no space for another file, and no
+    /// Whether enough went into the journal since the last checkpoint began, what a restart found there included, or it finds no space for another file, and no
     /// checkpoint is under way.
     #[must_use]
     pub fn checkpoint_due(&self) -> bool {
-        let written_bytes = self.journal.written_bytes() - self.checkpointing.began_at_bytes;
+        let Checkpointing { began_at_bytes, found_bytes, .. } = self.checkpointing;
+        let written_bytes = found_bytes + self.journal.written_bytes() - began_at_bytes;
         let is_due = written_bytes >= self.config.checkpoint_bytes || self.is_checkpoint_the_way_out();
         !self.is_checkpointing() && is_due
     }
@@ -164,20 +176,21 @@ impl Store {
             waiting.insert(checkpoint.group, (checkpoint.conf_state, checkpoint.app_state));
         }
         self.checkpointing.began_at_bytes = self.journal.written_bytes();
+        self.checkpointing.found_bytes = 0;
         self.checkpoint_begins();
         let doubt = self.doubt.clone();
-        self.checkpointing.stage = Stage::Capturing { waiting, removed: Vec::new(), doubt };
+        self.checkpointing.stage = Stage::Capturing { waiting, removed: Vec::new(), removed_need: None, doubt };
     }
 
     /// Writes the checkpoint once everything is captured.
     pub(super) fn poll_checkpoint(&mut self, effects: &mut Vec<StoreEffect>) {
-        let Stage::Capturing { waiting, removed, doubt } = &mut self.checkpointing.stage else { return };
+        let Stage::Capturing { waiting, removed, removed_need, doubt } = &mut self.checkpointing.stage else { return };
         if !waiting.is_empty() || self.groups.values().any(Group::is_submitted_again) {
             return;
         }
-        let (removed, doubt) = (std::mem::take(removed), doubt.clone());
+        let (removed, removed_need, doubt) = (std::mem::take(removed), *removed_need, doubt.clone());
         let lsn = self.journal.synced_lsn();
-        let needed = self.groups.values_mut().filter_map(Group::needed_lsn).min();
+        let needed = self.groups.values_mut().filter_map(Group::needed_lsn).chain(removed_need).min();
         let replay_from = needed.map_or(Lsn(lsn.get() + 1), |needed| needed.min(Lsn(lsn.get() + 1)));
         self.checkpoints += 1;
         let number = self.checkpoints;

@@ -317,9 +317,9 @@ impl Store {
 
     /// Forgets a group; its files go. Without effect if there is none.
     pub fn remove_group(&mut self, group: GroupId) {
-        if let Some(state) = self.groups.remove(&group) {
+        if let Some(mut state) = self.groups.remove(&group) {
             self.backlog.forget(&state);
-            self.checkpointing.forget(&state);
+            self.checkpointing.forget(&mut state);
             self.space.forget(group);
             let until = self.checkpoints + 1 + self.checkpointing.blind();
             let leaving = Leaving { submitted: state.submitted(), until };

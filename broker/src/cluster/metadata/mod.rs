@@ -11,7 +11,7 @@ mod recovery;
 mod wire;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -23,6 +23,8 @@ use levada_protocol::{
     topic::TopicConfig,
 };
 
+use uuid::Uuid;
+
 use self::wire::{malformed, node_to_wire, topic_from_wire};
 pub use self::{
     moves::{Move, move_command},
@@ -30,7 +32,14 @@ pub use self::{
     recovery::Recovery,
     wire::topic_info,
 };
-use super::feature::{LEVEL_FIRST, LEVEL_MAX};
+use super::feature::{LEVEL_FIRST, LEVEL_MAX, LEVEL_ONCE};
+
+/// How many requests a topic remembers that changed its settings: one of them may be asked again because its answer was lost, and
+/// must not undo what came after it.
+pub const ALTERATIONS_KNOWN: usize = 8;
+
+/// How many topics are remembered after their deletion: the request that made one of them may come late, and must not make it again.
+pub const DELETED_KNOWN: usize = 128;
 
 /// One replica of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +90,8 @@ pub struct Topic {
     pub schema: Option<TopicSchema>,
     /// When it was made, by the controller's clock.
     pub created_ms: i64,
+    /// The requests that changed its settings last, the oldest first; at most [`ALTERATIONS_KNOWN`].
+    pub altered_by: VecDeque<Uuid>,
 }
 
 /// A node that has registered.
@@ -148,6 +159,8 @@ pub struct Metadata {
     nodes: BTreeMap<NodeId, Node>,
     topics: BTreeMap<TopicId, Arc<Topic>>,
     names: BTreeMap<String, TopicId>,
+    /// Those that were deleted last, the oldest first; at most [`DELETED_KNOWN`].
+    deleted: VecDeque<TopicId>,
     groups: BTreeMap<GroupId, TopicPartition>,
     next_group: u64,
     next_replica: u64,
@@ -171,6 +184,7 @@ impl Default for Metadata {
             nodes: BTreeMap::new(),
             topics: BTreeMap::new(),
             names: BTreeMap::new(),
+            deleted: VecDeque::new(),
             groups: BTreeMap::new(),
             next_group: 1,
             next_replica: 1,
@@ -275,6 +289,10 @@ impl Metadata {
         if self.names.contains_key(&topic.name) {
             return Err(topic_exists(&topic.name));
         }
+        if self.deleted.contains(&topic.id) {
+            let why = format!("topic {:?} was made by this request before, and has been deleted since", topic.name);
+            return Err(Error::new(ErrorCode::TopicExists, why));
+        }
         for partition in &mut topic.partitions {
             self.number(partition);
         }
@@ -283,15 +301,30 @@ impl Metadata {
 
     fn alter_topic(&mut self, alter: &messages::AlterTopic) -> Result<Applied> {
         let topic = self.known(&alter.topic_id)?;
+        let request = Uuid::from_slice(&alter.request_id).ok();
+        if request.is_some_and(|request| topic.altered_by.contains(&request)) {
+            return Ok(Applied::Topic(topic));
+        }
         let settings = altered(&topic.settings, &alter.set, &alter.unset);
         let config = TopicConfig::from_map(&settings)?;
-        Ok(Applied::Topic(self.insert(Topic { settings, config, ..(*topic).clone() })))
+        let mut altered_by = topic.altered_by.clone();
+        altered_by.extend(request);
+        if altered_by.len() > ALTERATIONS_KNOWN {
+            altered_by.pop_front();
+        }
+        Ok(Applied::Topic(self.insert(Topic { settings, config, altered_by, ..(*topic).clone() })))
     }
 
     fn delete_topic(&mut self, delete: &messages::DeleteTopic) -> Result<Applied> {
         let topic = self.known(&delete.topic_id)?;
         self.topics.remove(&topic.id);
         self.names.remove(&topic.name);
+        if self.feature_level >= LEVEL_ONCE {
+            self.deleted.push_back(topic.id);
+        }
+        if self.deleted.len() > DELETED_KNOWN {
+            self.deleted.pop_front();
+        }
         for partition in &topic.partitions {
             self.groups.remove(&partition.group);
         }
@@ -421,6 +454,7 @@ mod tests {
                 topic_id: Bytes::copy_from_slice(&[1; 16]),
                 set: set.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
                 unset: unset.iter().map(|k| (*k).to_owned()).collect(),
+                request_id: Bytes::new(),
             }))
         };
         metadata.apply(alter(&[("retention.ms", "5"), ("retention.bytes", "6")], &[])).unwrap();
@@ -429,5 +463,49 @@ mod tests {
         assert_eq!(metadata.apply(alter(&[("nonsense", "1")], &[])).unwrap_err().code, ErrorCode::InvalidConfig);
         assert_eq!(Metadata::decode(metadata.encode()).unwrap(), metadata);
         assert_eq!(Metadata::decode(Bytes::new()).unwrap(), Metadata::default());
+    }
+
+    /// The first try of a request comes after the second, and after the deletion of what that had made.
+    #[test]
+    fn a_topic_that_was_deleted_is_not_made_again_by_the_request_that_made_it() {
+        let mut metadata = Metadata { feature_level: LEVEL_ONCE, ..Metadata::default() };
+        let delete = |id: u8| {
+            let topic_id = Bytes::copy_from_slice(&[id; 16]);
+            command(messages::command::Kind::DeleteTopic(messages::DeleteTopic { topic_id }))
+        };
+        metadata.apply(create("a", 1)).unwrap();
+        metadata.apply(delete(1)).unwrap();
+        let mut metadata = Metadata::decode(metadata.encode()).unwrap();
+        assert_eq!(metadata.apply(create("a", 1)).unwrap_err().code, ErrorCode::TopicExists);
+        for id in 2..=200 {
+            metadata.apply(create("a", id)).unwrap();
+            metadata.apply(delete(id)).unwrap();
+        }
+        assert_eq!(metadata.deleted.len(), DELETED_KNOWN);
+    }
+
+    #[test]
+    fn a_request_that_comes_again_undoes_nothing() {
+        let mut metadata = Metadata::default();
+        metadata.apply(create("a", 1)).unwrap();
+        let alter = |request: u8, bytes: &str| {
+            command(messages::command::Kind::AlterTopic(messages::AlterTopic {
+                topic_id: Bytes::copy_from_slice(&[1; 16]),
+                set: [("retention.bytes".to_owned(), bytes.to_owned())].into(),
+                unset: Vec::new(),
+                request_id: Bytes::copy_from_slice(&[request; 16]),
+            }))
+        };
+        metadata.apply(alter(1, "1")).unwrap();
+        metadata.apply(alter(2, "2")).unwrap();
+        // A checkpoint does not forget it.
+        let mut metadata = Metadata::decode(metadata.encode()).unwrap();
+        let Applied::Topic(topic) = metadata.apply(alter(1, "1")).unwrap() else { panic!() };
+        assert_eq!(topic.config.retention_bytes, Some(2));
+        for request in 3..100 {
+            metadata.apply(alter(request, "3")).unwrap();
+        }
+        let Applied::Topic(topic) = metadata.apply(alter(92, "92")).unwrap() else { panic!() };
+        assert_eq!((topic.config.retention_bytes, topic.altered_by.len()), (Some(3), ALTERATIONS_KNOWN));
     }
 }

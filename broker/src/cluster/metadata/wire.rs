@@ -1,5 +1,7 @@
 //! Metadata as bytes: in commands, in checkpoints, and as clients see it.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use levada_protocol::{
     error::{Error, ErrorCode, NodeAddresses, Result},
@@ -10,8 +12,9 @@ use levada_protocol::{
 };
 use levada_storage_engine::planted::{self, Planted};
 use prost::Message as _;
+use uuid::Uuid;
 
-use super::{Metadata, Node, Partition, Recovery, Replica, Topic};
+use super::{ALTERATIONS_KNOWN, DELETED_KNOWN, Metadata, Node, Partition, Recovery, Replica, Topic};
 use crate::cluster::feature::LEVEL_FIRST;
 
 impl Metadata {
@@ -35,6 +38,7 @@ impl Metadata {
             alone_at: self.alone_at.get(),
             alone_term: self.alone_term.get(),
             regained_below: self.regained_below.get(),
+            deleted: self.deleted.iter().map(|topic| Bytes::copy_from_slice(&topic.to_bytes())).collect(),
         };
         state.encode_to_vec().into()
     }
@@ -59,6 +63,7 @@ impl Metadata {
             alone_at: LogIndex(state.alone_at),
             alone_term: Term(state.alone_term),
             regained_below: GroupId(state.regained_below),
+            deleted: deleted_from_wire(&state.deleted)?,
             ..Self::default()
         };
         for node in state.nodes {
@@ -115,6 +120,7 @@ fn topic_to_wire(topic: &Topic) -> wire::Topic {
         schema_json: topic.schema.as_ref().map(|schema| schema.json.clone()).unwrap_or_default(),
         schema_id: topic.schema.as_ref().map_or(0, |schema| schema.id),
         created_ms: topic.created_ms,
+        altered_by: topic.altered_by.iter().map(|request| Bytes::copy_from_slice(request.as_bytes())).collect(),
     }
 }
 
@@ -172,7 +178,22 @@ pub(super) fn topic_from_wire(wire: wire::Topic) -> Result<Topic> {
         settings: wire.config,
         schema: (wire.schema_id != 0).then_some(TopicSchema { id: wire.schema_id, json: wire.schema_json }),
         created_ms: wire.created_ms,
+        altered_by: altered_by_from_wire(&wire.altered_by)?,
     })
+}
+
+fn deleted_from_wire(wire: &[Bytes]) -> Result<VecDeque<TopicId>> {
+    if wire.len() > DELETED_KNOWN {
+        return Err(malformed("deleted topics"));
+    }
+    wire.iter().map(|topic| TopicId::from_slice(topic).ok_or_else(|| malformed("topic id"))).collect()
+}
+
+fn altered_by_from_wire(wire: &[Bytes]) -> Result<VecDeque<Uuid>> {
+    if wire.len() > ALTERATIONS_KNOWN {
+        return Err(malformed("requests that altered a topic"));
+    }
+    wire.iter().map(|request| Uuid::from_slice(request).map_err(|_| malformed("request id"))).collect()
 }
 
 /// A topic as native clients see it, without who leads.

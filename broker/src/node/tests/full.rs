@@ -51,7 +51,7 @@ fn a_full_follower_takes_no_records_but_votes_and_catches_up_later() {
     ticks(&mut world, 100);
     assert_eq!(world.values(full, place).len(), 0, "it takes none");
     // Topics can be made and deleted meanwhile, there too: that is a way out.
-    world.ask_controller(Request::DeleteTopic { name: "orders".into() }).unwrap();
+    world.ask_controller(Request::DeleteTopic { name: "orders".into(), id: None }).unwrap();
     world.until(|world| world.nodes[&full].view.partition(place).is_none());
     let place = world.create_topic(1, &[])[0];
     world.until(|world| world.leader(place).is_some_and(|leader| leader != full));
@@ -125,7 +125,7 @@ fn retention_makes_space_on_disks_that_are_full() {
         ticks(&mut world, 15);
     }
     let set = BTreeMap::from([("retention.bytes".to_owned(), "1".to_owned())]);
-    world.ask_controller(Request::AlterTopic { name: "orders".into(), set, unset: Vec::new() }).unwrap();
+    world.ask_controller(Request::AlterTopic { name: "orders".into(), set, unset: Vec::new(), request: None }).unwrap();
     for node in [1, 2, 3].map(NodeId) {
         say(&mut world, node, 60);
     }

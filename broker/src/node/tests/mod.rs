@@ -137,7 +137,7 @@ fn a_topic_that_is_deleted_takes_its_partitions_along() {
     let mut world = World::new(3);
     let place = world.create_topic(1, &[])[0];
     world.produce(place, batch(&["a"], 0)).unwrap();
-    world.ask_controller(Request::DeleteTopic { name: "orders".into() }).unwrap();
+    world.ask_controller(Request::DeleteTopic { name: "orders".into(), id: None }).unwrap();
     world.until(|world| world.nodes.values().all(|node| node.view.partition(place).is_none()));
     let again = world.create_topic(1, &[])[0];
     assert_ne!(place, again);

@@ -211,7 +211,7 @@ fn what_is_gone_meanwhile_does_not_go_on() {
         let plan = doubt.plan();
         doubt.recover(&plan);
         (0..steps).for_each(|_| doubt.world.step());
-        doubt.world.ask_controller(Request::DeleteTopic { name: "orders".into() }).unwrap();
+        doubt.world.ask_controller(Request::DeleteTopic { name: "orders".into(), id: None }).unwrap();
         (0..60).for_each(|_| doubt.world.step());
         for node in doubt.world.nodes.values() {
             assert!(node.partitions.is_empty() && node.lost.is_empty() && node.reclaimed.is_empty());

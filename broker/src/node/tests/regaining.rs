@@ -280,7 +280,7 @@ fn a_replica_that_may_have_been_removed_does_not_begin_anew() {
     let group = world.nodes[&survivor].places[&place];
     world.cut.insert(survivor);
     let controller = world.controller().unwrap();
-    world.ask(controller, Request::DeleteTopic { name: "orders".into() }).unwrap();
+    world.ask(controller, Request::DeleteTopic { name: "orders".into(), id: None }).unwrap();
     for _ in 0..20 {
         world.step();
         others.iter().for_each(|node| world.nodes.get_mut(node).unwrap().begin_checkpoint());

@@ -9,7 +9,7 @@ fn change(world: &mut World) {
         let new =
             NewTopic { name: name.clone(), partitions: 1, replicas: 3, config: BTreeMap::new(), schema_json: None };
         world.ask_controller(Request::CreateTopic { new, dry_run: false, id: None }).unwrap();
-        world.ask_controller(Request::DeleteTopic { name }).unwrap();
+        world.ask_controller(Request::DeleteTopic { name, id: None }).unwrap();
         // What is committed is written when time passes.
         for _ in 0..3 {
             world.step();

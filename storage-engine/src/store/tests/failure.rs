@@ -1,6 +1,6 @@
 //! Disks that fail: the store stops at once, and what it had reported is there afterwards.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use levada_protocol::ids::{GroupId, LogIndex};
 
@@ -11,6 +11,7 @@ use super::{
 use crate::{
     error::{AppendError, OpenError},
     identity::DirIdentity,
+    journal::Doubt,
     poison::Poisoned,
     sim_disk::{CrashPlan, Fault, SimDisk},
     store::Store,
@@ -156,6 +157,47 @@ fn a_group_is_there_from_its_first_append_until_the_checkpoint_after_its_removal
     // The journal still has all of it: the uncommitted entry of group 1 stands there.
     assert_eq!(groups_after_crash(&world), [1]);
     assert!(crate::disk::Disk::list(&*world.disk, "segments").unwrap().is_empty());
+}
+
+/// Each restart begins another file, however little comes into it, and the next one looks through them all.
+#[test]
+fn files_that_restarts_leave_make_a_checkpoint_due() {
+    let mut world = World::new(35);
+    world.create(GroupId(1));
+    let mut due = Vec::new();
+    for last in 0..3 {
+        world.append(GroupId(1), last, &[3], true);
+        world.settle();
+        due.push(world.store.checkpoint_due());
+        world = recover(Arc::clone(&world.disk), &world.groups, &BTreeMap::new());
+    }
+    assert_eq!(due, [false, false, true]);
+    world.begin_checkpoint(|_| true);
+    world.settle();
+    assert!(!world.store.checkpoint_due());
+}
+
+/// The checkpoint under way still has it: then the journal must have what that lacks.
+#[test]
+fn a_group_that_is_removed_during_a_checkpoint_lacks_nothing_after_a_crash() {
+    let mut world = World::new(34);
+    [1, 2].into_iter().for_each(|group| world.create(GroupId(group)));
+    world.append(GroupId(2), 0, &[3, 8], true);
+    world.settle();
+    for last in 0..20 {
+        world.append(GroupId(1), last, &[3], true);
+        world.settle();
+    }
+    world.append(GroupId(2), 2, &[3], false);
+    world.settle();
+    world.commit(GroupId(1), 20, false, None);
+    world.begin_checkpoint(|group| group == GroupId(1));
+    world.remove(GroupId(2));
+    world.settle();
+    let recovered = open(&Arc::new(world.disk.crash_image(&CrashPlan::LOSE_ALL))).unwrap();
+    assert_eq!(recovered.doubt, Doubt::None);
+    let found = recovered.groups.iter().find(|group| group.group == GroupId(2)).unwrap();
+    assert_eq!(found.log.last_index(), LogIndex(3));
 }
 
 /// A group's entries are being written again, in several blocks, when its quorum comes back: no checkpoint is written

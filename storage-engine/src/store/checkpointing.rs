@@ -60,6 +60,8 @@ pub(super) struct Checkpointing {
     began_at_bytes: u64,
     /// The last block that the last checkpoint covers.
     lsn: Lsn,
+    /// What the last checkpoint left of the journal, in whole files.
+    left_bytes: u64,
 }
 
 impl Checkpointing {
@@ -102,19 +104,29 @@ impl Checkpointing {
 }
 
 impl Store {
-    /// Whether enough went into the journal since the last checkpoint began, or it finds no space for another file, and no
-    /// checkpoint is under way.
+    /// Whether enough went into the journal since the last checkpoint began, it has more files than it keeps, or it finds no space
+    /// for another, and no checkpoint is under way.
     #[must_use]
     pub fn checkpoint_due(&self) -> bool {
         let written_bytes = self.journal.written_bytes() - self.checkpointing.began_at_bytes;
-        let is_due = written_bytes >= self.config.checkpoint_bytes || self.is_checkpoint_the_way_out();
+        // Each start takes another file, however little is written between two.
+        let kept_bytes = self.config.journal.file_bytes * self.config.journal.files_keep as u64;
+        let is_due = written_bytes >= self.config.checkpoint_bytes
+            || self.holds_journal_beyond(kept_bytes)
+            || self.is_checkpoint_the_way_out();
         !self.is_checkpointing() && is_due
     }
 
-    /// Whether there are files that no log has any more, and that the last checkpoint may still name.
+    /// Whether a checkpoint would free space: there are files that no log has any more, and that the last one may still name, or the
+    /// journal has taken another file since.
     #[must_use]
-    pub const fn holds_removed(&self) -> bool {
-        !self.removed.is_empty()
+    pub fn checkpoint_frees(&self) -> bool {
+        !self.removed.is_empty() || self.holds_journal_beyond(self.config.journal.file_bytes)
+    }
+
+    /// Whether the journal needs more files than these, and than the last checkpoint could not free.
+    fn holds_journal_beyond(&self, bytes: u64) -> bool {
+        self.journal.used_bytes() > bytes.max(self.checkpointing.left_bytes)
     }
 
     /// Whether the group's applied state is another than the last checkpoint has: the next one must name it. A group
@@ -211,6 +223,7 @@ impl Store {
         let number = self.checkpoints;
         self.leaving.retain(|_, leaving| leaving.until > number || leaving.submitted > 0);
         self.journal.recycle(replay_from);
+        self.checkpointing.left_bytes = self.journal.used_bytes();
         self.to_remove.extend(unnamed);
         let before = std::mem::replace(&mut self.checkpointing.lsn, lsn);
         self.unstick(before);

@@ -69,7 +69,8 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "two-hundred-power-cuts",
         why: "with the power of one, some and all nodes cut 200 times, nothing acknowledged is lost",
-        arguments: "--workload queue --disk loop --nemesis power --targets any --bites 200 --time 600 --rate 1000 --interval 3",
+        arguments: "--workload queue --nodes 3 --keys 4 --clients 32 --disk loop --nemesis power --targets any --bites 200 \
+                    --time 600 --rate 200 --interval 3",
         suites: &[Suite::Nightly],
     },
     Scenario {

@@ -52,7 +52,7 @@ const SEGMENT_BYTES: u64 = 1 << 20;
 /// Bits flip when every node has so many sealed segments.
 const SEALED_MIN: usize = 4;
 /// Between two records of a partition, from then on.
-const PAUSE_MS: u32 = 20;
+const PAUSE_MS: u32 = 50;
 /// Between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// How long an answer is waited for.
@@ -169,7 +169,6 @@ impl Flips {
             if is_down {
                 since = Instant::now();
                 self.nodes.spawn(node)?;
-                self.nodes.wait_ready()?;
             }
             if let Some(place) = place {
                 return Ok((place, since));

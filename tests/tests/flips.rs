@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use levada_tests::{
     flips::{self, Bite, Flips, Kind},
     tools,
@@ -13,7 +13,7 @@ const FLIPS: usize = 64;
 /// The seed of the long one, if it is to be the same again.
 const SEED: &str = "FLIPS_SEED";
 
-async fn play(seed: u64, kinds: impl FnOnce(&mut Flips) -> Vec<Kind>) -> Result<Vec<Bite>> {
+async fn play(seed: u64, kinds: impl FnOnce(&mut Flips) -> Vec<Kind>) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let mut flips = Flips::start(tools::levada(), dir.path(), seed).await?;
     let mut bites = Vec::new();
@@ -31,13 +31,15 @@ async fn play(seed: u64, kinds: impl FnOnce(&mut Flips) -> Vec<Kind>) -> Result<
     let records = flips.finish().await?;
     writeln!(std::io::stderr(), "seed {seed}: {records} records, on every replica as they were produced")?;
     writeln!(std::io::stderr(), "{}", flips::table(&bites))?;
-    Ok(bites)
+    let late = bites.iter().filter(|bite| bite.took > flips::REPAIRED_WITHIN).count();
+    ensure!(late == 0, "{late} of {} flips took longer than {:?} to be repaired", bites.len(), flips::REPAIRED_WITHIN);
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flipped_bit_is_repaired_without_an_operator() -> Result<()> {
     let kinds = [Kind::SegmentEntries, Kind::Journal, Kind::Identity, Kind::SegmentFooter];
-    play(1, |_| kinds.to_vec()).await.map(drop)
+    play(1, |_| kinds.to_vec()).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -48,5 +50,5 @@ async fn sixty_four_flipped_bits_are_repaired_without_an_operator() -> Result<()
         Err(_) => rand::random(),
     };
     writeln!(std::io::stderr(), "{SEED}={seed}")?;
-    play(seed, |flips| flips.deal(FLIPS)).await.map(drop)
+    play(seed, |flips| flips.deal(FLIPS)).await
 }

@@ -100,6 +100,9 @@ struct Run {
     /// How long it goes wrong, in seconds; up to five times as long, until enough was acknowledged and every family has bitten.
     #[arg(long, default_value_t = 60)]
     time: u64,
+    /// How often every family must bite. A run in which one did not proves nothing.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    bites: u64,
     /// Between two faults of one kind, in seconds, on average.
     #[arg(long, default_value_t = 8)]
     interval: u64,
@@ -162,6 +165,7 @@ impl Run {
             nodes: self.nodes,
             disk: self.disk,
             time: Duration::from_secs(self.time),
+            bites_min: self.bites,
             interval: Duration::from_secs(self.interval),
             orders: Orders {
                 keys: self.keys,

@@ -78,6 +78,8 @@ pub struct Options {
     pub disk: Disk,
     /// How long faults go on.
     pub time: Duration,
+    /// How often every family must bite.
+    pub bites_min: u64,
     /// Between two faults of one domain, on average.
     pub interval: Duration,
     /// What clients are told.
@@ -227,7 +229,7 @@ impl Options {
         Ok(faults)
     }
 
-    /// Until the time is over, enough was acknowledged and every family has bitten (a slow machine needs longer, within reason), or a
+    /// Until the time is over, enough was acknowledged and every family has bitten as often as it must (a slow machine needs longer, within reason), or a
     /// nemesis has failed. Says how it goes.
     async fn watch(&self, stage: &Stage, struck: &Mutex<Vec<Fault>>, threads: &[JoinHandle<Result<()>>]) {
         let began = tokio::time::Instant::now();
@@ -235,7 +237,7 @@ impl Options {
         let is_enough = || {
             let elapsed = began.elapsed();
             let bitten = bitten(&struck.lock().unwrap_or_else(PoisonError::into_inner));
-            let have_all_bitten = self.families.iter().all(|family| bitten.contains_key(family.name()));
+            let have_all_bitten = self.families.iter().all(|family| bitten.get(family.name()) >= Some(&self.bites_min));
             let done = stage.recorder.acknowledged() >= self.acknowledged_min && have_all_bitten;
             elapsed > self.time * SLOWER_MAX
                 || (elapsed > self.time && done)
@@ -311,7 +313,7 @@ impl Options {
         checks
     }
 
-    /// Every family must have bitten at least once.
+    /// Every family must have bitten as often as it must.
     fn check_faults(&self, faults: &[Fault]) -> Check {
         let mut check = Check::new("faults");
         let bitten = bitten(faults);
@@ -321,6 +323,12 @@ impl Options {
             check.figure(&format!("{}_count", family.name()), count as f64);
             if count == 0 {
                 check.doubt(format!("nothing shows that any fault of the family {} bit", family.name()));
+            } else if count < self.bites_min {
+                let (name, min) = (family.name(), self.bites_min);
+                check.doubt(format!("the family {name} bit {count} times, not {min}: give it more --time"));
+            }
+            if family.domain() == Domain::Process {
+                self.count_hits(*family, faults, &mut check);
             }
         }
         let without = faults.iter().filter(|fault| fault.evidence.is_none()).count();
@@ -330,6 +338,18 @@ impl Options {
             check.doubt(format!("nothing shows that {without} of {} faults bit", faults.len()));
         }
         check
+    }
+
+    /// How many nodes the faults of a family hit, one by one, and how many of the faults hit all at once.
+    fn count_hits(&self, family: Family, faults: &[Fault], check: &mut Check) {
+        let its = faults.iter().filter(|fault| fault.family == family.name() && fault.evidence.is_some());
+        let (mut nodes, mut of_all) = (0.0, 0.0);
+        for fault in its {
+            nodes += f64::from(u32::try_from(fault.nodes.len()).unwrap_or(u32::MAX));
+            of_all += f64::from(u8::from(fault.nodes.len() as u64 == self.nodes));
+        }
+        check.figure(&format!("{}_nodes_count", family.name()), nodes);
+        check.figure(&format!("{}_of_all_count", family.name()), of_all);
     }
 
     fn plan(&self) -> Plan {
@@ -355,6 +375,9 @@ impl Options {
         }
         if let Some(lie) = self.lie {
             let _ = write!(said, " --lie {}", name_of(lie));
+        }
+        if self.bites_min > 1 {
+            let _ = write!(said, " --bites {}", self.bites_min);
         }
         let Orders { keys, clients, rate, seed, .. } = self.orders;
         let (disk, time, interval) = (name_of(self.disk), self.time.as_secs(), self.interval.as_secs());

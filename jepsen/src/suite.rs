@@ -67,6 +67,13 @@ pub const SCENARIOS: &[Scenario] = &[
         suites: &[Suite::Nightly],
     },
     Scenario {
+        name: "two-hundred-power-cuts",
+        why: "with the power of one, some and all nodes cut 200 times, nothing acknowledged is lost",
+        arguments: "--workload queue --nodes 3 --keys 4 --clients 32 --disk loop --nemesis power --targets any --bites 200 \
+                    --time 600 --rate 200 --interval 3",
+        suites: &[Suite::Nightly],
+    },
+    Scenario {
         name: "power-of-some",
         why: "a power cut and pauses split NATS 2.12.1",
         arguments: "--workload queue --disk loop --nemesis power,pause,partition --time 600 --rate 3000 --interval 6",

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::{
     codec::to_usize,
-    disk::{Disk, DiskOp, FileName},
+    disk::{Disk, DiskError, DiskOp, FileName},
     error::{DamageCause, OpenError},
 };
 
@@ -32,7 +32,8 @@ pub fn replace(file: &FileName, mut content: Vec<u8>) -> Vec<DiskOp> {
 }
 
 /// What a file says, durably, from the first of its copies that `decode` takes (zeros may follow the content); `None` if there is
-/// no file.
+/// no file. A copy that is not as the one that counts is mended from that, so that the next bad sector finds two again. Nobody else
+/// may be writing to the file.
 ///
 /// # Errors
 /// If the disk refuses, or `decode` takes neither copy.
@@ -45,25 +46,51 @@ pub fn read<T>(
     // A process that was killed may have left it under its name in the page cache only. What is done on its word must not
     // be there when a power cut has brought its predecessor back.
     disk.perform(&DiskOp::SyncDir { dir: file.dir().to_owned() })?;
-    let copy = |number: u64| match disk.read(file, number * (len / 2), to_usize(len / 2)) {
+    let copies = [0, 1].map(|number| disk.read(file, number * (len / 2), to_usize(len / 2)));
+    let look = |copy: &Result<Bytes, DiskError>| match copy {
         // That says nothing of the file, which may well be sound.
-        Err(error) if error.is_want() => Err(OpenError::Disk(error)),
-        read => Ok(read.map_err(DamageCause::from).and_then(|bytes| decode(&bytes))),
+        Err(error) if error.is_want() => Err(OpenError::Disk(error.clone())),
+        Err(error) => Ok(Err(DamageCause::from(error.clone()))),
+        Ok(bytes) => Ok(decode(bytes).map(|content| (content, bytes.clone()))),
     };
-    let cause = match copy(0)? {
-        Ok(content) => return Ok(Some(content)),
-        Err(cause) => cause,
-    };
-    match copy(1)? {
-        Ok(content) => {
-            tracing::error!(%file, %cause, "file.copy.damaged: the first of two; the second is used");
+    let [first, second] = copies.each_ref().map(look);
+    match (first?, second) {
+        (Ok((content, first)), second) => {
+            let sound = match second {
+                Ok(Ok((_, second))) if second == first => return Ok(Some(content)),
+                // Both say the same: what differs is among the zeros behind it.
+                Ok(Ok((_, second))) => in_both(&first, &second),
+                Ok(Err(_)) => first,
+                Err(_) => return Ok(Some(content)),
+            };
+            tracing::error!(%file, "file.copy.damaged: one of two");
+            mend(disk, file, &sound);
             Ok(Some(content))
         }
-        // Damage that hits both copies in the same way is another release.
-        Err(second) if second == cause && matches!(cause, DamageCause::Version { .. }) => {
-            Err(OpenError::OtherFormat { file: file.clone(), cause })
-        }
-        Err(_) => Err(OpenError::Damaged { file: file.clone(), cause }),
+        (Err(cause), second) => match second? {
+            Ok((content, second)) => {
+                tracing::error!(%file, %cause, "file.copy.damaged: the first of two; the second is used");
+                mend(disk, file, &second);
+                Ok(Some(content))
+            }
+            // Damage that hits both copies in the same way is another release.
+            Err(second) if second == cause && matches!(cause, DamageCause::Version { .. }) => {
+                Err(OpenError::OtherFormat { file: file.clone(), cause })
+            }
+            Err(_) => Err(OpenError::Damaged { file: file.clone(), cause }),
+        },
+    }
+}
+
+fn in_both(one: &[u8], other: &[u8]) -> Bytes {
+    one.iter().zip(other).map(|(one, other)| one & other).collect()
+}
+
+/// Writes a file anew with the copy that counts. Where that cannot be, one copy is enough to go on with.
+fn mend(disk: &dyn Disk, file: &FileName, copy: &[u8]) {
+    match replace(file, copy.to_vec()).iter().try_for_each(|op| disk.perform(op)) {
+        Ok(()) => tracing::info!(%file, "file.copy.mended"),
+        Err(error) => tracing::error!(%file, %error, "file.copy.unmended: one copy is left, until the next start"),
     }
 }
 
@@ -101,5 +128,60 @@ mod tests {
         disk.crash(&CrashPlan::LOSE_ALL);
         assert_eq!(read(&disk, &file, decode).unwrap().unwrap(), new, "what was read once stays");
         assert!(seen_old, "without the sync of the directory the new name may be lost");
+    }
+
+    /// Content that ends with its own sum, and the zeros behind it.
+    fn decode_sum(bytes: &[u8]) -> Result<Vec<u8>, DamageCause> {
+        let (content, sum) = (bytes.get(..100), bytes.get(100..104));
+        let is_sound = content.zip(sum).is_some_and(|(content, sum)| sum == crc32fast::hash(content).to_le_bytes());
+        if is_sound { Ok(bytes[..100].to_vec()) } else { Err(DamageCause::Magic("sum")) }
+    }
+
+    fn with_sum() -> (SimDisk, FileName, Bytes) {
+        let (disk, file) = (SimDisk::new(1), FileName::new("table"));
+        let content = vec![7; 100];
+        let sum = crc32fast::hash(&content).to_le_bytes();
+        replace(&file, [&content[..], &sum].concat()).iter().for_each(|op| disk.perform(op).unwrap());
+        let sound = disk.read(&file, 0, 2 * ALIGN).unwrap();
+        (disk, file, sound)
+    }
+
+    /// Otherwise the second copy rots unseen, and the first years later.
+    #[test]
+    fn a_copy_that_is_not_sound_is_mended_from_the_other() {
+        let (disk, file, sound) = with_sum();
+        let what_is_there = |disk: &SimDisk| disk.read_from_disk(&file, 0, 2 * ALIGN).unwrap();
+        let mut mended = 0;
+        for at in (0..2 * ALIGN as u64).step_by(50) {
+            let disk = disk.fork();
+            disk.flip_bit(&file, at, 3);
+            assert!(what_is_there(&disk) != sound);
+            assert_eq!(read(&disk, &file, decode_sum).unwrap(), Some(vec![7; 100]));
+            assert!(what_is_there(&disk) == sound, "byte {at}");
+            disk.crash(&CrashPlan::LOSE_ALL);
+            assert!(what_is_there(&disk) == sound, "byte {at}, after the power went");
+            mended += 1;
+        }
+        assert!(mended > 150);
+        for at in [0, ALIGN as u64] {
+            let disk = disk.fork();
+            disk.make_unreadable(&file, at, 1);
+            assert_eq!(read(&disk, &file, decode_sum).unwrap(), Some(vec![7; 100]));
+            assert!(what_is_there(&disk) == sound, "sector at {at}");
+        }
+        // Who reads what is sound writes nothing.
+        disk.record_trace(true);
+        read(&disk, &file, decode_sum).unwrap();
+        assert!(matches!(&disk.trace()[..], [DiskOp::SyncDir { .. }]), "{:?}", disk.trace());
+    }
+
+    #[test]
+    fn a_copy_that_cannot_be_mended_keeps_nobody_from_reading() {
+        let (disk, file, _) = with_sum();
+        disk.flip_bit(&file, 50, 3);
+        disk.set_capacity(Some(0));
+        let bufs = vec![Bytes::from(vec![0; 1 << 20])];
+        assert!(disk.perform(&DiskOp::Write { file: file.clone(), pos: 0, bufs }).is_err(), "it is full");
+        assert_eq!(read(&disk, &file, decode_sum).unwrap(), Some(vec![7; 100]));
     }
 }

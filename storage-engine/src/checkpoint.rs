@@ -427,7 +427,7 @@ mod tests {
         for position in 0..len {
             let damaged = disk.fork();
             damaged.flip_bit(&file, position, u8::try_from(position % 8).unwrap());
-            assert_eq!(Checkpoint::read(&damaged, DIRECTORY).unwrap(), sample());
+            assert_eq!(Checkpoint::read(&damaged.fork(), DIRECTORY).unwrap(), sample());
             damaged.flip_bit(&file, 4096 + (position * 7) % len, 3);
             assert!(matches!(Checkpoint::read(&damaged, DIRECTORY), Err(OpenError::Damaged { .. })));
         }

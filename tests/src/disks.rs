@@ -150,7 +150,8 @@ impl PowerDisk {
     }
 
     fn mount(&mut self) -> Result<()> {
-        run(Command::new("mount").args(["-o", "loop"]).arg(&self.image).arg(&self.mount))?;
+        // What files gave back the image gives back, too: else it grows to its full size.
+        run(Command::new("mount").args(["-o", "loop,discard"]).arg(&self.image).arg(&self.mount))?;
         self.mounted = true;
         Ok(())
     }

@@ -4,6 +4,7 @@ pub mod clock;
 pub mod debian;
 pub mod dev;
 pub mod disks;
+pub mod flips;
 pub mod groups;
 pub mod http;
 pub mod ledger;

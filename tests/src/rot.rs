@@ -17,11 +17,29 @@ pub const PAGE_BYTES: u64 = 4_096;
 /// # Errors
 /// There is no such byte.
 pub fn flip(path: &Path, at: u64) -> Result<()> {
+    flip_bit(path, at, 2)
+}
+
+/// The same for one of its eight bits.
+///
+/// # Errors
+/// There is no such byte.
+pub fn flip_bit(path: &Path, at: u64, bit: u8) -> Result<()> {
     let file = File::options().read(true).write(true).open(path)?;
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).with_context(|| format!("{} is shorter", path.display()))?;
-    file.write_all_at(&[byte[0] ^ 4], at)?;
+    file.write_all_at(&[byte[0] ^ 1 << bit], at)?;
     Ok(())
+}
+
+/// So many bytes from this one on.
+///
+/// # Errors
+/// The file is shorter.
+pub fn read(path: &Path, at: u64, len: u64) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(len)?];
+    File::open(path)?.read_exact_at(&mut bytes, at).with_context(|| format!("{} is shorter", path.display()))?;
+    Ok(bytes)
 }
 
 /// What is in one place stands in another, too.
@@ -29,8 +47,7 @@ pub fn flip(path: &Path, at: u64) -> Result<()> {
 /// # Errors
 /// There is nothing to be copied.
 pub fn copy_page((from, from_at): (&Path, u64), (to, to_at): (&Path, u64)) -> Result<()> {
-    let mut page = vec![0; usize::try_from(PAGE_BYTES)?];
-    File::open(from)?.read_exact_at(&mut page, from_at)?;
+    let page = read(from, from_at, PAGE_BYTES)?;
     File::options().write(true).open(to)?.write_all_at(&page, to_at)?;
     Ok(())
 }
@@ -54,28 +71,36 @@ pub fn swap(one: &Path, other: &Path) -> Result<()> {
     Ok(fs::rename(aside, other)?)
 }
 
+/// The segments in a data directory of each of these groups, in order. Group 0 is the metadata.
+///
+/// # Errors
+/// It has none.
+pub fn segments_of(data_dir: &Path, is_its: impl Fn(u64) -> bool) -> Result<Vec<Vec<PathBuf>>> {
+    let mut of_groups: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
+    for entry in fs::read_dir(data_dir.join("segments"))? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Some((group, _)) = name.split_once('-').filter(|_| name.ends_with(".seg")) else { continue };
+        let group: u64 = group.parse().with_context(|| format!("{name} is a segment of no group"))?;
+        if is_its(group) {
+            of_groups.entry(group).or_default().push(path);
+        }
+    }
+    of_groups.values_mut().for_each(|of_group| of_group.sort());
+    Ok(of_groups.into_values().collect())
+}
+
 /// The sealed segments of partitions in a data directory: those that others follow.
 ///
 /// # Errors
 /// It has none.
 pub fn sealed(data_dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut of_groups: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
-    for entry in fs::read_dir(data_dir.join("segments"))? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let Some((group, _)) = name.split_once('-').filter(|_| name.ends_with(".seg")) else { continue };
-        // Group 0 is the metadata.
-        if group.bytes().any(|digit| digit != b'0') {
-            of_groups.entry(group.to_owned()).or_default().push(path);
-        }
-    }
-    let mut sealed = Vec::new();
-    for mut of_group in of_groups.into_values() {
-        of_group.sort();
+    let of_groups = segments_of(data_dir, |group| group > 0)?;
+    let sealed = of_groups.into_iter().flat_map(|mut of_group| {
         of_group.pop();
-        sealed.extend(of_group);
-    }
-    Ok(sealed)
+        of_group
+    });
+    Ok(sealed.collect())
 }
 
 /// A block of the journal as `docs/format.md` draws it.

@@ -400,10 +400,10 @@ impl Node {
         self.poll_store(out);
     }
 
-    /// Whether files wait for a checkpoint to go, and their space is needed.
+    /// Whether files wait for a checkpoint, to go or to be used again, and their space is needed.
     fn checkpoint_makes_space(&mut self) -> bool {
         let is_due =
-            self.space.fullness() > Fullness::Roomy && self.store.holds_removed() && self.ticks >= self.freeing_at;
+            self.space.fullness() > Fullness::Roomy && self.store.checkpoint_frees() && self.ticks >= self.freeing_at;
         if is_due {
             self.freeing_at = self.ticks + FREEING_TICKS;
         }

@@ -60,19 +60,13 @@ pub(super) struct Checkpointing {
     stage: Stage,
     /// What the journal had taken when the last one began.
     began_at_bytes: u64,
-    /// What the files take that a restart found, but for the last, until one begins: each restart begins another file, and
-    /// the next one reads them all.
-    found_bytes: u64,
     /// The last block that the last checkpoint covers.
     lsn: Lsn,
+    /// What the last checkpoint left of the journal, in whole files.
+    left_bytes: u64,
 }
 
 impl Checkpointing {
-    /// After a restart that found files of so many bytes, without the last.
-    pub(super) fn after(found_bytes: u64) -> Self {
-        Self { found_bytes, ..Self::default() }
-    }
-
     /// A group is gone, which stands here.
     pub(super) fn forget(&mut self, group: &mut Group) {
         if let Stage::Capturing { waiting, removed, removed_need, .. } = &mut self.stage {
@@ -113,20 +107,29 @@ impl Checkpointing {
 }
 
 impl Store {
-    /// Whether enough went into the journal since the last checkpoint began, what a restart found there included, or it finds no space for another file, and no
-    /// checkpoint is under way.
+    /// Whether enough went into the journal since the last checkpoint began, it has more files than it keeps, or it finds no space
+    /// for another, and no checkpoint is under way.
     #[must_use]
     pub fn checkpoint_due(&self) -> bool {
-        let Checkpointing { began_at_bytes, found_bytes, .. } = self.checkpointing;
-        let written_bytes = found_bytes + self.journal.written_bytes() - began_at_bytes;
-        let is_due = written_bytes >= self.config.checkpoint_bytes || self.is_checkpoint_the_way_out();
+        let written_bytes = self.journal.written_bytes() - self.checkpointing.began_at_bytes;
+        // Each start takes another file, however little is written between two.
+        let kept_bytes = self.config.journal.file_bytes * self.config.journal.files_keep as u64;
+        let is_due = written_bytes >= self.config.checkpoint_bytes
+            || self.holds_journal_beyond(kept_bytes)
+            || self.is_checkpoint_the_way_out();
         !self.is_checkpointing() && is_due
     }
 
-    /// Whether there are files that no log has any more, and that the last checkpoint may still name.
+    /// Whether a checkpoint would free space: there are files that no log has any more, and that the last one may still name, or the
+    /// journal has taken another file since.
     #[must_use]
-    pub const fn holds_removed(&self) -> bool {
-        !self.removed.is_empty()
+    pub fn checkpoint_frees(&self) -> bool {
+        !self.removed.is_empty() || self.holds_journal_beyond(self.config.journal.file_bytes)
+    }
+
+    /// Whether the journal needs more files than these, and than the last checkpoint could not free.
+    fn holds_journal_beyond(&self, bytes: u64) -> bool {
+        self.journal.used_bytes() > bytes.max(self.checkpointing.left_bytes)
     }
 
     /// Whether the group's applied state is another than the last checkpoint has: the next one must name it. A group
@@ -176,7 +179,6 @@ impl Store {
             waiting.insert(checkpoint.group, (checkpoint.conf_state, checkpoint.app_state));
         }
         self.checkpointing.began_at_bytes = self.journal.written_bytes();
-        self.checkpointing.found_bytes = 0;
         self.checkpoint_begins();
         let doubt = self.doubt.clone();
         self.checkpointing.stage = Stage::Capturing { waiting, removed: Vec::new(), removed_need: None, doubt };
@@ -224,6 +226,7 @@ impl Store {
         let number = self.checkpoints;
         self.leaving.retain(|_, leaving| leaving.until > number || leaving.submitted > 0);
         self.journal.recycle(replay_from);
+        self.checkpointing.left_bytes = self.journal.used_bytes();
         self.to_remove.extend(unnamed);
         let before = std::mem::replace(&mut self.checkpointing.lsn, lsn);
         self.unstick(before);

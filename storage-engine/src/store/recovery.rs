@@ -103,7 +103,6 @@ impl Store {
         }
         recovery.seen = replay.beyond().clone();
         let mut journal = JournalWriter::resume(&config.journal, replay.finish());
-        let found_bytes = journal.used_bytes().saturating_sub(config.journal.file_bytes);
         journal.settle(&*disk)?;
         let Recovery { groups, tail_bytes, suspects, doubt, seen, .. } = recovery.finish();
         let files = SegmentFiles::find(&*disk, &checkpoint)?;
@@ -130,7 +129,7 @@ impl Store {
             dirty_names: true,
             removed: Vec::new(),
             to_remove: leftovers,
-            checkpointing: Checkpointing::after(found_bytes),
+            checkpointing: Checkpointing::default(),
             checkpoints: 0,
             leaving: BTreeMap::new(),
             incoming,

@@ -140,6 +140,24 @@ fn retention_makes_space_on_disks_that_are_full() {
     }
 }
 
+/// Each start takes another file of the journal. Full, a node takes no records, and so nothing makes a checkpoint due.
+#[test]
+fn a_full_disk_gets_back_what_starts_took_for_the_journal() {
+    let mut world = World::new(3);
+    let place = world.create_topic(1, &[])[0];
+    let node = NodeId(3);
+    for number in 0..3 {
+        world.produce(place, batch(&["a"], number)).unwrap();
+        world.crash(node);
+        world.restart(node);
+        ticks(&mut world, 60);
+    }
+    let is_held = |world: &World| world.nodes[&node].store().checkpoint_frees();
+    assert!(is_held(&world), "as long as there is space, a checkpoint waits for more");
+    say(&mut world, node, 60);
+    world.until(|world| !is_held(world));
+}
+
 #[test]
 fn a_node_that_finds_no_space_survives_and_loses_nothing() {
     let mut world = World::new(3);

@@ -88,6 +88,51 @@ fn every_flipped_bit_is_noticed_or_in_the_padding() {
     }
 }
 
+/// A file of 64 KiB as it fills up: blocks of a page and of several, with and without entries, up to its last page.
+fn file_of_64_kib() -> Vec<u8> {
+    let mut file = Vec::new();
+    for payload_bytes in [10, 3_500, 0, 7_700, 4_000, 150, 15_900, 1, 11_900] {
+        let lsn = Lsn(41 + file.len() as u64);
+        let page = u32::try_from(file.len() / PAGE_BYTES).unwrap();
+        let block = BlockId { lsn, synced_lsn: Lsn(lsn.get() - 1), page, file_pages: 16, ..id() };
+        let (mut table, mut frames) = sample();
+        frames[0].1.payload = Bytes::from(vec![0xA5; payload_bytes]);
+        if payload_bytes == 0 {
+            frames.clear();
+            table.remove(&GroupId(7));
+        }
+        file.extend(encode(&block, &table, &frames).concat());
+    }
+    assert_eq!(file.len(), 64 << 10);
+    file
+}
+
+#[test]
+fn every_flipped_bit_of_a_file_of_64_kib_is_noticed_or_in_the_padding() {
+    let mut file = file_of_64_kib();
+    let (mut at, mut noticed, mut padding) = (0, 0, 0);
+    while at < file.len() {
+        let sound = decode(&file[at..]).expect("the next block");
+        let (len, next) = (sound.0.block_bytes(), at + usize::try_from(sound.0.padded_bytes()).unwrap());
+        for bit in 0..8 * (next - at) {
+            file[at + bit / 8] ^= 1 << (bit % 8);
+            if bit / 8 < len {
+                assert!(decode(&file[at..next]).is_none(), "bit {bit} of the block at {at}");
+                noticed += 1;
+            } else {
+                padding += 1;
+            }
+            file[at + bit / 8] ^= 1 << (bit % 8);
+        }
+        // Of the padding nothing is read: whatever stands there, the block is the same.
+        file[at + len..next].fill(0xFF);
+        assert_eq!(decode(&file[at..next]), Some(sound), "the padding of the block at {at}");
+        at = next;
+    }
+    assert_eq!(noticed + padding, 8 * (64 << 10));
+    assert!(padding < noticed / 2, "{noticed} bits in blocks, {padding} behind them");
+}
+
 #[test]
 fn frames_of_another_time_do_not_pass_under_a_new_header() {
     let (table, frames) = sample();

@@ -144,6 +144,30 @@ fn flipped_bits_are_noticed_wherever_they_matter() {
     assert!(refused == 0 && doubted > 0 && unread > 50, "{outcome:?}");
 }
 
+/// What the scrub looks at: header, entries, index frames and footer of a sealed segment, from the first bit to the last.
+#[test]
+fn every_flipped_bit_of_a_sealed_segment_is_noticed() {
+    let world = at_rest(17);
+    let mut at = (GroupId(0), LogIndex(0));
+    let sealed = std::iter::from_fn(|| {
+        let (group, spec) = world.store.next_segment(at)?;
+        at = (group, spec.first_index());
+        let file = world.disk.read(&segment_file(group, spec.first_index()), 0, usize::MAX / 2).unwrap();
+        Some((spec, file.to_vec()))
+    });
+    let longest = sealed.filter(|(spec, _)| spec.is_sealed()).max_by_key(|(_, file)| file.len());
+    let (spec, mut file) = longest.unwrap();
+    let is_index = |frame: &[u8]| frame.starts_with(b"LVDF\x01\x80");
+    let frames = &file[..usize::try_from(spec.bytes()).unwrap()];
+    assert!(frames.chunks(64).any(is_index) && frames.len() < file.len() && file.len() > 4 << 10, "{}", file.len());
+    assert_eq!(look(&spec, &file, 1 << 20), Ok(()));
+    for bit in 0..8 * file.len() {
+        file[bit / 8] ^= 1 << (bit % 8);
+        assert!(look(&spec, &file, 1 << 20).is_err(), "bit {bit} of {} bytes", file.len());
+        file[bit / 8] ^= 1 << (bit % 8);
+    }
+}
+
 #[test]
 fn unreadable_sectors_are_noticed_wherever_they_matter() {
     let world = at_rest(12);

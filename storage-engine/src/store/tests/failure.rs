@@ -1,6 +1,6 @@
 //! Disks that fail: the store stops at once, and what it had reported is there afterwards.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use levada_protocol::ids::{GroupId, LogIndex};
 
@@ -157,24 +157,6 @@ fn a_group_is_there_from_its_first_append_until_the_checkpoint_after_its_removal
     // The journal still has all of it: the uncommitted entry of group 1 stands there.
     assert_eq!(groups_after_crash(&world), [1]);
     assert!(crate::disk::Disk::list(&*world.disk, "segments").unwrap().is_empty());
-}
-
-/// Each restart begins another file, however little comes into it, and the next one looks through them all.
-#[test]
-fn files_that_restarts_leave_make_a_checkpoint_due() {
-    let mut world = World::new(35);
-    world.create(GroupId(1));
-    let mut due = Vec::new();
-    for last in 0..3 {
-        world.append(GroupId(1), last, &[3], true);
-        world.settle();
-        due.push(world.store.checkpoint_due());
-        world = recover(Arc::clone(&world.disk), &world.groups, &BTreeMap::new());
-    }
-    assert_eq!(due, [false, false, true]);
-    world.begin_checkpoint(|_| true);
-    world.settle();
-    assert!(!world.store.checkpoint_due());
 }
 
 /// The checkpoint under way still has it: then the journal must have what that lacks.

@@ -4,7 +4,10 @@ use std::{io, sync::Arc};
 
 use levada_protocol::ids::GroupId;
 
-use super::{crash::recover, world::World};
+use super::{
+    crash::recover,
+    world::{CONFIG, World},
+};
 use crate::{
     disk::Disk as _,
     sim_disk::{CrashPlan, Fault, FaultEffect},
@@ -183,4 +186,33 @@ fn what_waits_for_space_does_not_hide_a_failure() {
     let poisoned = (0..300).find_map(|_| world.step(&mut |_, _| {}).err()).expect("it was met");
     assert_eq!(poisoned.cause.op, "fdatasync");
     check_crashes(&world, 1);
+}
+
+/// Each start takes another file of the journal, however little is written between two.
+#[test]
+fn one_start_after_the_other_does_not_fill_the_disk() {
+    const GROUP: GroupId = GroupId(1);
+    let mut world = World::new(34);
+    world.create(GROUP);
+    let (mut checkpoints, mut has_freed) = (0, false);
+    for start in 0..30 {
+        let last = world.groups[&GROUP].now.last();
+        world.append(GROUP, last, &[1], false);
+        world.settle();
+        world.commit(GROUP, last + 1, false, None);
+        world.settle();
+        let files = world.disk.list("journal").unwrap().len();
+        assert!(files <= CONFIG.journal.files_keep + 2, "{files} files after {start} starts");
+        // Where there is little space, a checkpoint need not wait for so many.
+        has_freed |= world.store.checkpoint_frees() && !world.store.checkpoint_due();
+        if world.store.checkpoint_due() {
+            world.begin_checkpoint(|_| true);
+            world.settle();
+            assert!(!world.store.checkpoint_due() && !world.store.checkpoint_frees(), "it has freed what it can");
+            checkpoints += 1;
+        }
+        let disk = Arc::new(world.disk.crash_image(&CrashPlan::LOSE_ALL));
+        world = recover(disk, &world.groups, &world.removed);
+    }
+    assert!(has_freed && checkpoints > 3, "{checkpoints} checkpoints");
 }

@@ -49,7 +49,7 @@ pub fn raft_frames() -> Vec<Vec<u8>> {
     ];
     append.set_entries(entries.into());
     let copies = [
-        CatchUp::AskSnapshot,
+        CatchUp::AskSnapshot { wanted_to: LogIndex(70) },
         CatchUp::Snapshot(Some(Bytes::from_static(b"snapshot"))),
         CatchUp::Snapshot(None),
         CatchUp::AskSegment { first_index: LogIndex(7), position: 64, bytes_max: 1000 },

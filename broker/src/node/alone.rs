@@ -121,7 +121,8 @@ impl Node {
             (None, None, Some(arriving)) => (ReplicaState::Arriving, arriving),
             (None, None, None) => return Ok(ReplicaReport::default()),
         };
-        let log = self.store.log(group);
+        // What is kept of the one before an arriving one is not its own.
+        let log = self.store.log(group).filter(|_| state != ReplicaState::Arriving);
         let doubt = if state == ReplicaState::Lost { self.doubt_about(group) } else { None };
         let committed = open.map(|open| open.view.state.borrow().high_watermark);
         let last_index = log.map(Log::last_index).unwrap_or_default();
@@ -131,7 +132,9 @@ impl Node {
             replica,
             last: (last_term, last_index),
             log_start: log.map(Log::log_start).unwrap_or_default(),
-            high_watermark: committed.or_else(|| self.committed_in_doubt(group)).unwrap_or_default(),
+            high_watermark: committed
+                .or_else(|| doubt.and_then(|_| self.committed_in_doubt(group)))
+                .unwrap_or_default(),
             end: log.map(Log::next_offset).unwrap_or_default(),
             damaged: log.map(|log| self.damaged_offsets(group, log)).unwrap_or_default(),
             doubt,

@@ -5,28 +5,30 @@
 //! them, together with the state machine and the membership that belong to their end (a [`Snapshot`]). Only then its raft
 //! group starts, and gets the little that is missing as any follower does. So raft itself never sends a snapshot.
 //!
-//! 1. *Clearing*: of a replica that this node had before nothing may be left.
+//! 1. *Clearing*: of a replica that this node had before nothing may be left, unless it is kept (`keeping.rs`).
 //! 2. *Asking* a node where the group stands.
-//! 3. *Copying*, segment by segment. What is there from before a restart is read again instead. Every byte is checked
-//!    against the snapshot before the group is made; a file that is not what it should be is thrown away, and another
-//!    node asked.
+//! 3. *Copying*, segment by segment. What is there from before a restart, or of a replica that is kept, is read again
+//!    instead. Every byte is checked against the snapshot before the group is made; a file that is not what it should be is
+//!    thrown away, and another node asked.
 //! 4. *Installing*: the group is made, and is in a checkpoint that is not durable yet.
 //!
 //! A question that is not answered is asked again, after some time to another node. Copies share a budget of bytes per
 //! second, and few go on at once; one that no node has an answer for lets others go first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use levada_protocol::ids::{GroupId, LogIndex, NodeId, ReplicaId};
 use levada_storage_engine::{
     disk::DiskError,
+    error::DamageCause,
     store::{SegmentSpec, Snapshot, Store, segment_file},
 };
 
 use super::{
     event::Effect,
     fetching::{Budget, Fetch, PATIENCE_TICKS, PIECE_BYTES, PIECES_WRITING_MAX, Piece, TRIES_MAX},
+    keeping::{FULL_TICKS, Offers},
 };
 use crate::raft::{
     TICK_MS,
@@ -72,6 +74,9 @@ struct Copying {
     /// The segment that is copied; behind the last one everything is there.
     at: usize,
     fetch: Option<Fetch>,
+    /// Segments whose files are here and sound, and those whose files are not.
+    adopted: BTreeSet<LogIndex>,
+    refused: BTreeSet<LogIndex>,
 }
 
 impl Copying {
@@ -84,6 +89,9 @@ impl Copying {
             if reread_to == 0 {
                 // What another node began to send goes no further.
                 store.discard_incoming_file(group, first_index);
+                if !self.refused.contains(&first_index) && store.may_adopt(group, spec) {
+                    return Fetch::own(spec.clone());
+                }
             }
             Fetch::new(spec.clone(), reread_to)
         }))
@@ -108,6 +116,8 @@ struct Copy {
     since: Option<u64>,
     /// Writes that the disk has not answered.
     writing: u64,
+    /// Of nodes that go less far than the replica that is kept.
+    offers: Offers,
     stage: Stage,
 }
 
@@ -118,6 +128,15 @@ enum Reading {
     Lend { to: NodeId, group: GroupId, first_index: LogIndex, position: u64 },
     /// A file that arrived before a restart.
     Reread { group: GroupId, first_index: LogIndex, position: u64 },
+    /// A file of a replica that is kept.
+    Own { group: GroupId, first_index: LogIndex, position: u64 },
+}
+
+impl Reading {
+    /// Whether it is read for a copy of this group.
+    fn is_for(&self, group: GroupId) -> bool {
+        matches!(self, Self::Reread { group: of, .. } | Self::Own { group: of, .. } if *of == group)
+    }
 }
 
 /// A replica that is there, and durable.
@@ -135,6 +154,8 @@ pub(super) struct Copies {
     last_read: u64,
     copied_bytes: u64,
     ticks: u64,
+    /// Since which tick the disk has been full.
+    full_since: Option<u64>,
 }
 
 impl Copies {
@@ -144,8 +165,10 @@ impl Copies {
             Some(copy) if copy.source.replica == source.replica => copy.source = source,
             _ => {
                 self.give_up(group, store);
-                let copy =
-                    Copy { source, asked: 0, in_vain: 0, tries: 0, since: None, writing: 0, stage: Stage::Clearing };
+                let is_kept = store.kept_to(group).is_some();
+                let stage = if is_kept { Stage::Waiting { not_before: 0 } } else { Stage::Clearing };
+                let offers = Offers::default();
+                let copy = Copy { source, asked: 0, in_vain: 0, tries: 0, since: None, writing: 0, offers, stage };
                 self.copies.insert(group, copy);
             }
         }
@@ -197,6 +220,7 @@ impl Copies {
     /// 50 ms have passed.
     pub(super) fn tick(&mut self, budget: &mut Budget, store: &mut Store, out: &mut Vec<Effect>) {
         self.ticks += 1;
+        self.let_kept_go(budget, store);
         let mut going = self.copies.values().filter(|copy| copy.is_going()).count();
         let groups: Vec<GroupId> = self.copies.keys().copied().collect();
         for group in groups {
@@ -209,10 +233,9 @@ impl Copies {
                 going += 1;
                 copy.stage = Stage::Asking;
             }
-            let is_reading = |reading: &Reading| matches!(reading, Reading::Reread { group: of, .. } if *of == group);
             let is_late = copy.since.is_some_and(|since| self.ticks >= since + PATIENCE_TICKS);
             // The own disk answers, sooner or later.
-            if is_late && !self.reading.values().any(is_reading) {
+            if is_late && !self.reading.values().any(|reading| reading.is_for(group)) {
                 copy.since = None;
                 copy.tries += 1;
                 if copy.tries >= TRIES_MAX {
@@ -241,13 +264,13 @@ impl Copies {
             Stage::Clearing | Stage::Waiting { .. } | Stage::Installing { .. } => {}
             Stage::Asking => {
                 copy.since = Some(self.ticks);
-                out.push(say(CatchUp::AskSnapshot));
+                out.push(say(CatchUp::AskSnapshot { wanted_to: store.kept_to(group).unwrap_or_default() }));
             }
             Stage::Copying(copying) => {
                 let Some(fetch) = copying.fetch(group, store) else {
-                    if copy.writing == 0 {
+                    if copy.writing == 0 && store.may_install(group) {
                         let snapshot = copying.snapshot.clone();
-                        let (_, checkpoint) = store.install(snapshot.clone());
+                        let (_, checkpoint) = store.install(snapshot.clone(), &copying.adopted);
                         copy.stage = Stage::Installing { snapshot: Box::new(snapshot), checkpoint };
                     }
                     return;
@@ -260,6 +283,17 @@ impl Copies {
                         self.reading.insert(self.last_read, Reading::Reread { group, first_index, position });
                         let (token, file) = (self.last_read, store.incoming_file(group, first_index));
                         out.push(Effect::Read { token, file, pos: position, len: bytes, from_disk: false });
+                    }
+                    // Also on a full disk: nothing is written.
+                    Piece::Own { position, bytes_max } => {
+                        if budget.take_needed(bytes_max) {
+                            copy.since = Some(self.ticks);
+                            self.last_read += 1;
+                            self.reading.insert(self.last_read, Reading::Own { group, first_index, position });
+                            let (token, file) = (self.last_read, segment_file(group, first_index));
+                            let len = bytes_max as usize;
+                            out.push(Effect::Read { token, file, pos: position, len, from_disk: true });
+                        }
                     }
                     Piece::Ask { position, bytes_max } => {
                         if copy.writing < PIECES_WRITING_MAX && budget.take(bytes_max) {
@@ -295,7 +329,16 @@ impl Copies {
                 None
             }
         });
-        let Some(snapshot) = snapshot else {
+        let is_enough = |snapshot: &Snapshot| {
+            let Some(kept_to) = store.kept_to(group) else { return true };
+            let offer = (from, snapshot.applied());
+            let is_enough = copy.offers.is_enough(offer, kept_to, &copy.source.nodes, self.ticks);
+            if !is_enough {
+                tracing::info!(group = group.get(), %from, applied = %snapshot.applied(), %kept_to, "copy.short: the replica in doubt here has more, which is not given away yet");
+            }
+            is_enough
+        };
+        let Some(snapshot) = snapshot.filter(is_enough) else {
             // Not at once: it may be all that there is.
             copy.since = Some(self.ticks);
             copy.tries = TRIES_MAX;
@@ -309,7 +352,8 @@ impl Copies {
                 store.discard_incoming_file(group, first);
             }
         }
-        let copying = Copying { snapshot, segments, at: 0, fetch: None };
+        let (adopted, refused) = (BTreeSet::new(), BTreeSet::new());
+        let copying = Copying { snapshot, segments, at: 0, fetch: None, adopted, refused };
         copy.stage = Stage::Copying(Box::new(copying));
         self.go_on(group, budget, store, out);
     }
@@ -404,6 +448,9 @@ impl Copies {
             Some(Reading::Reread { group, first_index, position }) => {
                 self.on_reread(group, (first_index, position), result, budget, store, out);
             }
+            Some(Reading::Own { group, first_index, position }) => {
+                self.on_own(group, (first_index, position), result, budget, store, out);
+            }
             None => {}
         }
     }
@@ -432,6 +479,56 @@ impl Copies {
             store.discard_incoming_file(group, first_index);
         }
         self.go_on(group, budget, store, out);
+    }
+
+    /// A file of a replica that is kept: it stays where it is if it is what it should be.
+    fn on_own(
+        &mut self,
+        group: GroupId,
+        (first_index, position): (LogIndex, u64),
+        result: Result<Bytes, DiskError>,
+        budget: &mut Budget,
+        store: &mut Store,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(copy) = self.copies.get_mut(&group) else { return };
+        let Stage::Copying(copying) = &mut copy.stage else { return };
+        let Some(fetch) = copying.fetch.as_mut().filter(|fetch| fetch.adopts(first_index, position)) else { return };
+        copy.since = None;
+        match result.map_err(DamageCause::from).and_then(|bytes| fetch.take(&bytes)) {
+            Ok(false) => {}
+            Ok(true) => {
+                copying.adopted.insert(first_index);
+                copying.advance();
+            }
+            Err(error) => {
+                tracing::warn!(group = group.get(), %first_index, %error, "copy.own.refused: the file that is here is not sound; it is copied from another node");
+                copying.refused.insert(first_index);
+                copying.fetch = None;
+            }
+        }
+        self.go_on(group, budget, store, out);
+    }
+
+    /// A disk that stays full gets rid of replicas that are kept, but for those that take the place of another just now.
+    fn let_kept_go(&mut self, budget: &Budget, store: &mut Store) {
+        let since = *self.full_since.get_or_insert(self.ticks);
+        self.full_since = budget.is_closed().then_some(since);
+        if self.full_since.is_none_or(|since| self.ticks < since + FULL_TICKS) {
+            return;
+        }
+        for (&group, copy) in &mut self.copies {
+            if store.kept_to(group).is_some() {
+                tracing::warn!(
+                    group = group.get(),
+                    "copy.full.kept: the disk stays full, and the replica in doubt that was kept goes"
+                );
+                store.discard_incoming(group);
+                store.remove_group(group);
+                copy.since = None;
+                copy.stage = Stage::Clearing;
+            }
+        }
     }
 
     /// A checkpoint is durable: the replicas that it was the first to have.

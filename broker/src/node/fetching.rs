@@ -1,7 +1,7 @@
 //! One segment's way from another node: which piece is wanted next, and whether what came is what it must be.
 //!
 //! Every byte is checked against what is known of the segment before anybody relies on it. A copy that is there from before a
-//! restart is read again first.
+//! restart is read again first; a file that is here already, of a replica in doubt that is kept, only has to be read.
 
 use levada_protocol::ids::LogIndex;
 use levada_storage_engine::{
@@ -51,6 +51,11 @@ impl Budget {
         self.is_closed = !has_room;
     }
 
+    /// Whether the disk is full.
+    pub(super) const fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
     /// Whether something may be asked for. It may be in debt by a piece: so a budget below that lets things go on, too.
     pub(super) fn take(&mut self, bytes: u32) -> bool {
         !self.is_closed && self.take_needed(bytes)
@@ -71,6 +76,8 @@ pub(super) struct Fetch {
     check: SegmentCheck,
     /// How long the copy is that is there from before a restart.
     reread_to: u64,
+    /// The file is here, and may stay.
+    is_own: bool,
 }
 
 /// What it needs next.
@@ -78,6 +85,8 @@ pub(super) struct Fetch {
 pub(super) enum Piece {
     /// From the copy that is there.
     Reread { position: u64, bytes: usize },
+    /// From the file that is here.
+    Own { position: u64, bytes_max: u32 },
     /// From another node.
     Ask { position: u64, bytes_max: u32 },
 }
@@ -85,7 +94,12 @@ pub(super) enum Piece {
 impl Fetch {
     /// Begins one of which a copy of so many bytes is there.
     pub(super) fn new(spec: SegmentSpec, reread_to: u64) -> Self {
-        Self { check: spec.check(), spec, reread_to }
+        Self { check: spec.check(), spec, reread_to, is_own: false }
+    }
+
+    /// Begins one whose file is here.
+    pub(super) fn own(spec: SegmentSpec) -> Self {
+        Self { is_own: true, ..Self::new(spec, 0) }
     }
 
     pub(super) const fn first_index(&self) -> LogIndex {
@@ -98,17 +112,27 @@ impl Fetch {
             let bytes = usize::try_from(self.reread_to - position).unwrap_or(usize::MAX).min(PIECE_BYTES as usize);
             return Piece::Reread { position, bytes };
         }
-        Piece::Ask { position, bytes_max: self.piece_bytes() }
+        let bytes_max = self.piece_bytes();
+        if self.is_own { Piece::Own { position, bytes_max } } else { Piece::Ask { position, bytes_max } }
     }
 
     /// Whether an answer of another node is the one that is waited for.
     pub(super) fn asks(&self, first_index: LogIndex, position: u64) -> bool {
-        self.first_index() == first_index && self.check.position() == position && position >= self.reread_to
+        self.waits_for(first_index, position) && position >= self.reread_to && !self.is_own
     }
 
     /// Whether bytes of the copy are those that are waited for.
     pub(super) fn rereads(&self, first_index: LogIndex, position: u64) -> bool {
-        self.first_index() == first_index && self.check.position() == position && position < self.reread_to
+        self.waits_for(first_index, position) && position < self.reread_to
+    }
+
+    /// Whether bytes of the file that is here are those that are waited for.
+    pub(super) fn adopts(&self, first_index: LogIndex, position: u64) -> bool {
+        self.waits_for(first_index, position) && self.is_own
+    }
+
+    fn waits_for(&self, first_index: LogIndex, position: u64) -> bool {
+        self.first_index() == first_index && self.check.position() == position
     }
 
     /// How much is asked for next: of a segment that is not complete, nothing behind what is spoken for.
@@ -120,7 +144,7 @@ impl Fetch {
         u32::try_from(rest).unwrap_or(u32::MAX).min(PIECE_BYTES)
     }
 
-    /// Takes what another node sent; whether the segment is complete then.
+    /// Takes what another node sent, or the file here holds; whether the segment is complete then.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Result<bool, DamageCause> {
         let is_end = bytes.len() < self.piece_bytes() as usize;
         self.check(bytes, is_end)

@@ -22,6 +22,7 @@ mod fitness;
 mod followed;
 pub mod footing;
 mod housekeeping;
+mod keeping;
 mod mending;
 mod open_error;
 mod partitions;

@@ -123,7 +123,10 @@ impl Node {
         out: &mut Vec<Effect>,
     ) {
         let group = partition.group;
-        if self.copies.replica(group).is_none() {
+        if self.store.kept_to(group).is_some() {
+            // It stays until the new one has what it has. Nobody has opened it.
+            self.lost.remove(&group);
+        } else if self.copies.replica(group).is_none() {
             let why = format!("the replica of {place} here is replaced by another");
             self.close(place, group, &Error::new(ErrorCode::NotReady, why), out);
         }

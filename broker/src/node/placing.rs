@@ -27,6 +27,7 @@ use crate::{
         metadata::{self, Metadata, command, move_command},
         placement::{Standing, Standings},
     },
+    partition::machine::Partition,
     raft::{
         TICK_MS,
         group::Group,
@@ -265,9 +266,12 @@ impl Node {
     /// A message between a replica that comes into being and one that has what it needs.
     pub(super) fn on_catch_up(&mut self, from: NodeId, group: GroupId, what: CatchUp, out: &mut Vec<Effect>) {
         match what {
-            CatchUp::AskSnapshot => {
+            CatchUp::AskSnapshot { wanted_to } => {
                 let partition = self.partitions.get(&group);
                 let snapshot = partition.and_then(|_| self.store.snapshot(group));
+                let applied = partition.map(Partition::applied).unwrap_or_default();
+                let is_short = snapshot.as_ref().is_some_and(|snapshot| snapshot.applied() < wanted_to)
+                    && self.store.has_moved(group, applied);
                 let is_old = partition
                     .zip(snapshot.as_ref())
                     .is_some_and(|(partition, snapshot)| snapshot.first_index() < partition.group.log().first_index());
@@ -276,11 +280,15 @@ impl Node {
                     self.begin_checkpoint();
                     return;
                 }
+                if is_short {
+                    self.begin_checkpoint();
+                }
                 let what = CatchUp::Snapshot(snapshot.map(|snapshot| snapshot.encode()));
                 out.push(Effect::Send { to: from, message: PeerMessage::CatchUp { group, what } });
             }
             CatchUp::AskSegment { first_index, position, bytes_max } => {
-                if self.partitions.contains_key(&group) {
+                // Who borrows of a replica in doubt looks at every byte, too.
+                if self.partitions.contains_key(&group) || self.store.kept_to(group).is_some() {
                     self.copies.lend(from, group, first_index, (position, bytes_max), out);
                 }
             }

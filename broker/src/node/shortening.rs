@@ -86,11 +86,11 @@ impl Shortening {
 }
 
 impl Node {
-    /// A segment cannot be read.
+    /// A segment cannot be read. (Those of a replica in doubt are not mended: another takes its place.)
     pub(super) fn note_damage(&mut self, group: GroupId, first_index: LogIndex) {
         if group == GroupId::METADATA {
             self.shortening.note(first_index);
-        } else {
+        } else if self.partitions.contains_key(&group) {
             self.mends.note(group, first_index);
         }
     }

@@ -111,7 +111,10 @@ pub enum PeerMessage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CatchUp {
     /// Where does the group stand?
-    AskSnapshot,
+    AskSnapshot {
+        /// What ends before this entry is of little use.
+        wanted_to: LogIndex,
+    },
     /// There ([`levada_storage_engine::store::Snapshot`]), or unknown here.
     Snapshot(Option<Bytes>),
     /// What is in a segment?
@@ -139,7 +142,7 @@ impl CatchUp {
     fn take_payload(&mut self) -> Option<Bytes> {
         match self {
             Self::Snapshot(bytes) | Self::Segment { bytes, .. } => bytes.take(),
-            Self::AskSnapshot | Self::AskSegment { .. } => None,
+            Self::AskSnapshot { .. } | Self::AskSegment { .. } => None,
         }
     }
 }
@@ -266,7 +269,7 @@ fn encode_catch_up(group: GroupId, mut what: CatchUp, payload: &mut Vec<Bytes>) 
     let payload_bytes = bytes.as_ref().map(|bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX));
     payload.extend(bytes.filter(|bytes| !bytes.is_empty()));
     let kind = match what {
-        CatchUp::AskSnapshot => Kind::AskSnapshot(peer::AskSnapshot {}),
+        CatchUp::AskSnapshot { wanted_to } => Kind::AskSnapshot(peer::AskSnapshot { wanted_to: wanted_to.get() }),
         CatchUp::Snapshot(_) => Kind::Snapshot(peer::SnapshotBytes { payload_bytes }),
         CatchUp::AskSegment { first_index, position, bytes_max } => {
             Kind::AskSegment(peer::AskSegment { first_index: first_index.get(), position, bytes_max })
@@ -286,7 +289,7 @@ fn decode_catch_up(message: peer::CatchUp, payload: &mut Bytes) -> Result<PeerMe
         Some(bytes) => Err(bad(format!("a replica's copy announces {bytes} bytes, there are {}", payload.len()))),
     };
     let what = match message.kind {
-        Some(Kind::AskSnapshot(_)) => CatchUp::AskSnapshot,
+        Some(Kind::AskSnapshot(ask)) => CatchUp::AskSnapshot { wanted_to: LogIndex(ask.wanted_to) },
         Some(Kind::Snapshot(snapshot)) => CatchUp::Snapshot(take(snapshot.payload_bytes)?),
         Some(Kind::AskSegment(ask)) => CatchUp::AskSegment {
             first_index: LogIndex(ask.first_index),
@@ -518,7 +521,8 @@ mod tests {
             bytes: bytes.map(Bytes::from_static),
         };
         let copies = [
-            CatchUp::AskSnapshot,
+            CatchUp::AskSnapshot { wanted_to: LogIndex(0) },
+            CatchUp::AskSnapshot { wanted_to: LogIndex(70) },
             CatchUp::Snapshot(Some(Bytes::from_static(b"snapshot"))),
             CatchUp::Snapshot(None),
             CatchUp::AskSegment { first_index: LogIndex(7), position: 64, bytes_max: 1000 },

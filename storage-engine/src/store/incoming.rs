@@ -12,11 +12,12 @@
 //!
 //! **A group id comes back.** A node may lose its replica of a group and get another, with a new replica id. Of the
 //! earlier one segments may be left under the same names, and entries in the journal. So a group is installed only when the
-//! earlier one is gone ([`Store::is_gone`]), and remembers before which block nothing is its own.
+//! earlier one is gone ([`Store::is_gone`]), or in its place if it is in doubt (`replacing.rs`), and remembers before which block
+//! nothing is its own.
 
 use bytes::Bytes;
 use levada_protocol::ids::{GroupId, LogIndex, Lsn};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Group, Job, Lane, Store, StoreEffect, group::Captured, snapshot::Snapshot};
@@ -166,24 +167,32 @@ impl Store {
     }
 
     /// Makes a group from a snapshot whose files have arrived and are durable. It is in the checkpoint whose number is
-    /// answered, and in no earlier one.
+    /// answered, and in no earlier one. `adopted` are the first entries of segments that a kept group leaves to it: their files
+    /// were read and are what they should be.
     ///
     /// # Panics
-    /// If something is left of an earlier group of that number.
-    pub fn install(&mut self, snapshot: Snapshot) -> (Log, u64) {
+    /// If it [may not be](Store::may_install), or a segment has neither arrived nor [may be adopted](Store::may_adopt).
+    pub fn install(&mut self, snapshot: Snapshot, adopted: &BTreeSet<LogIndex>) -> (Log, u64) {
         let group = snapshot.group();
-        assert!(self.is_gone(group), "group {group} is installed while something of it is left");
+        assert!(self.may_install(group), "group {group} is installed while something of it is left");
+        let segments = snapshot.segments();
         let mut ops = Vec::new();
-        for segment in snapshot.segments() {
+        for segment in &segments {
             let key = (group, segment.first_index());
+            if adopted.contains(&key.1) {
+                assert!(self.may_adopt(group, segment), "segment {} of group {group} is here", key.1);
+                continue;
+            }
             let file = self.incoming.files.remove(&key);
             assert!(file.is_some_and(|file| file.is_complete), "segment {} of group {group} has arrived", key.1);
             ops.push(DiskOp::Rename { from: file_name(key, COPY), to: segment::file_name(group, key.1) });
         }
-        if !ops.is_empty() {
+        if !segments.is_empty() {
+            // Adopted ones may have got their names from a process that was killed right after.
             ops.push(DiskOp::SyncDir { dir: segment::DIRECTORY.to_owned() });
             self.incoming.waiting.push((Job::Remove, ops));
         }
+        self.end_kept(group, &segments);
         let hard_state = snapshot.first_hard_state();
         let record = snapshot.record;
         let (disk, tail_bytes) = (Arc::clone(&self.disk), Arc::clone(&self.tail_bytes.followed));

@@ -8,8 +8,8 @@
 //!
 //! **What is promised.** What was reported persisted is there after any crash, and so is the hard state that came with it.
 //! Nothing reaches a segment that raft could take back. Where the disk breaks its promise, recovery (`recovery.rs`) says
-//! which groups are in doubt, and goes on saying so after every restart until the group is removed, or goes on nevertheless
-//! (`reclaiming.rs`).
+//! which groups are in doubt, and goes on saying so after every restart until the group is removed, another takes its place
+//! (`replacing.rs`), or it goes on nevertheless (`reclaiming.rs`).
 //!
 //! **What is relied on.** One core calls this; two lanes perform what [`Store::poll`] hands out, each strictly in order.
 //! Because the segments' lane is in order, a sync behind a write needs not wait for the write's answer: a checkpoint is
@@ -30,6 +30,7 @@ mod reclaiming;
 mod recovery;
 mod renewal;
 mod repair;
+mod replacing;
 mod segment_spec;
 mod snapshot;
 mod space;
@@ -317,21 +318,16 @@ impl Store {
 
     /// Forgets a group; its files go. Without effect if there is none.
     pub fn remove_group(&mut self, group: GroupId) {
-        if let Some(mut state) = self.groups.remove(&group) {
-            self.backlog.forget(&state);
-            self.checkpointing.forget(&mut state);
-            self.space.forget(group);
+        if let Some((submitted, files)) = self.take_out(group) {
             let until = self.checkpoints + 1 + self.checkpointing.blind();
-            let leaving = Leaving { submitted: state.submitted(), until };
-            self.leaving.insert(group, leaving);
-            // The checkpoint under way may still have it, and then names files that must be what it says.
-            let is_named = |file: &FileName| self.checkpointing.is_capturing() && state.names(file);
-            let still_named: Vec<FileName> = self.dirty.iter().filter(|file| is_named(file)).cloned().collect();
-            let files = state.log.close();
-            self.dirty.retain(|file| !files.contains(file));
-            self.dirty.extend(still_named);
+            self.leaving.insert(group, Leaving { submitted, until });
             self.removed.extend(files.into_iter().map(|file| (group, file)));
         }
+        self.end_doubt(group);
+    }
+
+    /// Takes a group out: how many of its appends the journal has not made durable, and its files.
+    fn take_out(&mut self, group: GroupId) -> Option<(usize, Vec<FileName>)> {
         self.ready.remove(&group);
         // Another group of that number may come, whose entries are not these.
         self.kept.retain(|kept| {
@@ -339,7 +335,18 @@ impl Store {
             self.kept_bytes -= if stays { 0 } else { kept.bytes };
             stays
         });
-        self.end_doubt(group);
+        let mut state = self.groups.remove(&group)?;
+        self.backlog.forget(&state);
+        self.checkpointing.forget(&mut state);
+        self.space.forget(group);
+        // The checkpoint under way may still have it, and then names files that must be what it says.
+        let is_named = |file: &FileName| self.checkpointing.is_capturing() && state.names(file);
+        let still_named: Vec<FileName> = self.dirty.iter().filter(|file| is_named(file)).cloned().collect();
+        let submitted = state.submitted();
+        let files = state.log.close();
+        self.dirty.retain(|file| !files.contains(file));
+        self.dirty.extend(still_named);
+        Some((submitted, files))
     }
 
     fn end_doubt(&mut self, group: GroupId) {
@@ -353,7 +360,8 @@ impl Store {
     }
 
     /// Whether a group, recovered or not, may have lost something that was acknowledged: it must not vote, acknowledge
-    /// or campaign. So it stays until the group is removed, or [reclaimed](Store::reclaim).
+    /// or campaign. So it stays until the group is removed, another is [installed](Store::install) in its place, or it is
+    /// [reclaimed](Store::reclaim).
     #[must_use]
     pub fn doubts(&self, group: GroupId) -> bool {
         self.doubt.covers(group)

@@ -65,7 +65,8 @@ impl Store {
     pub fn next_segment(&self, at: (GroupId, LogIndex)) -> Option<(GroupId, SegmentSpec)> {
         // Files of a group that arrives may not have their names yet.
         let there = self.groups.range(at.0..).filter(|(_, group)| group.first_checkpoint <= self.checkpoints_durable());
-        for (&id, group) in there {
+        // Nothing of a group in doubt is mended: another takes its place, and looks at every file.
+        for (&id, group) in there.filter(|(id, _)| !self.doubts(**id)) {
             let from = if id == at.0 { at.1.next() } else { LogIndex(0) };
             let captured = group.captured.log.segments.iter().find(|segment| !segment.sealed);
             let spec = group.log.log().next_segment(from, captured.map(|segment| segment.end));

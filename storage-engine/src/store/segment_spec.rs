@@ -49,6 +49,11 @@ impl SegmentSpec {
         self.header.first_index
     }
 
+    /// The name of its file in a group.
+    pub(super) fn file(&self, group: GroupId) -> FileName {
+        segment_file(group, self.first_index())
+    }
+
     /// How many bytes of its file are spoken for. A sealed segment's footer follows, up to the end of the file.
     #[must_use]
     pub const fn bytes(&self) -> u64 {

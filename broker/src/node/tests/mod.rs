@@ -16,6 +16,7 @@ use levada_storage_engine::{
 
 mod full;
 mod hibernation;
+mod keeping;
 mod membership;
 mod mending;
 mod reclaiming;

@@ -1,6 +1,9 @@
 //! A group's files go from one store to another, which makes the group from them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use levada_protocol::ids::{GroupId, LogIndex, Term};
 
@@ -74,7 +77,7 @@ fn a_group_goes_on_in_another_store() {
         fetch(&from.disk, &mut to, &snapshot);
         to.rest();
         assert!(to.store.incoming(GROUP).len() as u64 <= to.arrived);
-        let (log, number) = to.store.install(snapshot.clone());
+        let (log, number) = to.store.install(snapshot.clone(), &BTreeSet::new());
         let original = from.store.log(GROUP).unwrap();
         assert_eq!(log.last_index(), snapshot.applied());
         let scrubbed = |to: &World| to.store.next_segment((GroupId(0), LogIndex(0))).map(|(group, _)| group);
@@ -122,7 +125,7 @@ fn the_power_may_go_at_any_moment() {
             match to.drive_one(&mut |_, _| {}) {
                 Ok(true) => {}
                 Ok(false) if !installed => {
-                    to.store.install(snapshot.clone());
+                    to.store.install(snapshot.clone(), &BTreeSet::new());
                     installed = true;
                     to.begin_checkpoint(|_| true);
                 }
@@ -167,7 +170,7 @@ fn begin_again(from: &World, mut to: World, snapshot: &Snapshot) {
     assert!(!to.disk.list("segments").unwrap().iter().any(|name| name.ends_with(".part")));
     fetch(&from.disk, &mut to, snapshot);
     to.settle();
-    let (_, number) = to.store.install(snapshot.clone());
+    let (_, number) = to.store.install(snapshot.clone(), &BTreeSet::new());
     checkpointed(&mut to, number);
 }
 
@@ -193,7 +196,7 @@ fn what_is_left_of_an_earlier_replica_is_not_its_own() {
     assert!(to.store.is_gone(GROUP));
     fetch(&from.disk, &mut to, &snapshot);
     to.settle();
-    let (log, number) = to.store.install(snapshot.clone());
+    let (log, number) = to.store.install(snapshot.clone(), &BTreeSet::new());
     checkpointed(&mut to, number);
     assert_eq!(log.last_index(), snapshot.applied());
     to.disk.crash(&CrashPlan::LOSE_ALL);

@@ -11,4 +11,5 @@ mod model;
 mod needed;
 mod reclaiming;
 mod renewal;
+mod replacing;
 mod world;

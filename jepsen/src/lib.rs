@@ -7,6 +7,7 @@
 //! `levada-checkers`, which knows nothing of any of this.
 
 pub mod control;
+pub mod keeper;
 pub mod nemesis;
 pub mod net;
 pub mod recorder;
@@ -14,6 +15,7 @@ pub mod report;
 pub mod results;
 pub mod run;
 pub mod sandbox;
+pub mod seed;
 pub mod serve;
 pub mod shell;
 pub mod stage;

@@ -16,6 +16,7 @@ use levada_checkers::{
     log as log_checker,
     verdict::Check,
 };
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use crate::stage::Stage;
@@ -24,7 +25,8 @@ use crate::stage::Stage;
 pub const TOPIC: &str = "jepsen";
 
 /// A kind of work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Workload {
     /// Producers, readers over the native protocol, questions for the end; at the end every node's whole log.
     Queue,
@@ -40,7 +42,8 @@ const LOG: log_checker::Options =
     log_checker::Options { linearizable_polls: false, dense: true, retention: false, whole_streams: false };
 
 /// What clients are told.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Orders {
     /// Partitions.
     pub keys: Key,

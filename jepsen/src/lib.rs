@@ -18,6 +18,7 @@ pub mod sandbox;
 pub mod seed;
 pub mod serve;
 pub mod shell;
+pub mod shrink;
 pub mod stage;
 pub mod suite;
 pub mod workload;

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use levada_checkers::{
     history::Op,
+    shrink::Progress,
     verdict::{self, Check, Verdict},
 };
 use levada_jepsen::{
@@ -16,10 +17,10 @@ use levada_jepsen::{
     run::Options,
     sandbox,
     seed::Seed,
-    serve, shell,
+    serve, shell, shrink,
     stage::{Disk, Lie},
     suite::{self, Expected, Suite},
-    workload::{Orders, Workload},
+    workload::{Orders, WITH_GAPS, Workload},
 };
 use levada_tests::clock::FakeClock;
 
@@ -77,8 +78,19 @@ enum Command {
     },
     /// Judges a history once more.
     Check {
-        /// A `history.jsonl.zst`.
+        /// A `history.jsonl.zst`, or a `minimal.jsonl.zst`.
         history: PathBuf,
+        /// Records were left out of what reads showed, as `shrink` does: what is not there is not missing.
+        #[arg(long)]
+        gaps: bool,
+    },
+    /// Leaves of an INVALID run's history what still shows the anomaly, and tells it as a story.
+    Shrink {
+        /// The directory of a run.
+        store: PathBuf,
+        /// Which kind of anomaly, such as `lost-write`. The first that was found, if it is not given.
+        #[arg(long)]
+        kind: Option<String>,
     },
 }
 
@@ -307,12 +319,24 @@ fn execute(cli: Cli) -> Result<Verdict> {
             serve::serve(&store, listen)?;
             Ok(Verdict::Valid)
         }
-        Command::Check { history } => {
+        Command::Shrink { store, kind } => {
+            let shrunk = shrink::run(&store, kind.as_deref(), &mut show_progress);
+            end_progress();
+            tell(&shrunk?);
+            let (history, report) = (store.join(shrink::HISTORY), store.join("report.html"));
+            tell(&format!("history: {} (jepsen check --gaps judges it)", history.display()));
+            tell(&format!("report: {}", report.display()));
+            Ok(Verdict::Valid)
+        }
+        Command::Check { history, gaps } => {
             let events = levada_checkers::history::file::read(&history).context("cannot judge it")?;
             let is_log = events.iter().any(|event| matches!(event.op, Op::Send { .. }));
             anyhow::ensure!(!events.is_empty(), "nothing happened in it");
             let workload = if is_log { Workload::Queue } else { Workload::Register };
-            let checks = workload.check(&events);
+            let checks = match workload {
+                Workload::Queue if gaps => vec![levada_checkers::log::check_with(&events, &WITH_GAPS)],
+                workload => workload.check(&events),
+            };
             checks.iter().for_each(show_check);
             Ok(verdict::worst(&checks))
         }
@@ -330,6 +354,18 @@ fn list() {
             tell(&format!("  {:<26} {}", scenario.name, scenario.why));
         }
     }
+}
+
+/// On a line that is written again and again.
+#[allow(clippy::print_stderr, reason = "this is a command's progress")]
+fn show_progress(progress: Progress) {
+    let Progress { pass, operations, judged } = progress;
+    eprint!("\r{judged:6} histories judged, {operations} operations left; leaving out {pass}    ");
+}
+
+#[allow(clippy::print_stderr, reason = "this is a command's progress")]
+fn end_progress() {
+    eprintln!();
 }
 
 #[allow(clippy::print_stdout, reason = "this is a command's output")]

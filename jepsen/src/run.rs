@@ -138,6 +138,7 @@ impl Options {
             verdict: verdict::worst(&checks),
             checks,
             faults,
+            shrunk: None,
         };
         keep(&store, &results, &events)?;
         Ok((results, store))

@@ -38,8 +38,10 @@ pub enum Workload {
 
 /// Nothing of the topic is removed, and every offset holds a record. A process goes on after a record that it gave up, so what it sent
 /// may have gaps.
-const LOG: log_checker::Options =
+pub(crate) const LOG: log_checker::Options =
     log_checker::Options { linearizable_polls: false, dense: true, retention: false, whole_streams: false };
+/// The same for histories out of which records were left.
+pub const WITH_GAPS: log_checker::Options = log_checker::Options { dense: false, ..LOG };
 
 /// What clients are told.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -48,8 +48,10 @@ fn minimal(results: &Results, events: &[Event], kind: Option<&str>, tell: &mut d
         let kinds: Vec<&str> = results.checks.iter().flat_map(|check| check.counts.keys()).map(String::as_str).collect();
         let kinds = if kinds.is_empty() { "nothing".to_owned() } else { kinds.join(", ") };
         format!(
-            "what was found in {} is: {kinds}. Only what the checkers of logs and registers find in the history itself can be shrunk",
-            results.id
+            "the history of {} shows no {} that could be shrunk (only what the checkers of logs and registers find can be); what was \
+             found in this run is: {kinds}",
+            results.id,
+            kind.unwrap_or("anomaly")
         )
     })?;
     let Some(minimal) = shrink(events, &anomaly, judge, tell) else {

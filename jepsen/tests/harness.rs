@@ -76,6 +76,16 @@ fn a_cluster_that_loses_what_it_acknowledged_is_found_out() {
     assert!(report.contains("INVALID"));
     let judged = Command::new(env!("CARGO_BIN_EXE_jepsen")).arg("check").arg(run.join("history.jsonl.zst")).output();
     assert_eq!(judged.unwrap().status.code(), Some(1), "the history alone says so, too");
+
+    let shrunk = Command::new(env!("CARGO_BIN_EXE_jepsen")).arg("shrink").arg(&run).output().unwrap();
+    let (story, progress) = (String::from_utf8_lossy(&shrunk.stdout), String::from_utf8_lossy(&shrunk.stderr));
+    assert!(shrunk.status.success() && progress.contains("histories judged"), "{story}{progress}");
+    let _ = writeln!(std::io::stderr(), "{story}");
+    let mut judge = Command::new(env!("CARGO_BIN_EXE_jepsen"));
+    let judged = judge.args(["check", "--gaps"]).arg(run.join("minimal.jsonl.zst")).output();
+    assert_eq!(judged.unwrap().status.code(), Some(1), "what is left says so, too");
+    let report = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(report.contains("minimal.txt") && story.lines().count() < 60);
 }
 
 #[test]

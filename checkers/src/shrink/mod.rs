@@ -23,7 +23,7 @@ mod units;
 use std::collections::BTreeSet;
 
 use crate::{
-    history::{Event, Index},
+    history::{Event, Index, Phase},
     verdict::{Anomaly, Check},
 };
 
@@ -102,13 +102,13 @@ struct Search<'a> {
 impl Search<'_> {
     fn pass(&mut self, pass: &'static str, groups: Groups, kept: &mut Vec<bool>, tell: &mut dyn FnMut(Progress)) {
         let units = self.units;
-        let told = |judged, kept: &[bool]| Progress { pass, operations: operations(&units.build(kept)), judged };
-        tell(told(self.judged, kept));
+        let mut operations = units.operations(kept);
         let mut still = |candidate: &[bool]| {
             let shown = self.shown_by(candidate).is_some();
             if shown {
-                tell(told(self.judged, candidate));
+                operations = units.operations(candidate);
             }
+            tell(Progress { pass, operations, judged: self.judged });
             shown
         };
         match groups {
@@ -137,7 +137,7 @@ impl Search<'_> {
 
 /// How many begin.
 fn operations(events: &[Event]) -> usize {
-    events.iter().filter(|event| event.index == event.invocation).count()
+    events.iter().filter(|event| event.phase == Phase::Invoke).count()
 }
 
 /// Numbers everything anew.

@@ -12,7 +12,7 @@ use super::*;
 const KEYS: Key = 3;
 const SENDERS: u32 = 12;
 const READERS: u32 = 100;
-const SENDS: u64 = 1_000;
+const SENDS: u32 = 1_000;
 /// Where something goes wrong: far from the beginning and the end.
 const WRONG_KEY: Key = 1;
 const WRONG_AT: Offset = 200;
@@ -46,10 +46,10 @@ fn history(plant: Plant) -> Vec<Event> {
     let mut story = Story::new();
     let mut logs = vec![Vec::new(); KEYS as usize];
     for number in 0..SENDS {
-        let key = (number % u64::from(KEYS)) as Key;
-        let (process, reader) = ((number % u64::from(SENDERS)) as u32, READERS + (number % 7) as u32);
+        let key = number % KEYS;
+        let (process, reader) = (number % SENDERS, READERS + number % 7);
         let log: &mut Vec<(Offset, Value)> = &mut logs[key as usize];
-        let (offset, value) = (log.len() as Offset, 10_000 + number);
+        let (offset, value) = (log.len() as Offset, 10_000 + u64::from(number));
         story.about(key);
         let is_here = key == WRONG_KEY && offset == WRONG_AT;
         let send = story.send(process, value);
@@ -60,9 +60,9 @@ fn history(plant: Plant) -> Vec<Event> {
         }
         log.push((offset, value));
         if number % 4 == 0 {
-            let from = offset.saturating_sub(9);
-            let shown = seen(&log[from as usize..], key, plant);
-            story.polled(reader, from, &shown);
+            let from = log.len().saturating_sub(10);
+            let shown = seen(&log[from..], key, plant);
+            story.polled(reader, from as Offset, &shown);
         }
         if number % 5 == 0 {
             story.ends(reader + 10, offset + 1);
@@ -175,12 +175,13 @@ fn an_anomaly_that_is_not_there_is_not_found() {
 fn registers() -> Vec<Event> {
     let mut story = Story::new();
     let mut holds = [None; 4];
-    for number in 0..1_200_u64 {
-        let (key, process) = ((number % 4) as Key, (number % 9) as u32);
+    for number in 0..1_200_u32 {
+        let (key, process) = (number % 4, number % 9);
         let held = &mut holds[key as usize];
         if number % 3 == 0 {
-            *held = Some(number);
-            let op = Op::Write { key, value: number };
+            let value = u64::from(number);
+            *held = Some(value);
+            let op = Op::Write { key, value };
             let write = story.begin(process, op.clone());
             // Of some nobody knows, and they happened.
             story.complete(write, if number % 11 == 0 { Phase::Info } else { Phase::Ok }, op);

@@ -10,6 +10,8 @@ pub(super) struct Units<'a> {
     events: Vec<(&'a Event, usize)>,
     /// Of each unit, whose it is.
     processes: Vec<Process>,
+    /// Of each operation, its unit.
+    operations: Vec<usize>,
     /// The units of values of logs.
     values: BTreeMap<(Key, Value), usize>,
 }
@@ -22,7 +24,8 @@ pub(super) fn count(kept: &[bool]) -> usize {
 impl<'a> Units<'a> {
     pub(super) fn new(events: &'a [Event], key: Option<Key>) -> Self {
         let about = |event: &&Event| key.is_none_or(|key| event.op.key() == key);
-        let mut units = Self { events: Vec::new(), processes: Vec::new(), values: BTreeMap::new() };
+        let mut units =
+            Self { events: Vec::new(), processes: Vec::new(), operations: Vec::new(), values: BTreeMap::new() };
         let mut operations: BTreeMap<Index, usize> = BTreeMap::new();
         for event in events.iter().filter(about) {
             let unit = match event.op {
@@ -32,6 +35,9 @@ impl<'a> Units<'a> {
                     units.processes.len() - 1
                 }),
             };
+            if event.phase == Phase::Invoke {
+                units.operations.push(unit);
+            }
             units.events.push((event, unit));
             for &(_, value) in records(&event.op).iter().flat_map(|records| records.iter()) {
                 units.value(event.op.key(), value, event.process);
@@ -52,6 +58,11 @@ impl<'a> Units<'a> {
     /// Everything is kept.
     pub(super) fn all(&self) -> Vec<bool> {
         vec![true; self.processes.len()]
+    }
+
+    /// How many operations are left.
+    pub(super) fn operations(&self, kept: &[bool]) -> usize {
+        self.operations.iter().filter(|unit| kept[**unit]).count()
     }
 
     /// Those that are kept, by process.

@@ -20,7 +20,7 @@ pub struct Plan {
     pub clients: u32,
     /// Between two faults, in seconds, on average.
     pub interval_s: u64,
-    /// Where nodes run: `netns`.
+    /// Where nodes run: `netns` or `proxy`.
     pub env: String,
     /// What their disks are: `dir` or `loop`.
     pub disk: String,

@@ -225,7 +225,8 @@ impl Hand {
     pub fn victim(&mut self) -> Option<Taken> {
         let ids = self.stage.ids();
         let leader = if self.dice.random_bool(0.5) { self.control.some_leader(&mut self.dice) } else { None };
-        let node = leader.or_else(|| ids.choose(&mut self.dice).copied())?;
+        let any = ids.choose(&mut self.dice).copied();
+        let node = leader.or(any)?;
         self.stage.take(node)
     }
 }

@@ -9,6 +9,8 @@
 //! - [`liveness`]: without faults, everything goes on in time and every operation ends;
 //! - [`stats`]: how much happened, how fast, and whether that is enough to say anything.
 //!
+//! [`shrink`] leaves of a history what a person must read to see an anomaly.
+//!
 //! The names of anomalies are those of Jepsen's Kafka workload where it has one. Nothing here knows Levada, does I/O but for the
 //! [`history::file`], or reads a clock.
 
@@ -16,6 +18,7 @@ pub mod history;
 pub mod liveness;
 pub mod log;
 pub mod register;
+pub mod shrink;
 pub mod stats;
 #[cfg(test)]
 mod testing;

@@ -7,7 +7,7 @@ use std::{
 
 use levada_client::{Admin, NodeId, PartitionId, Result};
 use levada_protocol::messages::native::{ClusterStatusResponse, PartitionStatus};
-use rand::{rngs::StdRng, seq::IndexedRandom as _};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use tokio::{runtime::Handle, time::timeout};
 
 use crate::{net::Host, stage::Flag};
@@ -57,9 +57,11 @@ impl Control {
 
     /// A node that leads a partition.
     pub fn some_leader(&self, dice: &mut StdRng) -> Option<Host> {
+        // Drawn whether somebody answers or not, so that what is drawn next is the same.
+        let mut own = StdRng::seed_from_u64(dice.random());
         let status = self.status(false)?;
         let leaders: Vec<u64> = status.partitions.iter().filter_map(|partition| partition.leader).collect();
-        leaders.choose(dice).copied()
+        leaders.choose(&mut own).copied()
     }
 
     /// Asks another replica of some partitions to lead. What was asked for and who is to lead now, if one did.

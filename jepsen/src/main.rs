@@ -6,16 +6,21 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use levada_checkers::{
     history::Op,
+    shrink::Progress,
     verdict::{self, Check, Verdict},
 };
 use levada_jepsen::{
+    keeper,
     nemesis::{Family, Targets},
+    net::Env,
     results::Results,
     run::Options,
-    sandbox, serve, shell,
+    sandbox,
+    seed::Seed,
+    serve, shell, shrink,
     stage::{Disk, Lie},
     suite::{self, Expected, Suite},
-    workload::{Orders, Workload},
+    workload::{Orders, WITH_GAPS, Workload},
 };
 use levada_tests::clock::FakeClock;
 
@@ -37,6 +42,13 @@ struct Cli {
 enum Command {
     /// One run: clients work, faults strike, everything is read and judged.
     Run(Run),
+    /// Plays a run again, with the options and the seed that it kept. What is drawn is the same, when things happen is not.
+    Replay {
+        /// The directory of a run, or a seed: then the latest run below `--out` that had it.
+        run: String,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Several runs, by name.
     Suite {
         /// Which; `jepsen suite list` tells what is in each.
@@ -66,8 +78,19 @@ enum Command {
     },
     /// Judges a history once more.
     Check {
-        /// A `history.jsonl.zst`.
+        /// A `history.jsonl.zst`, or a `minimal.jsonl.zst`.
         history: PathBuf,
+        /// Records were left out of what reads showed, as `shrink` does: what is not there is not missing.
+        #[arg(long)]
+        gaps: bool,
+    },
+    /// Leaves of an INVALID run's history what still shows the anomaly, and tells it as a story.
+    Shrink {
+        /// The directory of a run.
+        store: PathBuf,
+        /// Which kind of anomaly, such as `lost-write`. The first that was found, if it is not given.
+        #[arg(long)]
+        kind: Option<String>,
     },
 }
 
@@ -106,6 +129,10 @@ struct Run {
     /// Between two faults of one kind, in seconds, on average.
     #[arg(long, default_value_t = 8)]
     interval: u64,
+    /// Between what they are: networks of namespaces, or proxies on loopback, which need no root. Namespaces if the system lets this
+    /// user have some, if it is not given.
+    #[arg(long, value_enum)]
+    env: Option<Env>,
     /// On what nodes store: a directory each, or a file system each whose power can be cut.
     #[arg(long, value_enum, default_value = "dir")]
     disk: Disk,
@@ -124,15 +151,22 @@ struct Run {
     /// With fewer records acknowledged the run proves nothing.
     #[arg(long, default_value_t = 1_000)]
     acked_min: u64,
+    /// Deceive the servers, to see that it is noticed: the verdict should be INVALID.
+    #[arg(long, value_enum)]
+    lie: Option<Lie>,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// What is not about the run itself.
+#[derive(clap::Args)]
+struct Place {
     /// The server. Built, if it is not given.
     #[arg(long, env = BINARY)]
     binary: Option<PathBuf>,
     /// Where runs are kept, a directory each.
     #[arg(long, default_value = "store")]
     out: PathBuf,
-    /// Deceive the servers, to see that it is noticed: the verdict should be INVALID.
-    #[arg(long, value_enum)]
-    lie: Option<Lie>,
     /// Keep the nodes' data, too.
     #[arg(long)]
     keep: bool,
@@ -142,27 +176,15 @@ struct Run {
 }
 
 impl Run {
-    /// Makes ready what needs the network: the server, the programs of the system.
-    fn prepare(&self) -> Result<Vec<(&'static str, OsString)>> {
-        install("nft", "nftables");
-        if self.lie.is_some() {
-            install("strace", "strace");
-        }
-        if self.nemesis.contains(&Family::Clock) {
-            FakeClock::fetch()?;
-        }
-        let binary = self.binary.clone().unwrap_or_else(|| levada_tests::tools::levada().to_owned());
-        Ok(vec![(BINARY, binary.into())])
-    }
-
     fn options(self) -> Options {
         let seed = self.seed.unwrap_or_else(rand::random);
-        Options {
-            binary: self.binary.unwrap_or_else(|| levada_tests::tools::levada().to_owned()),
+        let options = Options {
+            binary: PathBuf::new(),
             workload: self.workload,
             families: self.nemesis,
             targets: self.targets,
             nodes: self.nodes,
+            env: self.env.unwrap_or_else(possible_env),
             disk: self.disk,
             time: Duration::from_secs(self.time),
             bites_min: self.bites,
@@ -175,15 +197,70 @@ impl Run {
                 seed,
             },
             acknowledged_min: self.acked_min,
-            out: self.out,
-            keep: self.keep,
+            out: PathBuf::new(),
+            keep: false,
             lie: self.lie,
-            quiet: self.quiet,
-        }
+            quiet: false,
+        };
+        self.place.of(options)
     }
 }
 
+impl Place {
+    /// There.
+    fn of(self, options: Options) -> Options {
+        let Self { binary, out, keep, quiet } = self;
+        let binary = binary.unwrap_or_else(|| levada_tests::tools::levada().to_owned());
+        Options { binary, out, keep, quiet, ..options }
+    }
+}
+
+/// Namespaces, if there can be some.
+#[allow(clippy::print_stderr, reason = "this is a command's progress")]
+fn possible_env() -> Env {
+    if rustix::process::getuid().is_root() {
+        install("nft", "nftables");
+    }
+    let Some(why) = sandbox::unavailable() else { return Env::Netns };
+    eprintln!("no namespaces here ({why}): this is --env proxy");
+    Env::Proxy
+}
+
+/// Makes ready what needs the network: the programs of the system. What the process inside is to have in its environment.
+fn prepare(options: &Options) -> Result<Vec<(&'static str, OsString)>> {
+    if options.env == Env::Netns {
+        install("nft", "nftables");
+    }
+    if options.lie.is_some() {
+        install("strace", "strace");
+    }
+    if options.families.contains(&Family::Clock) {
+        FakeClock::fetch()?;
+    }
+    Ok(vec![(BINARY, options.binary.clone().into())])
+}
+
+/// Plays a run, and says before what it is, if there is something to say.
+fn play(options: &Options, what: Option<&str>) -> Result<Verdict> {
+    options.check()?;
+    match options.env {
+        Env::Netns => sandbox::enter(|| prepare(options))?,
+        Env::Proxy => {
+            sandbox::end_with_parent()?;
+            prepare(options)?;
+        }
+    }
+    what.into_iter().for_each(tell);
+    let (results, store) = options.run()?;
+    show(&results);
+    tell(&format!("report: {}", store.join("report.html").display()));
+    Ok(results.verdict)
+}
+
 fn main() -> ExitCode {
+    if keeper::was_one() {
+        return ExitCode::SUCCESS;
+    }
     let cli = Cli::parse();
     match execute(cli) {
         Ok(Verdict::Valid) => ExitCode::SUCCESS,
@@ -220,16 +297,11 @@ fn fail(error: &anyhow::Error) {
 
 fn execute(cli: Cli) -> Result<Verdict> {
     match cli.command {
-        Command::Run(run) => {
-            anyhow::ensure!(
-                run.disk == Disk::Loop || !run.nemesis.contains(&Family::Power),
-                "power can be cut only of disks that have some: add --disk loop"
-            );
-            sandbox::enter(|| run.prepare())?;
-            let (results, store) = run.options().run()?;
-            show(&results);
-            tell(&format!("report: {}", store.join("report.html").display()));
-            Ok(results.verdict)
+        Command::Run(run) => play(&run.options(), None),
+        Command::Replay { run, place } => {
+            let (dir, seed) = Seed::find(&run, &place.out)?;
+            let what = format!("again what {} was, of the harness {} and {}", dir.display(), seed.version, seed.build);
+            play(&place.of(seed.options), Some(&what))
         }
         Command::Suite { suite, only, out } => {
             let suite = match suite {
@@ -251,12 +323,24 @@ fn execute(cli: Cli) -> Result<Verdict> {
             serve::serve(&store, listen)?;
             Ok(Verdict::Valid)
         }
-        Command::Check { history } => {
+        Command::Shrink { store, kind } => {
+            let shrunk = shrink::run(&store, kind.as_deref(), &mut show_progress);
+            end_progress();
+            tell(&shrunk?);
+            let (history, report) = (store.join(shrink::HISTORY), store.join("report.html"));
+            tell(&format!("history: {} (jepsen check --gaps judges it)", history.display()));
+            tell(&format!("report: {}", report.display()));
+            Ok(Verdict::Valid)
+        }
+        Command::Check { history, gaps } => {
             let events = levada_checkers::history::file::read(&history).context("cannot judge it")?;
             let is_log = events.iter().any(|event| matches!(event.op, Op::Send { .. }));
             anyhow::ensure!(!events.is_empty(), "nothing happened in it");
             let workload = if is_log { Workload::Queue } else { Workload::Register };
-            let checks = workload.check(&events);
+            let checks = match workload {
+                Workload::Queue if gaps => vec![levada_checkers::log::check_with(&events, &WITH_GAPS)],
+                workload => workload.check(&events),
+            };
             checks.iter().for_each(show_check);
             Ok(verdict::worst(&checks))
         }
@@ -274,6 +358,18 @@ fn list() {
             tell(&format!("  {:<26} {}", scenario.name, scenario.why));
         }
     }
+}
+
+/// On a line that is written again and again.
+#[allow(clippy::print_stderr, reason = "this is a command's progress")]
+fn show_progress(progress: Progress) {
+    let Progress { pass, operations, judged } = progress;
+    eprint!("\r{judged:6} histories judged, {operations} operations left; leaving out {pass}    ");
+}
+
+#[allow(clippy::print_stderr, reason = "this is a command's progress")]
+fn end_progress() {
+    eprintln!();
 }
 
 #[allow(clippy::print_stdout, reason = "this is a command's output")]
@@ -313,6 +409,46 @@ mod tests {
             let parsed = Cli::try_parse_from(words);
             assert!(parsed.is_ok(), "{}: {}", scenario.name, parsed.err().unwrap());
         }
+    }
+
+    fn options_of(words: &str) -> Options {
+        let cli = Cli::try_parse_from(words.split_whitespace().chain(["--binary", "levada"])).unwrap();
+        let Command::Run(run) = cli.command else { panic!("{words}") };
+        run.options()
+    }
+
+    #[test]
+    fn what_is_kept_and_the_command_that_is_shown_do_the_same_again() {
+        let everything = "jepsen run --env proxy --workload flight --nodes 4 --nemesis partition,pause-kill,delay --targets majority \
+                          --time 7 --interval 3 --keys 5 --clients 33 --rate 70 --seed 18446744073709551615 --acked-min 12";
+        let disks = "jepsen run --env netns --nemesis power --disk loop --lie no-sync --seed 3";
+        for words in ["jepsen run --env netns", disks, everything] {
+            let options = options_of(words);
+            assert_eq!(options_of(&options.again()), options, "{words}");
+            let dir = tempfile::tempdir().unwrap();
+            Seed::new(&options, "levada 1").keep(dir.path()).unwrap();
+            let (_, kept) = Seed::find(dir.path().to_str().unwrap(), dir.path()).unwrap();
+            let place = || Place { binary: Some("levada".into()), out: "store".into(), keep: false, quiet: false };
+            assert_eq!(place().of(kept.options), options, "{words}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_done_without_namespaces_is_refused() {
+        for (words, why) in [
+            ("jepsen run --env proxy --disk loop", "--disk dir"),
+            ("jepsen run --env proxy --nemesis kill,power", "power"),
+            ("jepsen run --env netns --nemesis delay", "delay"),
+            ("jepsen run --env netns --nemesis power", "--disk loop"),
+        ] {
+            let refused = options_of(words).check().unwrap_err().to_string();
+            assert!(refused.contains(why), "{words}: {refused}");
+        }
+        options_of(
+            "jepsen run --env proxy --nemesis partition,loss,delay,kill,pause,pause-kill,clock,leader,wipe,corrupt",
+        )
+        .check()
+        .unwrap();
     }
 
     #[test]

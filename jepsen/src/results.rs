@@ -20,7 +20,7 @@ pub struct Plan {
     pub clients: u32,
     /// Between two faults, in seconds, on average.
     pub interval_s: u64,
-    /// Where nodes run: `netns`.
+    /// Where nodes run: `netns` or `proxy`.
     pub env: String,
     /// What their disks are: `dir` or `loop`.
     pub disk: String,
@@ -64,4 +64,16 @@ pub struct Results {
     pub checks: Vec<Check>,
     /// What was done to the nodes.
     pub faults: Vec<Fault>,
+    /// What its history was shrunk to, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shrunk: Option<Shrunk>,
+}
+
+/// A minimal history: it is in a file of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Shrunk {
+    /// The kind of anomaly that it shows.
+    pub kind: String,
+    /// It, told to a person.
+    pub story: String,
 }

@@ -10,7 +10,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
@@ -23,6 +22,7 @@ use levada_checkers::{
     verdict::{self, Check},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+use serde::{Deserialize, Serialize};
 use tokio::{
     runtime::Handle,
     signal::unix::{SignalKind, signal},
@@ -32,8 +32,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     control::{Control, Expected},
     nemesis::{Domain, Family, Hand, Targets},
+    net::Env,
     report,
     results::{Fault, Plan, Results},
+    seed::{Seed, seconds},
     stage::{Disk, Lie, Props, Stage},
     workload::{Orders, TOPIC, Workload},
 };
@@ -61,38 +63,50 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// The exit code of whoever was interrupted, as shells have it.
 const INTERRUPTED: i32 = 130;
 
-/// What a run is to do.
-#[derive(Clone, Debug)]
+/// What a run is to do. What is not about the run itself is not kept with it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Options {
     /// The server.
+    #[serde(skip)]
     pub binary: PathBuf,
     /// What clients do.
     pub workload: Workload,
     /// What goes wrong.
+    #[serde(rename = "nemesis")]
     pub families: Vec<Family>,
     /// How many nodes a fault hits, where it hits several.
     pub targets: Targets,
     /// How many nodes.
     pub nodes: u64,
+    /// Between what they are.
+    pub env: Env,
     /// On what they store.
     pub disk: Disk,
     /// How long faults go on.
+    #[serde(rename = "time_s", with = "seconds")]
     pub time: Duration,
     /// How often every family must bite.
+    #[serde(rename = "bites")]
     pub bites_min: u64,
     /// Between two faults of one domain, on average.
+    #[serde(rename = "interval_s", with = "seconds")]
     pub interval: Duration,
     /// What clients are told.
     pub orders: Orders,
     /// Fewer acknowledged prove nothing.
+    #[serde(rename = "acked_min")]
     pub acknowledged_min: u64,
     /// Where runs are kept.
+    #[serde(skip)]
     pub out: PathBuf,
     /// Nodes' data is kept, too.
+    #[serde(skip)]
     pub keep: bool,
     /// What is not as it seems to the servers.
     pub lie: Option<Lie>,
     /// Say nothing of what happens.
+    #[serde(skip)]
     pub quiet: bool,
 }
 
@@ -108,6 +122,7 @@ impl Options {
         std::fs::create_dir_all(&store).with_context(|| format!("cannot make {}", store.display()))?;
         let store = store.canonicalize()?;
         let build = crate::shell::output(&self.binary.to_string_lossy(), ["--version"])?.trim().to_owned();
+        Seed::new(self, &build).keep(&store)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let played = runtime.block_on(self.play(&store));
         runtime.shutdown_timeout(Duration::from_secs(1));
@@ -126,6 +141,7 @@ impl Options {
             verdict: verdict::worst(&checks),
             checks,
             faults,
+            shrunk: None,
         };
         keep(&store, &results, &events)?;
         Ok((results, store))
@@ -135,6 +151,8 @@ impl Options {
         let props = Props {
             binary: self.binary.clone(),
             nodes: self.nodes,
+            env: self.env,
+            seed: self.orders.seed,
             disk: self.disk,
             clocks: self.families.contains(&Family::Clock),
             lie: self.lie,
@@ -361,36 +379,15 @@ impl Options {
             rate: self.orders.rate,
             clients: self.orders.clients,
             interval_s: self.interval.as_secs(),
-            env: "netns".to_owned(),
+            env: name_of(self.env),
             disk: name_of(self.disk),
             seed: self.orders.seed,
         }
     }
-
-    fn again(&self) -> String {
-        let mut said = format!("jepsen run --workload {} --nodes {}", self.workload.name(), self.nodes);
-        if !self.families.is_empty() {
-            let families: Vec<&str> = self.families.iter().map(|family| family.name()).collect();
-            let _ = write!(said, " --nemesis {} --targets {}", families.join(","), name_of(self.targets));
-        }
-        if let Some(lie) = self.lie {
-            let _ = write!(said, " --lie {}", name_of(lie));
-        }
-        if self.bites_min > 1 {
-            let _ = write!(said, " --bites {}", self.bites_min);
-        }
-        let Orders { keys, clients, rate, seed, .. } = self.orders;
-        let (disk, time, interval) = (name_of(self.disk), self.time.as_secs(), self.interval.as_secs());
-        let _ = write!(
-            said,
-            " --disk {disk} --time {time} --interval {interval} --keys {keys} --clients {clients} --rate {rate} --seed {seed}"
-        );
-        said
-    }
 }
 
 /// A choice, as the command line has it.
-fn name_of(choice: impl clap::ValueEnum) -> String {
+pub(crate) fn name_of(choice: impl clap::ValueEnum) -> String {
     choice.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 

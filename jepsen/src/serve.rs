@@ -18,7 +18,7 @@ use axum::{
 };
 use levada_checkers::verdict::Verdict;
 
-use crate::results::Results;
+use crate::{results::Results, shrink};
 
 /// How deep below the store a run may be: a suite keeps those of each scenario in a directory.
 const DEPTH_MAX: u32 = 2;
@@ -41,13 +41,32 @@ pub fn serve(store: &Path, listen: SocketAddr) -> Result<()> {
 
 fn pages(store: &Path) -> Router {
     let list = |State(store): State<Arc<PathBuf>>| async move { Html(list_page(&runs(&store))) };
-    Router::new().route("/", get(list)).route("/{run}", get(report)).with_state(Arc::new(store.to_owned()))
+    let router = Router::new().route("/", get(list)).route("/{run}/", get(report));
+    let router = router.route("/{run}/minimal.txt", get(story)).route("/{run}/minimal.jsonl.zst", get(minimal));
+    router.with_state(Arc::new(store.to_owned()))
 }
 
-/// The report of a run. Its id is looked up among those that are there: no path comes from outside.
-async fn report(State(store): State<Arc<PathBuf>>, UrlPath(id): UrlPath<String>) -> Result<Html<String>, StatusCode> {
-    let (dir, _) = runs(&store).into_iter().find(|(_, run)| run.id == id).ok_or(StatusCode::NOT_FOUND)?;
-    fs::read_to_string(dir.join("report.html")).map(Html).map_err(|_| StatusCode::NOT_FOUND)
+type Store = State<Arc<PathBuf>>;
+
+/// The report of a run.
+async fn report(State(store): Store, UrlPath(id): UrlPath<String>) -> Result<Html<Vec<u8>>, StatusCode> {
+    read(&store, &id, "report.html").map(Html)
+}
+
+/// What it was shrunk to, to be read,
+async fn story(State(store): Store, UrlPath(id): UrlPath<String>) -> Result<String, StatusCode> {
+    read(&store, &id, shrink::STORY).map(|text| String::from_utf8_lossy(&text).into_owned())
+}
+
+/// and to be judged.
+async fn minimal(State(store): Store, UrlPath(id): UrlPath<String>) -> Result<Vec<u8>, StatusCode> {
+    read(&store, &id, shrink::HISTORY)
+}
+
+/// A file of a run. Its id is looked up among those that are there: no path comes from outside.
+fn read(store: &Path, id: &str, file: &str) -> Result<Vec<u8>, StatusCode> {
+    let (dir, _) = runs(store).into_iter().find(|(_, run)| run.id == id).ok_or(StatusCode::NOT_FOUND)?;
+    fs::read(dir.join(file)).map_err(|_| StatusCode::NOT_FOUND)
 }
 
 /// All runs, the latest first.
@@ -83,7 +102,7 @@ fn list_page(runs: &[(PathBuf, Results)]) -> String {
         let cells = [&run.plan.workload, &run.plan.nemeses.join(", "), &run.began].map(|text| escape(text));
         let _ = writeln!(
             rows,
-            "<tr><td style=\"color:{colour};font-weight:600\">{}</td><td><a href=\"/{id}\">{id}</a></td><td>{}</td>\
+            "<tr><td style=\"color:{colour};font-weight:600\">{}</td><td><a href=\"/{id}/\">{id}</a></td><td>{}</td>\
              <td>{}</td><td>{} s</td><td align=right>{acked:.0}</td><td>{}</td></tr>",
             run.verdict,
             cells[0],
@@ -125,5 +144,8 @@ mod tests {
         assert_eq!(found.len(), 2);
         let page = list_page(&found);
         assert!(page.contains("INVALID") && page.contains("valid") && page.contains(&found[0].1.id));
+        fs::write(store.path().join("scenario/two").join(shrink::STORY), "told").unwrap();
+        assert_eq!(read(store.path(), &sample::invalid(2).0.id, shrink::STORY).unwrap(), b"told");
+        assert!(read(store.path(), "../scenario/two", shrink::STORY).is_err());
     }
 }

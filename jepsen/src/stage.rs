@@ -14,9 +14,10 @@ use levada_tests::{
     nodes::{Nodes, Place},
 };
 use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    net::{Host, Netns},
+    net::{Env, Host, Net},
     recorder::Recorder,
 };
 
@@ -26,7 +27,8 @@ const DISK_MIB: u64 = 2_048;
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What nodes store their data on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Disk {
     /// A directory each on the file system of the store.
     Dir,
@@ -42,7 +44,7 @@ pub struct Stage {
     /// Processes that ended though nobody ended them, with the ends of their logs.
     deaths: Mutex<Vec<(Host, String)>>,
     /// Their network.
-    pub net: Netns,
+    pub net: Net,
     disks: Mutex<BTreeMap<Host, PowerDisk>>,
     clocks: BTreeMap<Host, FakeClock>,
     /// Nodes that a nemesis has in hand.
@@ -67,7 +69,8 @@ struct Addresses {
 }
 
 /// What a stage hides from the servers, to see that the checkers notice. The servers themselves are as they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Lie {
     /// Every `fdatasync` and `fsync` says that it succeeded and does nothing. With power cuts, what was acknowledged is lost.
     NoSync,
@@ -97,6 +100,10 @@ pub struct Props {
     pub binary: PathBuf,
     /// How many.
     pub nodes: u64,
+    /// Between what.
+    pub env: Env,
+    /// What the network draws follows from it.
+    pub seed: u64,
     /// On what.
     pub disk: Disk,
     /// Whether their clocks can be set.
@@ -113,8 +120,8 @@ impl Stage {
     /// # Errors
     /// The system refuses something, or a node does not come up.
     pub fn build(props: &Props, store: &Path) -> Result<Self> {
-        let Props { binary, nodes, disk, clocks, lie, quiet } = props;
-        let net = Netns::create(*nodes)?;
+        let Props { binary, nodes, env, seed, disk, clocks, lie, quiet } = props;
+        let mut net = Net::create(*env, *nodes, *seed)?;
         let logs = store.join("nodes");
         std::fs::create_dir_all(&logs)?;
         let (mut disks, mut places, mut fakes) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
@@ -137,6 +144,7 @@ impl Stage {
             settings.push(("LEVADA_DISK_DIRECT", "false"));
         }
         let mut processes = Nodes::placed(binary, &places, &logs, &settings)?;
+        net.connect(&mut processes)?;
         for (id, node) in &mut processes.nodes {
             node.environment = fakes.get(id).map(FakeClock::environment).unwrap_or_default();
             node.wrapper = lie.iter().flat_map(|lie| lie.wrapper()).map(|&word| word.to_owned()).collect();

@@ -23,9 +23,9 @@ pub struct NodeProcess {
     pub id: u64,
     /// Its data directory.
     pub data_dir: PathBuf,
-    /// `host:port` of its native protocol.
+    /// `host:port` under which others reach its native protocol.
     pub native: String,
-    /// `host:port` of its Flight service.
+    /// `host:port` under which others reach its Flight service.
     pub flight: String,
     /// `host:port` of its health and metrics.
     pub http: String,
@@ -37,6 +37,8 @@ pub struct NodeProcess {
     enter: Vec<String>,
     /// What it writes.
     pub log: PathBuf,
+    /// Where it listens, natively and for Flight.
+    listens: [String; 2],
     child: Option<Child>,
 }
 
@@ -76,11 +78,13 @@ impl NodeProcess {
         let mut ports = ports.into_iter();
         let host = &place.host;
         let mut address = || ports.next().map(|port| format!("{host}:{port}")).context("not enough free ports");
+        let [native, flight] = [address()?, address()?];
         Ok(Self {
             id,
             data_dir: place.dir.join("data"),
-            native: address()?,
-            flight: address()?,
+            listens: [native.clone(), flight.clone()],
+            native,
+            flight,
             http: address()?,
             environment: Vec::new(),
             wrapper: Vec::new(),
@@ -159,10 +163,9 @@ impl Nodes {
             let rest = ports.split_off(3.min(ports.len()));
             nodes.insert(id, NodeProcess::new(id, place, logs, std::mem::replace(&mut ports, rest))?);
         }
-        let seeds: Vec<String> = nodes.values().map(|node| format!("{}@{}", node.id, node.native)).collect();
         Ok(Self {
             binary: binary.to_owned(),
-            seeds: seeds.join(","),
+            seeds: seeds(&nodes),
             // Small files: they are zeroed when a node is new, and these disks are small.
             environment: vec![("LEVADA_JOURNAL_FILES_KEEP".into(), "3".into())],
             wrapper: wrapper.iter().map(|&word| word.to_owned()).collect(),
@@ -185,6 +188,18 @@ impl Nodes {
         let mut nodes = Self::placed(binary, &here(data_dirs), logs, environment)?;
         nodes.start_all()?;
         Ok(nodes)
+    }
+
+    /// A founder that does not run yet is reached under other addresses than those where it listens, as behind a proxy.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn advertise(&mut self, id: u64, native: &str, flight: &str) -> Result<()> {
+        let node = self.nodes.get_mut(&id).with_context(|| format!("no node {id}"))?;
+        native.clone_into(&mut node.native);
+        flight.clone_into(&mut node.flight);
+        self.seeds = seeds(&self.nodes);
+        Ok(())
     }
 
     /// From now on nodes are started with another build.
@@ -298,8 +313,10 @@ impl Nodes {
             .env("LEVADA_NODE_ID", id.to_string())
             .env("LEVADA_DATA_DIR", &node.data_dir)
             .env("LEVADA_SEED_NODES", &self.seeds)
-            .env("LEVADA_LISTEN_NATIVE", &node.native)
-            .env("LEVADA_LISTEN_FLIGHT", &node.flight)
+            .env("LEVADA_LISTEN_NATIVE", &node.listens[0])
+            .env("LEVADA_LISTEN_FLIGHT", &node.listens[1])
+            .env("LEVADA_ADVERTISED_NATIVE", &node.native)
+            .env("LEVADA_ADVERTISED_FLIGHT", &node.flight)
             .env("LEVADA_LISTEN_HTTP", &node.http)
             .envs(self.environment.iter().chain(&node.environment).map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
@@ -397,6 +414,11 @@ fn kill_children(wrapper: u32) -> Result<()> {
     // 1: it has no child any more.
     ensure!(matches!(status.code(), Some(0 | 1)), "pkill ended with {status}");
     Ok(())
+}
+
+/// As a server takes them.
+fn seeds(nodes: &BTreeMap<u64, NodeProcess>) -> String {
+    nodes.values().map(|node| format!("{}@{}", node.id, node.native)).collect::<Vec<_>>().join(",")
 }
 
 fn here(dirs: &[PathBuf]) -> Vec<Place> {

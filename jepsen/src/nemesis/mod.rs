@@ -19,10 +19,11 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
 use rand::{Rng as _, rngs::StdRng, seq::IndexedRandom as _};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     control::Control,
-    net::Host,
+    net::{Env, Host},
     stage::{Stage, Taken},
 };
 
@@ -40,12 +41,15 @@ pub enum Domain {
 }
 
 /// A family of faults.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Family {
     /// Nodes that do not hear each other: one alone, halves, a ring, a bridge, one way only, the leader.
     Partition,
     /// A fifth of the packets lost.
     Loss,
+    /// Everything on its way is late by 50 to 250 ms. Needs `--env proxy`.
+    Delay,
     /// `kill -9` of one, some or all, and started again.
     Kill,
     /// Stopped in the middle of whatever they do, and let go on.
@@ -65,7 +69,8 @@ pub enum Family {
 }
 
 /// How many a fault of processes or disks hits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Targets {
     /// A node.
     One,
@@ -106,9 +111,10 @@ pub struct Hand {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Partition,
         Self::Loss,
+        Self::Delay,
         Self::Kill,
         Self::Pause,
         Self::PauseKill,
@@ -125,6 +131,7 @@ impl Family {
         match self {
             Self::Partition => "partition",
             Self::Loss => "loss",
+            Self::Delay => "delay",
             Self::Kill => "kill",
             Self::Pause => "pause",
             Self::PauseKill => "pause-kill",
@@ -140,10 +147,31 @@ impl Family {
     #[must_use]
     pub const fn domain(self) -> Domain {
         match self {
-            Self::Partition | Self::Loss => Domain::Network,
+            Self::Partition | Self::Loss | Self::Delay => Domain::Network,
             Self::Kill | Self::Pause | Self::PauseKill | Self::Power => Domain::Process,
             Self::Clock => Domain::Clock,
             Self::Leader | Self::Wipe | Self::Corrupt => Domain::Membership,
+        }
+    }
+
+    /// Whether it can be done there.
+    #[must_use]
+    pub const fn works_in(self, env: Env) -> bool {
+        match env {
+            Env::Netns => !matches!(self, Self::Delay),
+            Env::Proxy => matches!(
+                self,
+                Self::Partition
+                    | Self::Loss
+                    | Self::Delay
+                    | Self::Kill
+                    | Self::Pause
+                    | Self::PauseKill
+                    | Self::Clock
+                    | Self::Leader
+                    | Self::Wipe
+                    | Self::Corrupt
+            ),
         }
     }
 
@@ -154,7 +182,8 @@ impl Family {
     pub fn strike(self, hand: &mut Hand) -> Result<Option<Done>> {
         match self {
             Self::Partition => partition::strike(hand),
-            Self::Loss => loss::strike(hand),
+            Self::Loss => loss::lose(hand),
+            Self::Delay => loss::delay(hand),
             Self::Kill => process::kill(hand),
             Self::Pause => process::pause(hand),
             Self::PauseKill => process::pause_kill(hand),
@@ -196,7 +225,8 @@ impl Hand {
     pub fn victim(&mut self) -> Option<Taken> {
         let ids = self.stage.ids();
         let leader = if self.dice.random_bool(0.5) { self.control.some_leader(&mut self.dice) } else { None };
-        let node = leader.or_else(|| ids.choose(&mut self.dice).copied())?;
+        let any = ids.choose(&mut self.dice).copied();
+        let node = leader.or(any)?;
         self.stage.take(node)
     }
 }

@@ -20,12 +20,11 @@ pub(super) fn strike(hand: &mut Hand) -> Result<Option<Done>> {
     let leader = hand.control.some_leader(&mut hand.dice);
     let Cut { what, nodes, links } = draw(&ids, leader, &mut hand.dice);
     hand.stage.say(&what);
-    let before = hand.stage.net.dropped(Counter::Cut)?;
+    let before = hand.stage.net.counted(Counter::Cut)?;
     hand.stage.net.cut(&links)?;
     hand.last();
     hand.stage.net.cut(&BTreeSet::new())?;
-    let dropped = hand.stage.net.dropped(Counter::Cut)? - before;
-    let evidence = (dropped > 0).then(|| format!("{dropped} packets dropped"));
+    let evidence = hand.stage.net.evidence(Counter::Cut, before)?;
     Ok(Some(Done { what, nodes, evidence }))
 }
 

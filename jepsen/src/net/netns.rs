@@ -11,9 +11,9 @@
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
-use super::{CLIENTS, Host, Link};
+use super::{CLIENTS, Counter, Host, Link};
 use crate::shell::{output, run, tell};
 
 /// The rules. A counter tells what was dropped.
@@ -112,20 +112,12 @@ impl Netns {
         let name = match counter {
             Counter::Cut => "cut",
             Counter::Lost => "lost",
+            Counter::Late => bail!("no packet is late in a network of namespaces"),
         };
         let said = output("nft", ["list", "counter", "ip", "jepsen", name])?;
         let mut words = said.split_whitespace().skip_while(|word| *word != "packets").skip(1);
         Ok(words.next().context("nft says no number of packets")?.parse()?)
     }
-}
-
-/// What is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counter {
-    /// Packets on cut links.
-    Cut,
-    /// Packets lost on lossy ones.
-    Lost,
 }
 
 fn name(node: Host) -> String {

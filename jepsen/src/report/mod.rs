@@ -26,6 +26,7 @@ mod rate;
 pub mod sample;
 mod schedule;
 mod service;
+mod shrunk;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -58,6 +59,7 @@ pub fn html(results: &Results, events: &[Event]) -> String {
         summary::banner(results),
         summary::figures(results, &history, &samples, &service),
         summary::run(results, &history),
+        shrunk::part(results),
     ];
     let mut panels = vec![latency::panel(&samples, axis), rate::panel(&history, axis), service.panel(axis)];
     panels.extend(lag::panel(&history, axis));

@@ -105,6 +105,7 @@ fn results(id: &str, seed: u64, faults: Vec<Fault>, found: Vec<Check>) -> Result
         verdict: worst(&checks),
         checks,
         faults,
+        shrunk: None,
     }
 }
 

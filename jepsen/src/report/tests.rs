@@ -5,7 +5,7 @@ use levada_checkers::{
     verdict::{Check, worst},
 };
 
-use crate::results::{Fault, Results};
+use crate::results::{Fault, Results, Shrunk};
 
 use super::{html, sample};
 
@@ -238,4 +238,15 @@ fn an_anomaly_without_a_key_or_with_events_that_are_not_there_has_its_words() {
     assert!(page.contains("it is &lt;so&gt;") && page.contains("3 events it names"), "{page}");
     let page = page_of("never-heard-of", None, &[], &[]);
     assert!(page.contains("never-heard-of") && is_balanced(&page), "{page}");
+}
+
+#[test]
+fn what_a_run_was_shrunk_to_is_told_and_linked_where_there_is_something() {
+    let (mut results, events) = sample::invalid(5);
+    assert!(!html(&results, &events).contains("minimal.txt"));
+    results.shrunk = Some(Shrunk { kind: "phantom".to_owned(), story: "p1 reads <7>\n".to_owned() });
+    let page = html(&results, &events);
+    assert!(page.contains("href=\"minimal.txt\"") && page.contains("href=\"minimal.jsonl.zst\""));
+    assert!(page.contains("p1 reads &lt;7&gt;"));
+    assert!(is_balanced(&page));
 }

@@ -16,6 +16,7 @@ use levada_checkers::{
     log as log_checker,
     verdict::Check,
 };
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use crate::stage::Stage;
@@ -24,7 +25,8 @@ use crate::stage::Stage;
 pub const TOPIC: &str = "jepsen";
 
 /// A kind of work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Workload {
     /// Producers, readers over the native protocol, questions for the end; at the end every node's whole log.
     Queue,
@@ -36,11 +38,14 @@ pub enum Workload {
 
 /// Nothing of the topic is removed, and every offset holds a record. A process goes on after a record that it gave up, so what it sent
 /// may have gaps.
-const LOG: log_checker::Options =
+pub(crate) const LOG: log_checker::Options =
     log_checker::Options { linearizable_polls: false, dense: true, retention: false, whole_streams: false };
+/// The same for histories out of which records were left.
+pub const WITH_GAPS: log_checker::Options = log_checker::Options { dense: false, ..LOG };
 
 /// What clients are told.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Orders {
     /// Partitions.
     pub keys: Key,

@@ -103,7 +103,7 @@ struct Run {
     /// Between two faults of one kind, in seconds, on average.
     #[arg(long, default_value_t = 8)]
     interval: u64,
-    /// On what nodes store: a directory each, or a file system each whose power can be cut.
+    /// On what nodes store: a directory each, or a file system each whose power can be cut and which can be full.
     #[arg(long, value_enum, default_value = "dir")]
     disk: Disk,
     /// Partitions of the topic.
@@ -142,7 +142,7 @@ impl Run {
     /// Makes ready what needs the network: the server, the programs of the system.
     fn prepare(&self) -> Result<Vec<(&'static str, OsString)>> {
         install("nft", "nftables");
-        if self.lie.is_some() {
+        if self.lie.is_some() || self.nemesis.iter().any(|family| matches!(family, Family::Slow | Family::Eio)) {
             install("strace", "strace");
         }
         if self.nemesis.contains(&Family::Clock) {
@@ -217,10 +217,10 @@ fn fail(error: &anyhow::Error) {
 fn execute(cli: Cli) -> Result<Verdict> {
     match cli.command {
         Command::Run(run) => {
-            anyhow::ensure!(
-                run.disk == Disk::Loop || !run.nemesis.contains(&Family::Power),
-                "power can be cut only of disks that have some: add --disk loop"
-            );
+            let homeless = run.nemesis.iter().find(|family| family.needs_disks() && run.disk != Disk::Loop);
+            if let Some(family) = homeless {
+                anyhow::bail!("{} strikes only disks that are the nodes' own: add --disk loop", family.name());
+            }
             sandbox::enter(|| run.prepare())?;
             let (results, store) = run.options().run()?;
             show(&results);
@@ -312,9 +312,12 @@ mod tests {
     }
 
     #[test]
-    fn power_is_cut_only_where_there_is_some() {
-        for scenario in SCENARIOS.iter().filter(|scenario| scenario.arguments.contains("power")) {
-            assert!(scenario.arguments.contains("--disk loop"), "{}", scenario.name);
+    fn disks_are_struck_only_where_nodes_have_their_own() {
+        for scenario in SCENARIOS {
+            let words = ["jepsen", "run"].into_iter().chain(scenario.arguments.split_whitespace());
+            let Command::Run(run) = Cli::try_parse_from(words).unwrap().command else { panic!("{}", scenario.name) };
+            let needs = run.nemesis.iter().any(|family| family.needs_disks());
+            assert!(!needs || run.disk == Disk::Loop, "{}", scenario.name);
         }
     }
 }

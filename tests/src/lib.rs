@@ -6,6 +6,7 @@ pub mod dev;
 pub mod disks;
 pub mod groups;
 pub mod http;
+pub mod injection;
 pub mod ledger;
 pub mod nodes;
 pub mod prometheus;

@@ -9,7 +9,9 @@
 
 mod clock;
 mod corrupt;
+mod disk;
 mod loss;
+mod members;
 mod membership;
 mod partition;
 mod power;
@@ -31,8 +33,10 @@ use crate::{
 pub enum Domain {
     /// The network.
     Network,
-    /// Processes and their disks.
+    /// Processes, and the power of their disks.
     Process,
+    /// Disks of nodes that run.
+    Disk,
     /// Clocks.
     Clock,
     /// Who belongs to the cluster and who leads, and whatever needs all others to be whole.
@@ -62,6 +66,14 @@ pub enum Family {
     Wipe,
     /// Bits of a node's files flip, or a segment ends early, while it is down.
     Corrupt,
+    /// Nodes join, others are decommissioned, and replicas move.
+    Membership,
+    /// A disk is full to the last byte for a while. Needs `--disk loop`.
+    Full,
+    /// A disk takes a few writes a second and no more.
+    Slow,
+    /// A sync fails (`EIO`): the node must end itself, and comes back.
+    Eio,
 }
 
 /// How many a fault of processes or disks hits.
@@ -106,7 +118,7 @@ pub struct Hand {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Partition,
         Self::Loss,
         Self::Kill,
@@ -117,6 +129,10 @@ impl Family {
         Self::Leader,
         Self::Wipe,
         Self::Corrupt,
+        Self::Membership,
+        Self::Full,
+        Self::Slow,
+        Self::Eio,
     ];
 
     /// Its name on the command line.
@@ -133,6 +149,10 @@ impl Family {
             Self::Leader => "leader",
             Self::Wipe => "wipe",
             Self::Corrupt => "corrupt",
+            Self::Membership => "membership",
+            Self::Full => "full",
+            Self::Slow => "slow",
+            Self::Eio => "eio",
         }
     }
 
@@ -143,8 +163,15 @@ impl Family {
             Self::Partition | Self::Loss => Domain::Network,
             Self::Kill | Self::Pause | Self::PauseKill | Self::Power => Domain::Process,
             Self::Clock => Domain::Clock,
-            Self::Leader | Self::Wipe | Self::Corrupt => Domain::Membership,
+            Self::Full | Self::Slow | Self::Eio => Domain::Disk,
+            Self::Leader | Self::Wipe | Self::Corrupt | Self::Membership => Domain::Membership,
         }
+    }
+
+    /// Whether nodes must have disks of their own for it.
+    #[must_use]
+    pub const fn needs_disks(self) -> bool {
+        matches!(self, Self::Power | Self::Full)
     }
 
     /// Does it and mends it. `None`: there was nobody to do it to.
@@ -163,6 +190,10 @@ impl Family {
             Self::Leader => membership::move_leaders(hand),
             Self::Wipe => membership::wipe(hand),
             Self::Corrupt => corrupt::strike(hand),
+            Self::Membership => members::strike(hand),
+            Self::Full => disk::fill(hand),
+            Self::Slow => disk::slow_down(hand),
+            Self::Eio => disk::fail_sync(hand),
         }
     }
 }
@@ -192,12 +223,17 @@ impl Hand {
         chosen.into_iter().filter_map(|node| self.stage.take(node)).collect()
     }
 
-    /// One node: often the one that leads a partition.
+    /// One node that nobody else has in hand: often one that leads a partition.
     pub fn victim(&mut self) -> Option<Taken> {
+        let node = self.some_node()?;
+        self.stage.take(node)
+    }
+
+    /// One node: often one that leads a partition.
+    fn some_node(&mut self) -> Option<Host> {
         let ids = self.stage.ids();
         let leader = if self.dice.random_bool(0.5) { self.control.some_leader(&mut self.dice) } else { None };
-        let node = leader.or_else(|| ids.choose(&mut self.dice).copied())?;
-        self.stage.take(node)
+        leader.or_else(|| ids.choose(&mut self.dice).copied())
     }
 }
 

@@ -12,6 +12,8 @@ use levada_tests::{
     injection::Injection,
 };
 
+use rand::Rng as _;
+
 use super::{Done, Hand, process::start_again};
 use crate::net::Host;
 
@@ -23,6 +25,8 @@ const SEEN_WITHIN: Duration = Duration::from_secs(5);
 const WRITES_PER_S: u64 = 12;
 /// Or how much longer a sync takes, where disks cannot be throttled.
 const SYNC_DELAY: Duration = Duration::from_millis(200);
+/// After so long nodes find that the disk of one is slower than theirs, and others lead: now and then it lasts so long.
+const NOTICED_WITHIN: Duration = Duration::from_secs(15);
 /// A slow disk's blocks take so many times as long as before, at least.
 const SLOWER_MIN: f64 = 4.0;
 /// A node that has failed to sync must have ended after so long.
@@ -81,7 +85,8 @@ pub(super) fn slow_down(hand: &mut Hand) -> Result<Option<Done>> {
     };
     hand.stage.say(&what);
     let begun = Journal::look(hand, node);
-    hand.last();
+    let notices = hand.dice.random_bool(0.5);
+    hand.stage.calm.sleep(if notices { hand.lasts.max(NOTICED_WITHIN) } else { hand.lasts });
     let ended = Journal::look(hand, node);
     drop((throttled, delayed));
     let meanwhile = begun.zip(ended).and_then(|(begun, ended)| ended.since(&begun));

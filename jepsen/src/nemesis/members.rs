@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Result;
-use rand::{Rng as _, seq::IndexedRandom as _};
+use rand::{Rng as _, rngs::StdRng, seq::IndexedRandom as _};
 
 use super::{Done, Hand, name_nodes};
 use crate::{net::Host, stage::Taken};
@@ -26,7 +26,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(super) fn strike(hand: &mut Hand) -> Result<Option<Done>> {
     let Some(before) = hand.control.members() else { return Ok(None) };
-    let (joining, leaving) = draw(hand);
+    let spare = hand.stage.spares().choose(&mut hand.dice).copied();
+    let leaving = hand.some_node();
+    let are_more = hand.stage.ids().len() > hand.control.nodes_min();
+    let (joining, leaving) = draw(spare, leaving, are_more, &mut hand.dice);
     let what = match (joining, leaving) {
         (Some(joining), Some(leaving)) => format!("node {joining} joins and node {leaving} is decommissioned"),
         (Some(joining), None) => format!("node {joining} joins"),
@@ -61,16 +64,14 @@ pub(super) fn strike(hand: &mut Hand) -> Result<Option<Done>> {
     Ok(Some(Done { what, nodes: joining.into_iter().chain(leaving).collect(), evidence }))
 }
 
-/// Who is to join, and who is to leave: never fewer nodes than there were at first, nor more than were prepared.
-fn draw(hand: &mut Hand) -> (Option<Host>, Option<Host>) {
-    let spare = hand.stage.spares().choose(&mut hand.dice).copied();
-    let is_more = hand.stage.ids().len() > hand.control.nodes_min();
-    let leaving = hand.some_node();
-    match hand.dice.random_range(0..3) {
+/// Who is to join, and who is to leave: a spare node, if there is one, and one that is there, if so many are left as there were at
+/// first.
+fn draw(spare: Option<Host>, leaving: Option<Host>, are_more: bool, dice: &mut StdRng) -> (Option<Host>, Option<Host>) {
+    match dice.random_range(0..3) {
         0 if spare.is_some() => (spare, None),
-        1 if is_more => (None, leaving),
+        1 if are_more => (None, leaving),
         _ if spare.is_some() => (spare, leaving),
-        _ => (None, leaving.filter(|_| is_more)),
+        _ => (None, leaving.filter(|_| are_more)),
     }
 }
 
@@ -120,5 +121,29 @@ fn take(hand: &Hand, node: Host) -> Taken {
             return taken;
         }
         sleep(LOOK_INTERVAL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use rand::SeedableRng as _;
+
+    use super::*;
+
+    /// All that may come out.
+    fn drawn(spare: Option<Host>, are_more: bool) -> BTreeSet<(Option<Host>, Option<Host>)> {
+        let mut dice = StdRng::seed_from_u64(1);
+        (0..100).map(|_| draw(spare, Some(2), are_more, &mut dice)).collect()
+    }
+
+    #[test]
+    fn nodes_come_and_go_and_are_never_fewer_than_at_first() {
+        let (joins, leaves, both) = ((Some(6), None), (None, Some(2)), (Some(6), Some(2)));
+        assert_eq!(drawn(Some(6), false), BTreeSet::from([joins, both]));
+        assert_eq!(drawn(Some(6), true), BTreeSet::from([joins, leaves, both]));
+        assert_eq!(drawn(None, true), BTreeSet::from([leaves]));
+        assert_eq!(drawn(None, false), BTreeSet::from([(None, None)]));
     }
 }

@@ -88,8 +88,8 @@ struct Run {
     /// What clients do.
     #[arg(long, value_enum, default_value = "queue")]
     workload: Workload,
-    /// Servers.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=50))]
+    /// Servers. Five at most found a cluster.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=5))]
     nodes: u64,
     /// What goes wrong, separated by commas. Nothing, if it is not given.
     #[arg(long, value_enum, value_delimiter = ',')]

@@ -29,7 +29,9 @@ const SYNC_DELAY: Duration = Duration::from_millis(200);
 const NOTICED_WITHIN: Duration = Duration::from_secs(15);
 /// A slow disk's blocks take so many times as long as before, at least.
 const SLOWER_MIN: f64 = 4.0;
-/// A node that has failed to sync must have ended after so long.
+/// How long a sync of a node is waited for.
+const SYNCED_WITHIN: Duration = Duration::from_secs(10);
+/// A node that was told that a sync failed must have ended after so long.
 const ENDED_WITHIN: Duration = Duration::from_secs(20);
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// What a node says that cannot rely on its disk any more, and the error of whose syncs fail.
@@ -131,8 +133,9 @@ pub(super) fn fail_sync(hand: &mut Hand) -> Result<Option<Done>> {
     let what = format!("a sync of node {node} fails");
     hand.stage.say(&what);
     hand.stage.may_end(node, OUT_OF_SERVICE);
-    let words = wait_ended(hand, node, process)?;
+    wait_ended(hand, node, process)?;
     hand.last();
+    let words = hand.stage.last_words(node)?;
     if words.is_some() {
         hand.stage.kill(node)?;
         start_again(&hand.stage, &[node], &[Some(process)])?;
@@ -143,27 +146,31 @@ pub(super) fn fail_sync(hand: &mut Hand) -> Result<Option<Done>> {
     Ok(Some(Done { what, nodes: vec![node], evidence }))
 }
 
-/// Has the next sync fail, and waits until the node has ended; its last words. Without a sync it does not.
-fn wait_ended(hand: &Hand, node: Host, process: u32) -> Result<Option<String>> {
+/// Has the next sync fail, and waits until the node has ended. Without a sync it does not: that is waited for, too, but not for long.
+fn wait_ended(hand: &Hand, node: Host, process: u32) -> Result<()> {
     let failing = match Injection::fail_syncs(process, &hand.stage.notes(node, "syncs")) {
         // It may have failed before strace had all threads.
-        Err(_) if hand.stage.last_words(node)?.is_some() => return hand.stage.last_words(node),
+        Err(_) if hand.stage.last_words(node)?.is_some() => return Ok(()),
         failing => failing?,
     };
-    let deadline = Instant::now() + ENDED_WITHIN;
-    while Instant::now() < deadline {
-        if let Some(words) = hand.stage.last_words(node)? {
-            return Ok(Some(words));
-        }
+    let (begun, mut told) = (Instant::now(), None::<Instant>);
+    while hand.stage.last_words(node)?.is_none() {
         if hand.stage.nodes().pid(node) != Some(process) {
             // It ended in another way, and was started again: that is found elsewhere.
-            return Ok(None);
+            return Ok(());
         }
-        sleep(LOOK_INTERVAL);
+        if told.is_none() && failing.count() > 0 {
+            told = Some(Instant::now());
+        }
+        match told {
+            Some(told) if told.elapsed() > ENDED_WITHIN => {
+                let what = format!("node {node} was told that a sync had failed, and goes on after {ENDED_WITHIN:?}");
+                hand.stage.recorder.wrong("went-on", None, None, what);
+                return Ok(());
+            }
+            None if begun.elapsed() > SYNCED_WITHIN => return Ok(()),
+            _ => sleep(LOOK_INTERVAL),
+        }
     }
-    if failing.count() > 0 {
-        let what = format!("node {node} was told that a sync had failed, and goes on after {ENDED_WITHIN:?}");
-        hand.stage.recorder.wrong("went-on", None, None, what);
-    }
-    Ok(None)
+    Ok(())
 }

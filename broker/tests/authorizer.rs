@@ -283,7 +283,7 @@ async fn a_node_is_asked_about_when_it_says_hello() {
     let gate = Arc::new(Gate::default());
     let nodes = behind(&gate, dir.path(), 2).await;
     let second = Client::connect(nodes[1].address()).await.unwrap().hello;
-    let peer = PeerIdentity { node_id: 2, incarnation: second.incarnation };
+    let peer = PeerIdentity { node_id: 2, incarnation: second.incarnation, member_id: 0 };
     hello_of(peer.clone(), second.cluster_id.clone(), nodes[0].address()).await.unwrap();
     gate.shut.store(true, Ordering::SeqCst);
     let error = hello_of(peer, second.cluster_id, nodes[0].address()).await.unwrap_err();

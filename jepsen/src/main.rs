@@ -111,8 +111,8 @@ struct Run {
     /// What clients do.
     #[arg(long, value_enum, default_value = "queue")]
     workload: Workload,
-    /// Servers.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=50))]
+    /// Servers. Five at most found a cluster.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=5))]
     nodes: u64,
     /// What goes wrong, separated by commas. Nothing, if it is not given.
     #[arg(long, value_enum, value_delimiter = ',')]
@@ -133,7 +133,7 @@ struct Run {
     /// user have some, if it is not given.
     #[arg(long, value_enum)]
     env: Option<Env>,
-    /// On what nodes store: a directory each, or a file system each whose power can be cut.
+    /// On what nodes store: a directory each, or a file system each whose power can be cut and which can be full.
     #[arg(long, value_enum, default_value = "dir")]
     disk: Disk,
     /// Partitions of the topic.
@@ -231,7 +231,7 @@ fn prepare(options: &Options) -> Result<Vec<(&'static str, OsString)>> {
     if options.env == Env::Netns {
         install("nft", "nftables");
     }
-    if options.lie.is_some() {
+    if options.lie.is_some() || options.families.iter().any(|family| matches!(family, Family::Slow | Family::Eio)) {
         install("strace", "strace");
     }
     if options.families.contains(&Family::Clock) {
@@ -452,9 +452,12 @@ mod tests {
     }
 
     #[test]
-    fn power_is_cut_only_where_there_is_some() {
-        for scenario in SCENARIOS.iter().filter(|scenario| scenario.arguments.contains("power")) {
-            assert!(scenario.arguments.contains("--disk loop"), "{}", scenario.name);
+    fn disks_are_struck_only_where_nodes_have_their_own() {
+        for scenario in SCENARIOS {
+            let words = ["jepsen", "run"].into_iter().chain(scenario.arguments.split_whitespace());
+            let Command::Run(run) = Cli::try_parse_from(words).unwrap().command else { panic!("{}", scenario.name) };
+            let needs = run.nemesis.iter().any(|family| family.needs_disks());
+            assert!(!needs || run.disk == Disk::Loop, "{}", scenario.name);
         }
     }
 }

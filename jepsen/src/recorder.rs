@@ -126,9 +126,9 @@ impl Recorder {
     }
 
     /// A client was shown something that cannot be, and that no history can hold: bytes that are damaged, a replica that is not there.
-    pub fn wrong(&self, kind: &str, key: Key, invocation: Option<Index>, what: String) {
+    pub fn wrong(&self, kind: &str, key: impl Into<Option<Key>>, invocation: Option<Index>, what: String) {
         let events = invocation.into_iter().collect();
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner).found(kind, Some(key), events, what);
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).found(kind, key.into(), events, what);
     }
 
     /// What clients were shown that cannot be.

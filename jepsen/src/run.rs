@@ -53,6 +53,10 @@ const SERVED_WITHIN: Duration = Duration::from_secs(10);
 const _: () = assert!(TAIL.as_secs() > 2 * SERVED_WITHIN.as_secs());
 /// How long what clients have under way may take to come to its end.
 const STOP_WITHIN: Duration = Duration::from_secs(25);
+/// How long it may take until nothing is missing and nothing moves, when nothing disturbs it and nobody works.
+const SETTLED_WITHIN: Duration = Duration::from_secs(120);
+/// Nodes prepared to join, where nodes come and go.
+const SPARES: u64 = 2;
 /// How long it may take to read everything.
 const FINALE_WITHIN: Duration = Duration::from_secs(200);
 
@@ -153,6 +157,7 @@ impl Options {
             nodes: self.nodes,
             env: self.env,
             seed: self.orders.seed,
+            spares: if self.families.contains(&Family::Membership) { SPARES } else { 0 },
             disk: self.disk,
             clocks: self.families.contains(&Family::Clock),
             lie: self.lie,
@@ -174,7 +179,7 @@ impl Options {
             partitions: usize::try_from(self.orders.keys)?,
             replicas: usize::try_from(self.orders.replicas)?,
         };
-        let control = Control::new(Handle::current(), admin, expected);
+        let control = Control::new(Handle::current(), admin, expected, Arc::clone(&stage));
         let processes = Arc::new(Mutex::new(Check::new("processes")));
         let lookout = tokio::spawn(look_out(Arc::clone(&stage), Arc::clone(&processes)));
         let work = self.workload.begin(&stage, &self.orders);
@@ -197,6 +202,12 @@ impl Options {
         stage.say("everything is mended");
         tokio::time::sleep(TAIL).await;
         work.stop(STOP_WITHIN).await;
+        stage.say("waiting until everything is whole");
+        if let Err(lacks) = tokio::task::block_in_place(|| control.wait_settled(SETTLED_WITHIN)) {
+            let mut check = Check::new("whole");
+            check.found("not-whole", None, Vec::new(), lacks);
+            checks.push(check);
+        }
         stage.say("reading every replica");
         if let Err(error) = self.workload.finale(&stage, &self.orders, within).await {
             let mut check = Check::new("finale");
@@ -442,7 +453,7 @@ fn look_for_dead(stage: &Stage, processes: &Mutex<Check>) {
 /// Nobody may have panicked.
 fn scan_logs(stage: &Stage) -> Check {
     let mut check = Check::new("logs");
-    for node in stage.ids() {
+    for node in stage.hosts() {
         for line in stage.log(node).lines().filter(|line| line.contains("panicked at")) {
             check.found("panic", None, Vec::new(), format!("node {node}: {line}"));
         }

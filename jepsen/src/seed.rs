@@ -13,7 +13,6 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    nemesis::Family,
     net::Env,
     run::{Options, name_of},
     stage::Disk,
@@ -116,10 +115,10 @@ impl Options {
             name_of(self.env),
             elsewhere.join(", ")
         );
-        ensure!(
-            self.disk == Disk::Loop || !self.families.contains(&Family::Power),
-            "power can be cut only of disks that have some: add --disk loop"
-        );
+        let homeless = self.families.iter().find(|family| family.needs_disks() && self.disk != Disk::Loop);
+        if let Some(family) = homeless {
+            bail!("{} strikes only disks that are the nodes' own: add --disk loop", family.name());
+        }
         Ok(())
     }
 

@@ -23,6 +23,8 @@ use crate::{
 
 /// The size of a node's disk, where it has one of its own.
 const DISK_MIB: u64 = 2_048;
+/// The lines that a node that ended is quoted with.
+const LAST_WORDS: usize = 5;
 /// How often it is looked whether a node is ready.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -51,6 +53,10 @@ pub struct Stage {
     taken: Mutex<BTreeSet<Host>>,
     /// Nodes that are to run.
     wanted: Mutex<BTreeSet<Host>>,
+    /// Nodes that belong to the cluster, or are about to. The others are spare.
+    members: Mutex<BTreeSet<Host>>,
+    /// Nodes that may end by themselves, and what they must say then.
+    may_end: Mutex<BTreeMap<Host, &'static str>>,
     /// What clients do.
     pub recorder: Recorder,
     /// Set when faults are to end.
@@ -104,6 +110,8 @@ pub struct Props {
     pub env: Env,
     /// What the network draws follows from it.
     pub seed: u64,
+    /// How many more are prepared, and may join later.
+    pub spares: u64,
     /// On what.
     pub disk: Disk,
     /// Whether their clocks can be set.
@@ -120,12 +128,13 @@ impl Stage {
     /// # Errors
     /// The system refuses something, or a node does not come up.
     pub fn build(props: &Props, store: &Path) -> Result<Self> {
-        let Props { binary, nodes, env, seed, disk, clocks, lie, quiet } = props;
-        let mut net = Net::create(*env, *nodes, *seed)?;
+        let Props { binary, nodes, spares, env, seed, disk, clocks, lie, quiet } = props;
+        let hosts = nodes + spares;
+        let mut net = Net::create(*env, hosts, *seed)?;
         let logs = store.join("nodes");
         std::fs::create_dir_all(&logs)?;
         let (mut disks, mut places, mut fakes) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
-        for node in 1..=*nodes {
+        for node in 1..=hosts {
             let mut dir = store.join(format!("data/node-{node}"));
             std::fs::create_dir_all(&dir)?;
             if *disk == Disk::Loop {
@@ -149,7 +158,10 @@ impl Stage {
             node.environment = fakes.get(id).map(FakeClock::environment).unwrap_or_default();
             node.wrapper = lie.iter().flat_map(|lie| lie.wrapper()).map(|&word| word.to_owned()).collect();
         }
-        processes.spawn_all()?;
+        let members: BTreeSet<Host> = (1..=*nodes).collect();
+        processes.seed_with(&Vec::from_iter(members.clone()));
+        members.iter().try_for_each(|&node| processes.spawn(node))?;
+        processes.wait_ready()?;
         let addresses = processes.nodes.iter().map(|(&id, node)| {
             let (flight, http, data_dir) = (node.flight.clone(), node.http.clone(), node.data_dir.clone());
             (id, Addresses { flight, http, data_dir })
@@ -158,7 +170,9 @@ impl Stage {
             addresses: addresses.collect(),
             deaths: Mutex::default(),
             bootstrap: processes.bootstrap(),
-            wanted: Mutex::new(processes.ids().into_iter().collect()),
+            wanted: Mutex::new(members.clone()),
+            members: Mutex::new(members),
+            may_end: Mutex::default(),
             nodes: Mutex::new(processes),
             net,
             disks: Mutex::new(disks),
@@ -180,10 +194,43 @@ impl Stage {
         }
     }
 
-    /// All nodes.
+    /// All nodes of the cluster.
     #[must_use]
     pub fn ids(&self) -> Vec<Host> {
+        lock(&self.members).iter().copied().collect()
+    }
+
+    /// These, and those that may join or have left.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<Host> {
         self.addresses.keys().copied().collect()
+    }
+
+    /// Nodes that do not run, have nothing, and may join.
+    #[must_use]
+    pub fn spares(&self) -> Vec<Host> {
+        let members = lock(&self.members);
+        self.addresses.keys().copied().filter(|node| !members.contains(node)).collect()
+    }
+
+    /// A spare node is one of the cluster's from now on: it can be started, and knows whom to ask. In hand, as [`Self::take`] has it.
+    pub fn enlist(self: &Arc<Self>, node: Host) -> Taken {
+        self.nodes().seed_with(&self.ids());
+        lock(&self.taken).insert(node);
+        lock(&self.members).insert(node);
+        Taken { node, stage: Arc::clone(self) }
+    }
+
+    /// A node that has left the cluster is a spare one again, with nothing.
+    ///
+    /// # Errors
+    /// Its directory cannot be emptied.
+    pub fn discharge(&self, taken: &Taken) -> Result<()> {
+        self.kill(taken.node)?;
+        lock(&self.may_end).remove(&taken.node);
+        lock(&self.members).remove(&taken.node);
+        self.nodes().seed_with(&self.ids());
+        self.nodes().wipe(taken.node)
     }
 
     /// The processes.
@@ -209,9 +256,30 @@ impl Stage {
         Some(self.addresses.get(&node)?.http.clone())
     }
 
-    /// Takes a node in hand, so that no other nemesis does; `None` if one has.
+    /// Takes a node of the cluster in hand, so that no other nemesis does; `None` if one has.
     pub fn take(self: &Arc<Self>, node: Host) -> Option<Taken> {
-        lock(&self.taken).insert(node).then(|| Taken { node, stage: Arc::clone(self) })
+        let mut taken = lock(&self.taken);
+        let is_ours = lock(&self.members).contains(&node) && taken.insert(node);
+        is_ours.then(|| Taken { node, stage: Arc::clone(self) })
+    }
+
+    /// From now on a node may end by itself, if it says this in its last words.
+    pub fn may_end(&self, node: Host, words: &'static str) {
+        lock(&self.may_end).insert(node, words);
+    }
+
+    /// From now on it may not.
+    pub fn must_not_end(&self, node: Host) {
+        lock(&self.may_end).remove(&node);
+    }
+
+    /// The last words of a node that ended by itself, as it was let; `None` as long as it runs.
+    ///
+    /// # Errors
+    /// The system does not say whether it runs.
+    pub fn last_words(&self, node: Host) -> Result<Option<String>> {
+        let mut nodes = self.nodes();
+        Ok(nodes.has_ended(node)?.then(|| last_words(&nodes, node)))
     }
 
     /// Ends a node's process at once.
@@ -229,9 +297,11 @@ impl Stage {
     fn note_if_dead(&self, nodes: &mut Nodes, node: Host) -> Result<bool> {
         let has_died = lock(&self.wanted).contains(&node) && nodes.has_ended(node)?;
         if has_died {
-            let log = nodes.log(node).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
-            let end = lines[lines.len().saturating_sub(5)..].join("\n");
+            let end = last_words(nodes, node);
+            if lock(&self.may_end).get(&node).is_some_and(|words| end.contains(words)) {
+                lock(&self.wanted).remove(&node);
+                return Ok(false);
+            }
             lock(&self.deaths).push((node, end));
         }
         Ok(has_died)
@@ -260,6 +330,17 @@ impl Stage {
     #[must_use]
     pub fn clock(&self, node: Host) -> Option<&FakeClock> {
         self.clocks.get(&node)
+    }
+
+    /// Does something to the disk of a node; `None` if it has none of its own.
+    pub fn disk<T>(&self, node: Host, what: impl FnOnce(&PowerDisk) -> T) -> Option<T> {
+        lock(&self.disks).get(&node).map(what)
+    }
+
+    /// A file for what a nemesis notes about a node.
+    #[must_use]
+    pub fn notes(&self, node: Host, about: &str) -> PathBuf {
+        self.logs.join(format!("{about}-{node}"))
     }
 
     /// Cuts the power of some nodes' disks at once, and ends what ran on them.
@@ -308,7 +389,7 @@ impl Stage {
         self.http(node).is_some_and(|http| levada_tests::http::get(&http, "/health/ready").is_ok())
     }
 
-    /// Waits until all nodes serve.
+    /// Waits until all nodes of the cluster serve.
     ///
     /// # Errors
     /// Those that do not in time.
@@ -364,6 +445,13 @@ impl Flag {
         let waited = self.changed.wait_timeout_while(lock(&self.set), time, |set| !*set);
         *waited.unwrap_or_else(PoisonError::into_inner).0
     }
+}
+
+/// The end of what a node has written.
+fn last_words(nodes: &Nodes, node: Host) -> String {
+    let log = nodes.log(node).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

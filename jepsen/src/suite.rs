@@ -87,8 +87,8 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "membership-kill-partition",
-        why: "NATS 2.12.1 lost data when nodes were replaced, killed and cut off together",
-        arguments: "--workload queue --nemesis wipe,kill,partition,leader --time 900 --rate 3000 --interval 8",
+        why: "NATS 2.12.1 lost data when nodes came and went, were killed and cut off together",
+        arguments: "--workload queue --nemesis membership,wipe,kill,partition,leader --time 900 --rate 3000 --interval 8",
         suites: &[Suite::Nightly],
     },
     Scenario {
@@ -110,6 +110,12 @@ pub const SCENARIOS: &[Scenario] = &[
         suites: &[Suite::Nightly],
     },
     Scenario {
+        name: "disks",
+        why: "a disk that is full, slow, or fails to sync takes its node alone out of service, and nothing that was acknowledged",
+        arguments: "--workload queue --disk loop --nemesis full,slow,eio,kill,partition --time 900 --rate 3000 --interval 10",
+        suites: &[Suite::Nightly],
+    },
+    Scenario {
         name: "clocks",
         why: "nothing but records' times goes by the time of day",
         arguments: "--workload queue --nemesis clock,kill,pause,leader --time 600 --rate 3000 --interval 6",
@@ -126,7 +132,8 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "everything",
         why: "all faults together",
         arguments: "--workload flight --disk loop \
-                    --nemesis partition,loss,kill,pause,pause-kill,power,clock,leader,wipe,corrupt --time 1200 --rate 3000 --interval 10",
+                    --nemesis partition,loss,kill,pause,pause-kill,power,clock,leader,wipe,corrupt,membership,full,slow,eio \
+                    --time 1200 --rate 3000 --interval 10",
         suites: &[Suite::Nightly],
     },
 ];

@@ -60,6 +60,22 @@ fn nothing_is_lost_doubled_or_out_of_order_under_faults() {
     assert!(said.contains("2 passed, 0 failed"));
 }
 
+/// What the nightly suite relies on beside that: nodes that come and go, and disks that are full, slow and broken, all bite.
+#[test]
+fn nothing_is_lost_while_nodes_come_and_go_and_disks_fail() {
+    if skipped() {
+        return;
+    }
+    let _alone = alone();
+    let store = tempfile::tempdir().unwrap();
+    let run =
+        "run --nodes 3 --disk loop --nemesis membership,full,slow,eio --time 20 --interval 4 --rate 500 --clients 64";
+    let output = jepsen(run, store.path()).stderr(Stdio::inherit()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let _ = writeln!(std::io::stderr(), "{said}");
+    assert!(output.status.success(), "{said}");
+}
+
 #[test]
 fn a_cluster_that_loses_what_it_acknowledged_is_found_out() {
     if skipped() {

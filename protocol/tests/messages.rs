@@ -31,11 +31,11 @@ fn pinned<M: Message + Default + PartialEq + Debug>(message: M, expected: &[&[u8
 
 #[test]
 fn golden_handshakes_and_errors() {
-    let peer = PeerIdentity { node_id: 5, incarnation: Bytes::from_static(b"life") };
+    let peer = PeerIdentity { node_id: 5, incarnation: Bytes::from_static(b"life"), member_id: 7 };
     let cluster_id = Bytes::from_static(b"cluster");
     pinned(
         HandshakeRequest { client_id: "me".into(), cluster_id: cluster_id.clone(), peer: Some(peer) },
-        &[b"\x0a\x02me", b"\x12\x07cluster", b"\x1a\x08", b"\x08\x05", b"\x12\x04life"],
+        &[b"\x0a\x02me", b"\x12\x07cluster", b"\x1a\x0a", b"\x08\x05", b"\x12\x04life", b"\x18\x07"],
     );
     pinned(
         HandshakeResponse {

@@ -68,9 +68,7 @@ impl FakeClock {
     /// # Errors
     /// It does not tell.
     pub fn ahead(http: &str) -> Result<f64> {
-        let metrics = crate::http::get(http, "/metrics")?;
-        let line = metrics.lines().find_map(|line| line.strip_prefix("levada_clock_seconds "));
-        let theirs: f64 = line.context("no clock")?.parse()?;
+        let theirs = crate::http::metric(http, "levada_clock_seconds")?;
         let ours = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs_f64();
         Ok(theirs - ours)
     }

@@ -18,6 +18,9 @@ const EXT4_IOC_SHUTDOWN: u32 = 0x8004_587d;
 /// Do not flush the file system's journal.
 const SHUTDOWN_NOLOGFLUSH: u32 = 2;
 
+/// What these file systems give out at least.
+const BLOCK_BYTES: u64 = 4 << 10;
+
 /// One such disk. Unmounted and removed when dropped.
 #[derive(Debug)]
 pub struct PowerDisk {
@@ -108,7 +111,41 @@ impl PowerDisk {
         Ok(())
     }
 
-    /// Gives back what [`PowerDisk::fill`] took.
+    /// Takes all space to the last block, what is kept for root included, and goes on where it stopped when others have given some
+    /// back since. Nobody can write anything new until it is given back.
+    ///
+    /// # Errors
+    /// When the system refuses for another reason than that.
+    pub fn fill_up(&self) -> Result<()> {
+        let file = fs::File::options().create(true).append(true).open(self.filling())?;
+        let (mut end, mut piece) = (file.metadata()?.len(), 64 << 20);
+        while piece >= BLOCK_BYTES {
+            match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), end, piece) {
+                Ok(()) => end += piece,
+                Err(rustix::io::Errno::NOSPC) => piece /= 2,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// What the system says to whoever wants to write a block more; `None` if it takes it.
+    ///
+    /// # Errors
+    /// When it refuses for another reason than that there is no space.
+    pub fn refusal(&self) -> Result<Option<String>> {
+        let one_more = self.mount.join("one-more");
+        let written = fs::write(&one_more, [1; 4096]);
+        // The name of a file may find room where its block does not.
+        let _ = fs::remove_file(one_more);
+        match written {
+            Ok(()) => Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => Ok(Some(error.to_string())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Gives back what [`PowerDisk::fill`] and [`PowerDisk::fill_up`] took.
     ///
     /// # Errors
     /// When the system refuses.
@@ -198,9 +235,12 @@ impl Throttle {
     /// # Errors
     /// When the system refuses.
     pub fn begin(disk: &PowerDisk, process: u32, writes_per_s: u64) -> Result<Self> {
-        let group = Path::new(BLKIO).join(format!("levada-test-{process}"));
-        fs::create_dir(&group).with_context(|| format!("cannot make {}", group.display()))?;
-        let throttle = Self { group, device: disk.device()? };
+        // Its device is this disk's alone, on the whole machine; a process's id need not be.
+        let device = disk.device()?;
+        let group = Path::new(BLKIO).join(format!("levada-test-{}", device.replace(':', "-")));
+        // A process that was killed leaves its empty group to whoever has the device next.
+        fs::create_dir_all(&group).with_context(|| format!("cannot make {}", group.display()))?;
+        let throttle = Self { group, device };
         throttle.set(writes_per_s)?;
         fs::write(throttle.group.join("cgroup.procs"), process.to_string())?;
         Ok(throttle)
@@ -287,8 +327,12 @@ mod tests {
         fs::remove_file(disk.path().join("large")).unwrap();
         disk.fill(0).unwrap();
         assert!(left(&disk) < 1 << 20);
+        disk.fill_up().unwrap();
+        assert_eq!(left(&disk), 0);
+        assert!(disk.refusal().unwrap().is_some(), "root has nothing, either");
         disk.unfill().unwrap();
         assert!(left(&disk) > empty - (1 << 20));
+        assert_eq!(disk.refusal().unwrap(), None);
         let mut open = fs::File::create(disk.path().join("open")).unwrap();
         disk.go_read_only().unwrap();
         assert!(open.write_all(b"x").is_err() && fs::write(disk.path().join("new"), b"x").is_err());

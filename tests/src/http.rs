@@ -28,6 +28,17 @@ pub fn get(address: &str, path: &str) -> Result<String> {
     Ok(body.to_owned())
 }
 
+/// The value of a metric at `host:port`, of its only series.
+///
+/// # Errors
+/// Nobody answers, or has no such metric.
+pub fn metric(address: &str, name: &str) -> Result<f64> {
+    let text = get(address, "/metrics")?;
+    let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+    let found = lines.find(|(series, _)| *series == name).with_context(|| format!("{address} has no {name}"))?;
+    Ok(found.1.parse()?)
+}
+
 /// A text as a part of a query.
 #[must_use]
 pub fn encode(text: &str) -> String {

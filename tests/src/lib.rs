@@ -7,6 +7,7 @@ pub mod disks;
 pub mod flips;
 pub mod groups;
 pub mod http;
+pub mod injection;
 pub mod ledger;
 pub mod nodes;
 pub mod prometheus;

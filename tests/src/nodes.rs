@@ -16,6 +16,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::http;
 
+/// A server takes no more of them.
+const SEED_NODES_MAX: usize = 5;
+
 /// One node's process, or where it would run.
 #[derive(Debug)]
 pub struct NodeProcess {
@@ -163,9 +166,10 @@ impl Nodes {
             let rest = ports.split_off(3.min(ports.len()));
             nodes.insert(id, NodeProcess::new(id, place, logs, std::mem::replace(&mut ports, rest))?);
         }
+        let seeds = seeds(nodes.values());
         Ok(Self {
             binary: binary.to_owned(),
-            seeds: seeds(&nodes),
+            seeds,
             // Small files: they are zeroed when a node is new, and these disks are small.
             environment: vec![("LEVADA_JOURNAL_FILES_KEEP".into(), "3".into())],
             wrapper: wrapper.iter().map(|&word| word.to_owned()).collect(),
@@ -198,7 +202,7 @@ impl Nodes {
         let node = self.nodes.get_mut(&id).with_context(|| format!("no node {id}"))?;
         native.clone_into(&mut node.native);
         flight.clone_into(&mut node.flight);
-        self.seeds = seeds(&self.nodes);
+        self.seeds = seeds(self.nodes.values());
         Ok(())
     }
 
@@ -215,6 +219,11 @@ impl Nodes {
         let id = self.nodes.keys().max().copied().unwrap_or(0) + 1;
         self.nodes.insert(id, NodeProcess::new(id, &Place::here(data_dir), logs, free_ports(3)?)?);
         Ok(id)
+    }
+
+    /// From now on nodes are started with the first few of these as their seed nodes.
+    pub fn seed_with(&mut self, ids: &[u64]) {
+        self.seeds = seeds(ids.iter().filter_map(|id| self.nodes.get(id)).take(SEED_NODES_MAX));
     }
 
     /// Asks a node to stop, and waits until its process has.
@@ -358,10 +367,7 @@ impl Nodes {
     /// When the node does not answer, or has no such metric.
     pub fn metric(&self, id: u64, name: &str) -> Result<f64> {
         let node = self.nodes.get(&id).with_context(|| format!("no node {id}"))?;
-        let text = http::get(&node.http, "/metrics")?;
-        let mut lines = text.lines().filter_map(|line| line.split_once(' '));
-        let found = lines.find(|(series, _)| *series == name).with_context(|| format!("node {id} has no {name}"))?;
-        Ok(found.1.parse()?)
+        http::metric(&node.http, name)
     }
 
     /// Sends a signal to a node, such as the one that stops it until another lets it go on.
@@ -407,6 +413,10 @@ impl Drop for Nodes {
     }
 }
 
+fn seeds<'a>(nodes: impl Iterator<Item = &'a NodeProcess>) -> String {
+    nodes.map(|node| format!("{}@{}", node.id, node.native)).collect::<Vec<_>>().join(",")
+}
+
 /// Kills what a wrapper runs.
 fn kill_children(wrapper: u32) -> Result<()> {
     let status = Command::new("pkill").args(["-KILL", "-P", &wrapper.to_string()]).status();
@@ -417,10 +427,6 @@ fn kill_children(wrapper: u32) -> Result<()> {
 }
 
 /// As a server takes them.
-fn seeds(nodes: &BTreeMap<u64, NodeProcess>) -> String {
-    nodes.values().map(|node| format!("{}@{}", node.id, node.native)).collect::<Vec<_>>().join(",")
-}
-
 fn here(dirs: &[PathBuf]) -> Vec<Place> {
     dirs.iter().map(|dir| Place::here(dir)).collect()
 }

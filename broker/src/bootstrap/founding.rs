@@ -220,6 +220,7 @@ pub(super) async fn call<M: prost::Message + Default>(
         cluster: own.decision.as_ref().map(|decision| decision.cluster),
         node: own.node,
         incarnation: own.incarnation,
+        joined: own.decision.as_ref().and_then(|decision| decision.joined),
     };
     let exchange = async {
         let mut connection = dial::dial(address, node, caller).await?;

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use levada_protocol::{
     error::{Error, ErrorCode, Result},
     frame::{self, Api, Preface},
-    ids::{ClusterId, IncarnationId, NodeId},
+    ids::{ClusterId, IncarnationId, NodeId, ReplicaId},
     limits::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES_MAX},
     messages::native::{HandshakeRequest, HandshakeResponse, PeerIdentity},
 };
@@ -38,6 +38,8 @@ pub(crate) struct Caller {
     pub(crate) node: NodeId,
     /// Its data directory.
     pub(crate) incarnation: IncarnationId,
+    /// For a node that joined later: its replica of group 0.
+    pub(crate) joined: Option<ReplicaId>,
 }
 
 /// An open connection.
@@ -70,6 +72,7 @@ async fn open(address: &str, node: NodeId, caller: Caller) -> Result<Connection>
         peer: Some(PeerIdentity {
             node_id: caller.node.get(),
             incarnation: Bytes::copy_from_slice(&caller.incarnation.to_bytes()),
+            member_id: caller.joined.map_or(0, ReplicaId::get),
         }),
     };
     let mut hello = VecDeque::from([

@@ -7,9 +7,9 @@ use levada_protocol::{
     context::{Action, Authorizer, RequestContext, Resource},
     error::{Error, ErrorCode, Result},
     frame::{Api, Frame},
-    ids::{ClusterId, IncarnationId, NodeId},
+    ids::{ClusterId, IncarnationId, NodeId, ReplicaId},
     messages::{
-        native::{HandshakeRequest, HandshakeResponse},
+        native::{HandshakeRequest, HandshakeResponse, PeerIdentity},
         peer::{FoundClusterRequest, FoundClusterResponse, RaftFrame, SeedStateRequest},
     },
 };
@@ -24,7 +24,6 @@ use super::{
 use crate::{
     bootstrap::{Identity, desk::SeedDesk, record::Record},
     broker::Broker,
-    cluster::metadata::removed,
     raft::wire,
     server::readiness::Readiness,
 };
@@ -51,12 +50,15 @@ impl Dispatch {
     }
 
     /// Judges who claims to be a node of this cluster: a founder, or one that has registered.
-    fn check_member(&self, identity: &Identity, node: NodeId, incarnation: &[u8]) -> Result<()> {
-        let incarnation = IncarnationId::from_slice(incarnation)
+    fn check_member(&self, identity: &Identity, peer: &PeerIdentity) -> Result<()> {
+        let node = NodeId(peer.node_id);
+        let incarnation = IncarnationId::from_slice(&peer.incarnation)
             .ok_or_else(|| Error::new(ErrorCode::InvalidRequest, "a node's incarnation is 16 bytes"))?;
         let known = match self.broker.get() {
-            Some(broker) if broker.metadata().removed().contains(&node) => return Err(removed(node)),
-            Some(broker) => broker.book.incarnation(node),
+            Some(broker) => {
+                broker.metadata().check_caller(node, ReplicaId(peer.member_id))?;
+                broker.book.incarnation(node)
+            }
             None if identity.members.get(&node).is_some_and(|member| member.incarnation == incarnation) => {
                 return Ok(());
             }
@@ -125,16 +127,16 @@ impl Handler for Dispatch {
             let why = format!("this node is of cluster {ours}, you want {theirs}; check the address");
             return Err(Error::new(ErrorCode::WrongCluster, why));
         }
-        let caller = request.peer.as_ref().map(|peer| (NodeId(peer.node_id), &peer.incarnation));
-        if let Some((node, _)) = caller.filter(|(node, _)| *node == self.node) {
+        let caller = request.peer.as_ref();
+        if let Some(node) = caller.map(|peer| NodeId(peer.node_id)).filter(|node| *node == self.node) {
             let why = format!("node {node} is this node; two processes must not have the same node id");
             return Err(Error::new(ErrorCode::WrongIncarnation, why));
         }
         // A node that names no cluster only asks around, and is told by the answer if it was wiped.
         let member = caller.filter(|_| theirs.is_some());
-        if let Some((node, incarnation)) = member {
+        if let Some(peer) = member {
             if let Some(identity) = &identity {
-                self.check_member(identity, node, incarnation)?;
+                self.check_member(identity, peer)?;
             }
             // What a node may do it may do with every frame: asked once.
             self.authorizer.authorize(&RequestContext::internal("node"), Action::Alter, Resource::Cluster)?;
@@ -147,7 +149,7 @@ impl Handler for Dispatch {
             incarnation: Bytes::copy_from_slice(&self.incarnation.to_bytes()),
             waiting: if identity.is_none() { self.readiness.waits_for() } else { String::new() },
         };
-        let mut session = Session::new(&request.client_id, member.map(|(node, _)| node));
+        let mut session = Session::new(&request.client_id, member.map(|peer| NodeId(peer.node_id)));
         session.founding = session.peer.is_some() && identity.is_none();
         Ok((response, session))
     }
@@ -259,7 +261,7 @@ mod tests {
     const CLUSTER: [u8; 16] = [7; 16];
 
     fn hello(node_id: u64, incarnation: u8) -> HandshakeRequest {
-        let peer = PeerIdentity { node_id, incarnation: Bytes::from(vec![incarnation; 16]) };
+        let peer = PeerIdentity { node_id, incarnation: Bytes::from(vec![incarnation; 16]), member_id: 0 };
         HandshakeRequest { cluster_id: Bytes::from_static(&CLUSTER), peer: Some(peer), ..Default::default() }
     }
 

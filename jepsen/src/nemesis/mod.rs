@@ -9,7 +9,9 @@
 
 mod clock;
 mod corrupt;
+mod disk;
 mod loss;
+mod members;
 mod membership;
 mod partition;
 mod power;
@@ -32,8 +34,10 @@ use crate::{
 pub enum Domain {
     /// The network.
     Network,
-    /// Processes and their disks.
+    /// Processes, and the power of their disks.
     Process,
+    /// Disks of nodes that run.
+    Disk,
     /// Clocks.
     Clock,
     /// Who belongs to the cluster and who leads, and whatever needs all others to be whole.
@@ -66,6 +70,14 @@ pub enum Family {
     Wipe,
     /// Bits of a node's files flip, or a segment ends early, while it is down.
     Corrupt,
+    /// Nodes join, others are decommissioned, and replicas move.
+    Membership,
+    /// A disk is full to the last byte for a while. Needs `--disk loop`.
+    Full,
+    /// A disk takes a few writes a second and no more.
+    Slow,
+    /// A sync fails (`EIO`): the node must end itself, and comes back.
+    Eio,
 }
 
 /// How many a fault of processes or disks hits.
@@ -111,7 +123,7 @@ pub struct Hand {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::Partition,
         Self::Loss,
         Self::Delay,
@@ -123,6 +135,10 @@ impl Family {
         Self::Leader,
         Self::Wipe,
         Self::Corrupt,
+        Self::Membership,
+        Self::Full,
+        Self::Slow,
+        Self::Eio,
     ];
 
     /// Its name on the command line.
@@ -140,6 +156,10 @@ impl Family {
             Self::Leader => "leader",
             Self::Wipe => "wipe",
             Self::Corrupt => "corrupt",
+            Self::Membership => "membership",
+            Self::Full => "full",
+            Self::Slow => "slow",
+            Self::Eio => "eio",
         }
     }
 
@@ -150,7 +170,8 @@ impl Family {
             Self::Partition | Self::Loss | Self::Delay => Domain::Network,
             Self::Kill | Self::Pause | Self::PauseKill | Self::Power => Domain::Process,
             Self::Clock => Domain::Clock,
-            Self::Leader | Self::Wipe | Self::Corrupt => Domain::Membership,
+            Self::Full | Self::Slow | Self::Eio => Domain::Disk,
+            Self::Leader | Self::Wipe | Self::Corrupt | Self::Membership => Domain::Membership,
         }
     }
 
@@ -175,6 +196,12 @@ impl Family {
         }
     }
 
+    /// Whether nodes must have disks of their own for it.
+    #[must_use]
+    pub const fn needs_disks(self) -> bool {
+        matches!(self, Self::Power | Self::Full)
+    }
+
     /// Does it and mends it. `None`: there was nobody to do it to.
     ///
     /// # Errors
@@ -192,6 +219,10 @@ impl Family {
             Self::Leader => membership::move_leaders(hand),
             Self::Wipe => membership::wipe(hand),
             Self::Corrupt => corrupt::strike(hand),
+            Self::Membership => members::strike(hand),
+            Self::Full => disk::fill(hand),
+            Self::Slow => disk::slow_down(hand),
+            Self::Eio => disk::fail_sync(hand),
         }
     }
 }
@@ -221,13 +252,17 @@ impl Hand {
         chosen.into_iter().filter_map(|node| self.stage.take(node)).collect()
     }
 
-    /// One node: often the one that leads a partition.
+    /// One node that nobody else has in hand: often one that leads a partition.
     pub fn victim(&mut self) -> Option<Taken> {
+        let node = self.some_node()?;
+        self.stage.take(node)
+    }
+
+    /// One node: often one that leads a partition.
+    fn some_node(&mut self) -> Option<Host> {
         let ids = self.stage.ids();
         let leader = if self.dice.random_bool(0.5) { self.control.some_leader(&mut self.dice) } else { None };
-        let any = ids.choose(&mut self.dice).copied();
-        let node = leader.or(any)?;
-        self.stage.take(node)
+        leader.or_else(|| ids.choose(&mut self.dice).copied())
     }
 }
 

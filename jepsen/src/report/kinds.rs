@@ -29,6 +29,8 @@ const KINDS: &[(&str, &str)] = &[
     ("missing-replica", "A partition has fewer replicas than were asked for."),
     ("died", "A node's process ended by itself."),
     ("not-ready", "A node did not become ready, though nothing disturbed it any more."),
+    ("not-whole", "Something was missing or still moved, though nothing disturbed it any more."),
+    ("went-on", "A node went on after a sync that failed: what it acknowledges may not be on its disk."),
     ("unreadable", "Nobody could be asked about the topic when everything was over."),
     ("panic", "A node's log tells of a panic."),
 ];

@@ -38,6 +38,19 @@ impl Metadata {
         replica.get() - MEMBERS_FIRST < self.members_given
     }
 
+    /// Whether a node that calls may be one of the cluster, by what is known here. `member` is the replica of group 0 that it has if it
+    /// joined. If that was not given yet, its joining is still to come here: whatever is known of its id is from before.
+    ///
+    /// # Errors
+    /// `NodeRemoved`; `NotReady`: too little is known yet.
+    pub fn check_caller(&self, id: NodeId, member: ReplicaId) -> Result<()> {
+        if member.get() >= MEMBERS_FIRST && !self.has_given_member(member) {
+            let why = format!("node {id} has joined, of which this node has not heard yet; try again");
+            return Err(Error::new(ErrorCode::NotReady, why));
+        }
+        if self.removed.contains(&id) { Err(removed(id)) } else { Ok(()) }
+    }
+
     pub(super) fn register_node(&mut self, register: messages::RegisterNode) -> Result<Applied> {
         let mut node = node_from_wire(register.node.ok_or_else(|| malformed("node"))?)?;
         let id = node.addresses.node;
@@ -237,4 +250,49 @@ pub fn removed(id: NodeId) -> Error {
 pub fn unknown_node(id: NodeId) -> Error {
     let why = format!("the cluster has no node {id}; `levada cluster status` shows those there are");
     Error::new(ErrorCode::UnknownNode, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use levada_protocol::{
+        error::NodeAddresses,
+        ids::IncarnationId,
+        messages::metadata::{AdmitNode, DrainNode, JoinNode, RemoveNode},
+    };
+
+    use super::*;
+    use crate::cluster::metadata::wire::node_to_wire;
+
+    const NODE: NodeId = NodeId(2);
+
+    fn join(metadata: &mut Metadata, directory: u8) -> ReplicaId {
+        let addresses = NodeAddresses { node: NODE, ..NodeAddresses::default() };
+        let node = Node::new(addresses, IncarnationId::from_bytes([directory; 16]), String::new());
+        metadata.admit_node(AdmitNode { node_id: NODE.get(), replace: false }).unwrap();
+        metadata.join_node(JoinNode { node: Some(node_to_wire(&node)) }).unwrap();
+        metadata.nodes[&NODE].member.unwrap()
+    }
+
+    fn leave(metadata: &mut Metadata) {
+        metadata.drain_node(DrainNode { node_id: NODE.get(), drain: true }).unwrap();
+        metadata.remove_node(RemoveNode { node_id: NODE.get() }).unwrap();
+    }
+
+    /// A node that was decommissioned and joined anew ended whenever one that had not heard of it yet took it for who it had been.
+    #[test]
+    fn a_node_that_joined_again_is_not_taken_for_the_one_that_left() {
+        let mut metadata = Metadata::default();
+        let first = join(&mut metadata, 1);
+        leave(&mut metadata);
+        let before = metadata.clone();
+        let second = join(&mut metadata, 2);
+        let code = |metadata: &Metadata, member| metadata.check_caller(NODE, member).map_err(|error| error.code);
+        assert_eq!(code(&metadata, second), Ok(()));
+        assert_eq!(code(&before, second), Err(ErrorCode::NotReady), "it has not heard of it yet");
+        for founder_or_first in [ReplicaId(0), ReplicaId(NODE.get()), first] {
+            assert_eq!(code(&before, founder_or_first), Err(ErrorCode::NodeRemoved));
+        }
+        leave(&mut metadata);
+        assert_eq!(code(&metadata, second), Err(ErrorCode::NodeRemoved));
+    }
 }

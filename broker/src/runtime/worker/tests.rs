@@ -109,7 +109,7 @@ async fn fixture() -> Fixture {
     };
     let core = Node::open(Arc::clone(&disk), config).unwrap();
     let book = Arc::new(AddressBook::new(core.view(), BTreeMap::new(), BTreeMap::new()));
-    let caller = Caller { cluster: Some(cluster), node, incarnation };
+    let caller = Caller { cluster: Some(cluster), node, incarnation, joined: None };
     let peers = Arc::new(Peers::new(caller, book, Tasks::new(Handle::current()), Strangers::new(None, [])));
     let worker = Worker::start(core, &disk, Clock::start(), peers).unwrap();
     let addresses = levada_protocol::error::NodeAddresses { node, ..Default::default() };

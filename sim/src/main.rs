@@ -25,6 +25,10 @@ use levada_sim::{
     world::Outcome,
 };
 
+/// Sectors of disks, messages and events come and go by the million.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Simulates whole clusters under faults and checks every promise they make.
 #[derive(Parser)]
 #[command(name = "levada-sim")]

@@ -4,7 +4,7 @@
 //! production, over a [`levada_storage_engine::sim_disk::SimDisk`] instead of a real one. The node is a synchronous
 //! state machine: events go in, effects come out. Here the effects are not performed by threads but become
 //! happenings in a queue that is ordered by virtual time, so that hours pass in seconds, every interleaving can be
-//! had, and a run follows from its seed: the same seed tells the same [`story`], to the last byte.
+//! had, and a run follows from its seed: the same seed tells the same [`story`], to the last byte ([`twice`]).
 //!
 //! **What goes wrong** ([`faults`], [`network`], [`disks`]): power cuts of one, some or all machines, at any moment
 //! and also aimed at single disk operations, with what was not synced kept, lost or garbled; killed, restarted and
@@ -40,4 +40,5 @@ pub mod scenarios;
 #[cfg(feature = "planted")]
 pub mod selftest;
 pub mod story;
+pub mod twice;
 pub mod world;

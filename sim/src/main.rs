@@ -17,12 +17,17 @@ use std::{
 
 use clap::Parser;
 use levada_sim::{
-    checker::Anomaly,
+    checker::{Anomaly, Kind},
     options::Options,
     scenarios::{self, SCENARIOS, Scenario},
     story::Story,
+    twice,
     world::Outcome,
 };
+
+/// Sectors of disks, messages and events come and go by the million.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Simulates whole clusters under faults and checks every promise they make.
 #[derive(Parser)]
@@ -48,18 +53,36 @@ struct Args {
     #[arg(long, default_value_t = 3)]
     nodes: u64,
     /// What kind of world: mixed, membership, recovery, rot, journal, full, power, partitions, deposed, crashes, disks, slow, lending,
-    /// regroup, absent, votes, calm; several, with commas, take turns.
-    #[arg(long, default_value = "mixed", value_parser = scenario, value_delimiter = ',')]
-    scenario: Vec<Scenario>,
+    /// regroup, absent, votes, calm; several, with commas, or all take turns.
+    #[arg(long, default_value = "mixed", value_parser = taking_turns)]
+    scenario: Turns,
     /// Print the story of each world.
     #[arg(long)]
     trace: bool,
+    /// Run each world twice: both runs must tell the same story. If not, says at which line they part.
+    #[arg(long, conflicts_with = "trace")]
+    twice: bool,
     /// Worlds at a time; by default as many as there are processors.
     #[arg(long)]
     jobs: Option<usize>,
     #[cfg(feature = "planted")]
     #[command(flatten)]
     hunts: hunts::Args,
+}
+
+/// Scenarios that take turns.
+#[derive(Clone)]
+struct Turns(Vec<Scenario>);
+
+impl Turns {
+    fn of(&self, seed: u64) -> Scenario {
+        self.0[usize::try_from(seed).unwrap_or(0) % self.0.len()]
+    }
+}
+
+fn taking_turns(names: &str) -> Result<Turns, String> {
+    let all = || Ok(SCENARIOS.to_vec());
+    (if names == "all" { all() } else { names.split(',').map(scenario).collect() }).map(Turns)
 }
 
 fn scenario(name: &str) -> Result<Scenario, String> {
@@ -78,6 +101,11 @@ const FAILED_MAX: usize = 20;
 struct Sum {
     passed: u64,
     failed: Vec<u64>,
+    /// Among the failed: those whose runs differ.
+    differ: u64,
+    /// All stories together.
+    trace_hash: u64,
+    trace_lines: u64,
     lasted_us: u64,
     /// Of worlds that count.
     counted_us: u64,
@@ -97,6 +125,8 @@ struct Sum {
 impl Sum {
     fn add(&mut self, outcome: &Outcome) {
         self.passed += 1;
+        self.trace_hash = self.trace_hash.wrapping_add(outcome.trace_hash);
+        self.trace_lines += outcome.trace_lines;
         self.lasted_us += outcome.lasted_us;
         match outcome.lacks() {
             None => self.counted_us += outcome.lasted_us,
@@ -149,10 +179,9 @@ fn main() -> ExitCode {
                     if is_enough {
                         return;
                     }
-                    let scenario = args.scenario[usize::try_from(seed).unwrap_or(0) % args.scenario.len()];
+                    let scenario = args.scenario.of(seed);
                     let options = scenario.options(seed, args.nodes, args.time);
-                    let told = if args.trace { Story::told_to(std::io::stdout()) } else { Story::untold() };
-                    let result = scenarios::run(&options, told);
+                    let result = visit(&args, &options);
                     let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
                     match result {
                         Ok(outcome) => {
@@ -166,6 +195,7 @@ fn main() -> ExitCode {
                         }
                         Err(anomalies) => {
                             sum.failed.push(seed);
+                            sum.differ += u64::from(anomalies.iter().any(|anomaly| anomaly.kind == Kind::Differs));
                             report(&args, scenario, &options, &anomalies);
                         }
                     }
@@ -187,13 +217,27 @@ fn main() -> ExitCode {
         sum.counted_us as f64 / HOUR_US,
         sum.lacking
     );
+    println!("{} lines of stories, their hash {:016x}", sum.trace_lines, sum.trace_hash);
     println!("{simulated_s:.0} simulated seconds in {took_s:.1} s: {:.0} times real time", simulated_s / took_s);
+    if args.twice {
+        let worlds = sum.passed + sum.failed.len() as u64;
+        println!("same seed, same hash: {} of {worlds}", worlds - sum.differ);
+    }
     println!("{} passed, {} failed", sum.passed, sum.failed.len());
     if !sum.failed.is_empty() {
         println!("failed seeds: {:?}", sum.failed);
     }
     let _ = std::io::stdout().flush();
     if sum.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs a world, as it is wanted.
+fn visit(args: &Args, options: &Options) -> Result<Outcome, Vec<Anomaly>> {
+    match () {
+        () if args.twice => twice::run(options),
+        () if args.trace => scenarios::run_told(options, std::io::stdout()),
+        () => scenarios::run(options, Story::untold()),
+    }
 }
 
 fn processors() -> usize {
@@ -208,7 +252,11 @@ fn report(args: &Args, scenario: Scenario, options: &Options, anomalies: &[Anoma
     }
     println!("  {options:?}");
     println!(
-        "  again: cargo xtask sim --scenario {} --nodes {} --time {} --seed {} --trace",
-        scenario.name, args.nodes, args.time, options.seed
+        "  again: cargo xtask sim --scenario {} --nodes {} --time {} --seed {} {}",
+        scenario.name,
+        args.nodes,
+        args.time,
+        options.seed,
+        if args.twice { "--twice" } else { "--trace" }
     );
 }

@@ -6,47 +6,17 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 /// on anything else.
 #[derive(Debug)]
 pub struct Queue<T> {
-    heap: BinaryHeap<Reverse<Entry<T>>>,
+    /// When, in which order, and in which place what happens waits: that is large, and stays where it is.
+    heap: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    places: Vec<Option<T>>,
+    free: Vec<usize>,
     sequence: u64,
     now_us: u64,
 }
 
-#[derive(Debug)]
-struct Entry<T> {
-    at_us: u64,
-    sequence: u64,
-    what: T,
-}
-
-impl<T> Entry<T> {
-    const fn key(&self) -> (u64, u64) {
-        (self.at_us, self.sequence)
-    }
-}
-
-impl<T> PartialEq for Entry<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
-}
-
-impl<T> Eq for Entry<T> {}
-
-impl<T> PartialOrd for Entry<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<T> Ord for Entry<T> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.key().cmp(&other.key())
-    }
-}
-
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Self { heap: BinaryHeap::new(), sequence: 0, now_us: 0 }
+        Self { heap: BinaryHeap::new(), places: Vec::new(), free: Vec::new(), sequence: 0, now_us: 0 }
     }
 }
 
@@ -60,7 +30,12 @@ impl<T> Queue<T> {
     /// Lets something happen at a time; a time that has passed means now.
     pub fn at(&mut self, at_us: u64, what: T) {
         self.sequence += 1;
-        self.heap.push(Reverse(Entry { at_us: at_us.max(self.now_us), sequence: self.sequence, what }));
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push(None);
+            self.places.len() - 1
+        });
+        self.places[place] = Some(what);
+        self.heap.push(Reverse((at_us.max(self.now_us), self.sequence, place)));
     }
 
     /// Lets something happen so much later.
@@ -70,13 +45,14 @@ impl<T> Queue<T> {
 
     /// What happens next, if it happens by then; the time moves there.
     pub fn next_by(&mut self, by_us: u64) -> Option<T> {
-        if self.heap.peek().is_none_or(|Reverse(next)| next.at_us > by_us) {
+        if self.heap.peek().is_none_or(|Reverse((at_us, ..))| *at_us > by_us) {
             self.now_us = self.now_us.max(by_us);
             return None;
         }
-        let Reverse(next) = self.heap.pop()?;
-        self.now_us = next.at_us;
-        Some(next.what)
+        let Reverse((at_us, _, place)) = self.heap.pop()?;
+        self.now_us = at_us;
+        self.free.push(place);
+        self.places[place].take()
     }
 }
 

@@ -45,6 +45,8 @@ type Step = (&'static str, fn() -> Result<Tally>);
 /// What is simulated with every change, in hours of clusters. The seeds are always the same: a campaign looks for new ones.
 const SIMULATED_HOURS: &str = "20";
 const SIMULATED_SCENARIOS: &str = "mixed,membership,recovery,rot,journal,full";
+/// Worlds of all scenarios that are run twice, to see that they follow from their seeds.
+const SIMULATED_TWICE: &str = "20";
 
 const STEPS: [Step; 9] = [
     ("format", || plain(process::cargo(&["fmt", "--all", "--check"]), "run `cargo fmt --all`")),
@@ -67,10 +69,15 @@ const STEPS: [Step; 9] = [
     }),
     ("tests", tests),
     ("simulate", || {
-        simulate(
+        let worlds = simulate(
             &["--hours", SIMULATED_HOURS, "--scenario", SIMULATED_SCENARIOS],
             "repeat a seed as it says, with --trace",
-        )
+        )?;
+        let twice = simulate(
+            &["--twice", "--seeds", SIMULATED_TWICE, "--scenario", "all", "--time", "10"],
+            "a world that does not follow from its seed: look for what else it follows from where the runs part",
+        )?;
+        Ok(worlds.and(twice))
     }),
     ("planted", || simulate(&["--selftest"], "a bug that nothing finds shows what the simulator lacks")),
     ("docs", || {

@@ -63,6 +63,8 @@ pub enum Kind {
     Died,
     /// A process could not start from its disk.
     Unopened,
+    /// Two runs of the same world are not the same.
+    Differs,
 }
 
 /// A broken promise.

@@ -1,5 +1,8 @@
 //! What happens, and what follows from it.
 
+use std::{fmt, iter};
+
+use bytes::Bytes;
 use levada_broker::{
     node::event::{Answer, Effect, Event, Request},
     raft::wire,
@@ -8,7 +11,7 @@ use levada_protocol::{
     error::{Error, Result},
     ids::NodeId,
 };
-use levada_storage_engine::disk::Lane;
+use levada_storage_engine::disk::{DiskOp, Lane};
 
 use super::{Happening, World};
 use crate::{
@@ -24,6 +27,25 @@ use crate::{
 const UNREACHABLE_US: u64 = 100_000;
 /// Ticks that a paused process gets at once when it goes on, at most.
 const TICKS_HELD_MAX: usize = 20;
+
+/// Each arrival with what arrives: the last takes what was sent, only the others a copy.
+fn each<T: Clone>(arrivals: Vec<u64>, what: T) -> impl Iterator<Item = (u64, T)> {
+    let count = arrivals.len();
+    arrivals.into_iter().zip(iter::repeat_n(what, count))
+}
+
+/// What a list of disk operations is called in the story.
+struct Calls<'a>(&'a [DiskOp]);
+
+impl fmt::Display for Calls<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|op| {
+            let subject = op.subject();
+            let name = subject.rsplit('/').next().unwrap_or_default().trim_start_matches('0');
+            write!(f, " {}({name})", op.call())
+        })
+    }
+}
 
 impl Happening {
     /// The process it is for.
@@ -176,21 +198,7 @@ impl World {
             match effect {
                 Effect::Send { to, message } => self.send(node, to, message),
                 Effect::Disk { lane, token, ops } => {
-                    let names: Vec<String> = ops
-                        .iter()
-                        .map(|op| {
-                            format!(
-                                "{}({})",
-                                op.call(),
-                                op.subject()
-                                    .rsplit(char::from(47))
-                                    .next()
-                                    .unwrap_or_default()
-                                    .trim_start_matches(char::from(48))
-                            )
-                        })
-                        .collect();
-                    self.tell(format_args!("n{node} {lane:?} #{token}: {}", names.join(" ")));
+                    self.tell(format_args!("n{node} {lane:?} #{token}:{}", Calls(&ops)));
                     let Some(process) = self.processes.get_mut(&node) else { continue };
                     let run = process.run;
                     let Some(running) = &mut process.running else { continue };
@@ -236,7 +244,8 @@ impl World {
         self.terms.extend(message.led());
         // As on the wire, to see that nothing is lost in translation.
         let (frame, payload) = wire::encode(vec![message]);
-        let messages = match wire::decode(frame, payload.concat().into()) {
+        let payload = <[Bytes; 1]>::try_from(payload).map_or_else(|many| many.concat().into(), |[one]| one);
+        let messages = match wire::decode(frame, payload) {
             Ok(messages) => messages,
             Err(error) => {
                 self.checker.report(Kind::Died, format!("node {from} cannot be understood by {to}: {error}"));
@@ -271,8 +280,8 @@ impl World {
             if arrivals.is_empty() || dead {
                 self.unreachable(from, to);
             }
-            for at_us in arrivals {
-                self.queue.at(at_us, Happening::Peer { from, to, message: message.clone() });
+            for (at_us, message) in each(arrivals, message) {
+                self.queue.at(at_us, Happening::Peer { from, to, message });
             }
         }
     }
@@ -360,8 +369,9 @@ impl World {
     }
 
     fn respond(&mut self, from: NodeId, to: ClientId, call: CallId, result: Result<Response>) {
-        for at_us in self.network.send(self.queue.now_us(), Place::Node(from), Place::Client(to)) {
-            self.queue.at(at_us, Happening::Response { from, to, call, result: result.clone() });
+        let arrivals = self.network.send(self.queue.now_us(), Place::Node(from), Place::Client(to));
+        for (at_us, result) in each(arrivals, result) {
+            self.queue.at(at_us, Happening::Response { from, to, call, result });
         }
     }
 
@@ -396,8 +406,8 @@ impl World {
             let arrivals = self.network.send(now_us, Place::Client(id), Place::Node(to));
             let fate = if arrivals.is_empty() { " (lost)" } else { "" };
             self.story.tell(now_us, format_args!("c{} > n{to} #{}: {what}{fate}", id.0, call.0));
-            for at_us in arrivals {
-                self.queue.at(at_us, Happening::Call { from: id, to, call, what: what.clone() });
+            for (at_us, what) in each(arrivals, what) {
+                self.queue.at(at_us, Happening::Call { from: id, to, call, what });
             }
         }
         wishes.into_iter().for_each(|wish| self.fulfil(wish));

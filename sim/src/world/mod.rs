@@ -87,7 +87,7 @@ struct Armed {
 }
 
 /// What came of a world.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// What should not have been; empty is good.
     pub anomalies: Vec<Anomaly>,

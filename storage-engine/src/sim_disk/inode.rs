@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{crash::CrashPlan, rng::Rng};
+use super::{crash::CrashPlan, dirty::Dirty, rng::Rng};
 
 /// What a disk writes whole or not at all.
 pub(super) const SECTOR_BYTES: usize = 512;
@@ -38,6 +38,18 @@ impl Content {
         Arc::make_mut(self.sectors[sector].get_or_insert_with(|| Arc::new([0; SECTOR_BYTES])))
     }
 
+    /// A sector gets other content as a whole: what it had is not copied first.
+    fn put(&mut self, sector: usize, content: &Sector) {
+        if sector >= self.sectors.len() {
+            self.sectors.resize(sector + 1, None);
+        }
+        let slot = &mut self.sectors[sector];
+        match slot.as_mut().and_then(Arc::get_mut) {
+            Some(old) => old.copy_from_slice(content),
+            None => *slot = Some(Arc::new(*content)),
+        }
+    }
+
     /// Sets the length; bytes beyond it are zeros should it grow again.
     fn cut(&mut self, len: u64) {
         self.len = len;
@@ -60,7 +72,7 @@ pub(super) struct Inode {
     live: Content,
     durable: Content,
     /// Sectors that the next sync writes. After a failed one the live content of others may differ from the durable.
-    dirty: BTreeSet<usize>,
+    dirty: Dirty,
     unreadable: BTreeSet<usize>,
     reserved: u64,
 }
@@ -82,13 +94,13 @@ impl Inode {
     pub(super) fn read(&self, pos: u64, len: usize) -> Option<Vec<u8>> {
         let end = pos.saturating_add(len as u64).min(self.live.len);
         let mut bytes = Vec::with_capacity(usize::try_from(end.saturating_sub(pos)).unwrap_or(0));
+        if pos < end && self.unreadable.range(split(pos).0..=split(end - 1).0).next().is_some() {
+            return None;
+        }
         let mut pos = pos;
         while pos < end {
             let (sector, within) = split(pos);
             let until = SECTOR_BYTES.min(within + usize::try_from(end - pos).unwrap_or(SECTOR_BYTES));
-            if self.unreadable.contains(&sector) {
-                return None;
-            }
             match self.live.get(sector) {
                 Some(content) => bytes.extend_from_slice(&content[within..until]),
                 None => bytes.resize(bytes.len() + until - within, 0),
@@ -103,7 +115,10 @@ impl Inode {
         while !bytes.is_empty() {
             let (sector, within) = split(pos);
             let piece = bytes.len().min(SECTOR_BYTES - within);
-            self.live.sector_mut(sector)[within..within + piece].copy_from_slice(&bytes[..piece]);
+            match bytes.first_chunk() {
+                Some(whole) if within == 0 => self.live.put(sector, whole),
+                _ => self.live.sector_mut(sector)[within..within + piece].copy_from_slice(&bytes[..piece]),
+            }
             self.dirty.insert(sector);
             self.unreadable.remove(&sector);
             pos += piece as u64;
@@ -129,20 +144,20 @@ impl Inode {
     }
 
     pub(super) fn sync(&mut self) {
-        while let Some(sector) = self.dirty.pop_first() {
-            self.durable.set(sector, self.live.get(sector).cloned());
-        }
-        self.durable.len = self.live.len;
+        let Self { live, durable, dirty, .. } = self;
+        dirty.drain(|sector| durable.set(sector, live.get(sector).cloned()));
+        durable.len = live.len;
     }
 
     /// A sync that failed, as on Linux: some of it reached the platter, the rest counts as clean and never will. Some
     /// file systems forget the rest at once, others show it until the page leaves the cache, here at the next crash.
     pub(super) fn fail_sync(&mut self, rng: &mut Rng) {
-        for sector in std::mem::take(&mut self.dirty) {
+        let Self { live, durable, dirty, .. } = self;
+        dirty.drain(|sector| {
             if rng.chance(50) {
-                self.durable.set(sector, self.live.get(sector).cloned());
+                durable.set(sector, live.get(sector).cloned());
             }
-        }
+        });
         if rng.chance(50) {
             self.durable.cut(self.live.len);
         }
@@ -161,19 +176,20 @@ impl Inode {
             1 => old.min(new) + rng.below(old.abs_diff(new)),
             _ => new,
         };
-        for sector in std::mem::take(&mut self.dirty) {
+        let Self { live, durable, dirty, .. } = self;
+        dirty.drain(|sector| {
             if rng.chance(plan.kept_percent) {
-                self.durable.set(sector, self.live.get(sector).cloned());
+                durable.set(sector, live.get(sector).cloned());
             } else if rng.chance(plan.garbage_percent) {
                 // Bytes that were to stay as they were do: no disk is known to harm them (SQLite's powersafe overwrite).
-                let old = self.durable.get(sector).map_or([0; SECTOR_BYTES], |content| **content);
-                let new = self.live.get(sector).map_or([0; SECTOR_BYTES], |content| **content);
-                let torn = self.durable.sector_mut(sector);
+                let old = durable.get(sector).map_or([0; SECTOR_BYTES], |content| **content);
+                let new = live.get(sector).map_or([0; SECTOR_BYTES], |content| **content);
+                let torn = durable.sector_mut(sector);
                 for i in 0..SECTOR_BYTES {
                     torn[i] = if old[i] == new[i] { old[i] } else { rng.byte() };
                 }
             }
-        }
+        });
         self.durable.cut(len);
         self.live = self.durable.clone();
         self.reserved = 0;

@@ -14,6 +14,7 @@
 //! Copies are cheap ([`SimDisk::fork`] shares all sectors), so a test can make many images of one state.
 
 mod crash;
+mod dirty;
 mod fault;
 mod inode;
 mod names;

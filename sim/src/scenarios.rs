@@ -112,9 +112,9 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "lending",
-        about: "one node's journal decays, so that its replicas are made anew, and another one's segments do, or it misreads what it lends",
+        about: "one node's journal decays, so that its replicas are made anew, and another one misreads what it lends for that",
         shape: |options| {
-            options.mix = Mix { rot: 3, misread: 3, journal: 2, interval_us: 700_000, ..Mix::NONE };
+            options.mix = Mix { misread: 3, journal: 2, interval_us: 700_000, ..Mix::NONE };
             options.settle_us *= 3;
         },
     },

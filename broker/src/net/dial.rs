@@ -22,6 +22,7 @@ use super::{
     frames::{FrameReader, ReadError},
     write::write_all,
 };
+use crate::bootstrap::Identity;
 
 /// How long connecting and shaking hands may take.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -40,6 +41,14 @@ pub(crate) struct Caller {
     pub(crate) incarnation: IncarnationId,
     /// For a node that joined later: its replica of group 0.
     pub(crate) joined: Option<ReplicaId>,
+}
+
+impl Caller {
+    /// A node that belongs to a cluster.
+    pub(crate) fn of(identity: &Identity) -> Self {
+        let Identity { cluster, node, incarnation, joined, .. } = *identity;
+        Self { cluster: Some(cluster), node, incarnation, joined }
+    }
 }
 
 /// An open connection.

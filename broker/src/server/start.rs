@@ -119,12 +119,7 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
     let others = seeds.keys().copied().filter(|seed| *seed != identity.node);
     let strangers = Strangers::new(Some(identity.cluster), others);
     let book = Arc::new(AddressBook::new(Arc::clone(&view), identity.members.clone(), seeds));
-    let caller = Caller {
-        cluster: Some(identity.cluster),
-        node: identity.node,
-        incarnation: identity.incarnation,
-        joined: identity.joined,
-    };
+    let caller = Caller::of(&identity);
     let peers = Arc::new(Peers::new(caller, Arc::clone(&book), tasks.0.clone(), strangers));
     let worker = Worker::start(node, &disk, clock, Arc::clone(&peers))
         .map_err(|error| ServerError::System(error.to_string()))?;

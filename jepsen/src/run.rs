@@ -108,6 +108,32 @@ pub struct Options {
 }
 
 impl Options {
+    /// Whether it can be done.
+    ///
+    /// # Errors
+    /// What cannot, and what to do about it.
+    pub fn check(&self) -> Result<()> {
+        if self.env == Env::Proxy {
+            ensure!(
+                self.disk == Disk::Dir,
+                "disks whose power can be cut need namespaces, and root: take --env netns, or --disk dir"
+            );
+        }
+        let elsewhere: Vec<&str> =
+            self.families.iter().filter(|family| !family.works_in(self.env)).map(|family| family.name()).collect();
+        ensure!(
+            elsewhere.is_empty(),
+            "--env {} cannot do these faults: {}; docs/harness.md says which can be done where",
+            name_of(self.env),
+            elsewhere.join(", ")
+        );
+        ensure!(
+            self.disk == Disk::Loop || !self.families.contains(&Family::Power),
+            "power can be cut only of disks that have some: add --disk loop"
+        );
+        Ok(())
+    }
+
     /// Does it. What it came to, and where it is kept.
     ///
     /// # Errors

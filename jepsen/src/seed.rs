@@ -9,14 +9,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    nemesis::Family,
-    net::Env,
     run::{Options, name_of},
-    stage::Disk,
     workload::Orders,
 };
 
@@ -97,32 +94,6 @@ fn list(dir: &Path, depth: u32, found: &mut Vec<PathBuf>) {
 }
 
 impl Options {
-    /// Whether it can be done.
-    ///
-    /// # Errors
-    /// What cannot, and what to do about it.
-    pub fn check(&self) -> Result<()> {
-        if self.env == Env::Proxy {
-            ensure!(
-                self.disk == Disk::Dir,
-                "disks whose power can be cut need namespaces, and root: take --env netns, or --disk dir"
-            );
-        }
-        let elsewhere: Vec<&str> =
-            self.families.iter().filter(|family| !family.works_in(self.env)).map(|family| family.name()).collect();
-        ensure!(
-            elsewhere.is_empty(),
-            "--env {} cannot do these faults: {}; docs/harness.md says which can be done where",
-            name_of(self.env),
-            elsewhere.join(", ")
-        );
-        ensure!(
-            self.disk == Disk::Loop || !self.families.contains(&Family::Power),
-            "power can be cut only of disks that have some: add --disk loop"
-        );
-        Ok(())
-    }
-
     /// The command that does the same again.
     #[must_use]
     pub fn again(&self) -> String {

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use levada_checkers::{
     history::{Event, file},
     verdict::{self, Check},
@@ -115,6 +115,31 @@ pub struct Options {
 }
 
 impl Options {
+    /// Whether it can be done.
+    ///
+    /// # Errors
+    /// What cannot, and what to do about it.
+    pub fn check(&self) -> Result<()> {
+        if self.env == Env::Proxy {
+            ensure!(
+                self.disk == Disk::Dir,
+                "disks whose power can be cut need namespaces, and root: take --env netns, or --disk dir"
+            );
+        }
+        let elsewhere: Vec<&str> =
+            self.families.iter().filter(|family| !family.works_in(self.env)).map(|family| family.name()).collect();
+        ensure!(
+            elsewhere.is_empty(),
+            "--env {} cannot do these faults: {}; docs/harness.md says which can be done where",
+            name_of(self.env),
+            elsewhere.join(", ")
+        );
+        if let Some(family) = self.families.iter().find(|family| family.needs_disks() && self.disk != Disk::Loop) {
+            bail!("{} strikes only disks that are the nodes' own: add --disk loop", family.name());
+        }
+        Ok(())
+    }
+
     /// Does it. What it came to, and where it is kept.
     ///
     /// # Errors

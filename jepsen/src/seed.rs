@@ -9,13 +9,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    net::Env,
     run::{Options, name_of},
-    stage::Disk,
     workload::Orders,
 };
 
@@ -96,32 +94,6 @@ fn list(dir: &Path, depth: u32, found: &mut Vec<PathBuf>) {
 }
 
 impl Options {
-    /// Whether it can be done.
-    ///
-    /// # Errors
-    /// What cannot, and what to do about it.
-    pub fn check(&self) -> Result<()> {
-        if self.env == Env::Proxy {
-            ensure!(
-                self.disk == Disk::Dir,
-                "disks whose power can be cut need namespaces, and root: take --env netns, or --disk dir"
-            );
-        }
-        let elsewhere: Vec<&str> =
-            self.families.iter().filter(|family| !family.works_in(self.env)).map(|family| family.name()).collect();
-        ensure!(
-            elsewhere.is_empty(),
-            "--env {} cannot do these faults: {}; docs/harness.md says which can be done where",
-            name_of(self.env),
-            elsewhere.join(", ")
-        );
-        let homeless = self.families.iter().find(|family| family.needs_disks() && self.disk != Disk::Loop);
-        if let Some(family) = homeless {
-            bail!("{} strikes only disks that are the nodes' own: add --disk loop", family.name());
-        }
-        Ok(())
-    }
-
     /// The command that does the same again.
     #[must_use]
     pub fn again(&self) -> String {

@@ -29,7 +29,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tokio::time::{sleep, timeout};
 
 use crate::{nodes::Nodes, rot};
-use stream::Stream;
+use stream::{Shown, Stream};
 
 pub use place::{Kind, Place};
 pub use times::table;
@@ -230,10 +230,10 @@ impl Flips {
         let began = Instant::now();
         for (id, node) in &self.nodes.nodes {
             for partition in 0..PARTITIONS {
-                let shown = async || self.stream.is_shown(&node.flight, self.topic, partition).await;
-                let what = || format!("partition {partition} on node {id}");
-                while !shown().await.with_context(what)? {
-                    ensure!(began.elapsed() < READY_WITHIN, "{} ends before what is acknowledged", what());
+                let what = format!("partition {partition} on node {id}");
+                let show = async || self.stream.show(&node.flight, self.topic, partition).await;
+                while let Shown::NotYet(why) = show().await.with_context(|| what.clone())? {
+                    ensure!(began.elapsed() < READY_WITHIN, "{what} does not show everything: {why}");
                     sleep(LOOK_INTERVAL).await;
                 }
             }

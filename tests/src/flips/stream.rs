@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use arrow_array::{Array as _, RecordBatch, cast::AsArray as _, types::Int64Type};
-use arrow_flight::{FlightClient, Ticket as FlightTicket, error::FlightError};
+use arrow_flight::{FlightClient, Ticket as FlightTicket};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use levada_client::{Delivery, Offset, PartitionId, Producer, Record};
@@ -48,6 +48,14 @@ impl Produced {
         let produced = values.get(offset);
         produced.is_some_and(|produced| value == Some(produced) && key == Some(offset.to_string().as_bytes()))
     }
+}
+
+/// What a replica shows.
+pub(super) enum Shown {
+    /// All that was acknowledged, as it was produced.
+    All,
+    /// Nothing wrong, but not all.
+    NotYet(String),
 }
 
 /// Writers at work.
@@ -101,22 +109,30 @@ impl Stream {
         Ok(())
     }
 
-    /// Whether a replica shows all that is acknowledged of a partition, and at every offset what was produced. Not yet, if it
-    /// only ends too early.
-    pub(super) async fn is_shown(&self, flight: &str, topic: TopicId, number: u32) -> Result<bool> {
+    /// Whether a replica shows all that is acknowledged of a partition, and at every offset what was produced; why not yet, if it does
+    /// not answer or ends too early.
+    pub(super) async fn show(&self, flight: &str, topic: TopicId, number: u32) -> Result<Shown> {
         ensure!(!self.writers.iter().any(JoinHandle::is_finished), "a writer has ended: a write failed");
         let produced = self.partitions.get(number as usize).context("there is such a partition")?;
         let end = produced.acknowledged.load(Ordering::Acquire);
         let partition = TopicPartition { topic, partition: PartitionId(number) };
         let ticket = Ticket::new(partition, Start::Offset(Offset(0)), End::Offset(Offset(end as u64)));
-        let channel = Endpoint::from_shared(format!("http://{flight}"))?.connect().await?;
         let ticket = FlightTicket { ticket: ticket.encode() };
-        let mut batches = FlightClient::new(channel).do_get(ticket).await?;
+        let endpoint = Endpoint::from_shared(format!("http://{flight}"))?;
+        let asked = async { anyhow::Ok(FlightClient::new(endpoint.connect().await?).do_get(ticket).await?) };
+        let mut batches = match asked.await {
+            Ok(batches) => batches,
+            Err(error) => return Ok(Shown::NotYet(format!("{error:#}"))),
+        };
         let mut shown = 0;
-        while let Some(batch) = batches.try_next().await.map_err(|error: FlightError| error)? {
-            shown = compare(&batch, shown, produced)?;
+        loop {
+            match batches.try_next().await {
+                Ok(Some(batch)) => shown = compare(&batch, shown, produced)?,
+                Ok(None) if shown >= end => return Ok(Shown::All),
+                Ok(None) => return Ok(Shown::NotYet(format!("it ends at {shown}, and {end} are acknowledged"))),
+                Err(error) => return Ok(Shown::NotYet(error.to_string())),
+            }
         }
-        Ok(shown >= end)
     }
 }
 

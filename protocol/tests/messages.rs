@@ -89,7 +89,7 @@ fn golden_raft_frame() {
         first_index: 26,
     };
     let kinds = [
-        CatchUpKind::AskSnapshot(AskSnapshot {}),
+        CatchUpKind::AskSnapshot(AskSnapshot { wanted_to: 37 }),
         CatchUpKind::Snapshot(SnapshotBytes { payload_bytes: Some(24) }),
         CatchUpKind::AskSegment(AskSegment { first_index: 25, position: 26, bytes_max: 27 }),
         CatchUpKind::Segment(SegmentBytes { first_index: 28, position: 29, payload_bytes: Some(30) }),
@@ -115,7 +115,7 @@ fn golden_raft_frame() {
             b"\x7a\x03why",
             b"\x12\x04\x08\x11\x10\x12",
             b"\x1a\x19\x08\x13\x12\x01\x14\x18\x15\x20\x16\x28\x17\x30\x01\x38\x18\x40\x01\x48\x01\x50\x19\x58\x01\x60\x1a",
-            b"\x22\x04\x08\x17\x12\x00",
+            b"\x22\x06\x08\x17\x12\x02\x08\x25",
             b"\x22\x06\x08\x17\x1a\x02\x08\x18",
             b"\x22\x0a\x08\x17\x22\x06\x08\x19\x10\x1a\x18\x1b",
             b"\x22\x0a\x08\x17\x2a\x06\x08\x1c\x10\x1d\x18\x1e",

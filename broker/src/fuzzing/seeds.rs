@@ -123,7 +123,7 @@ fn topic(number: u8) -> wire::Topic {
         schema_json: r#"{"fields":[{"name":"a","type":"int64"}]}"#.to_owned(),
         schema_id: 1,
         created_ms: 1_700_000_000_000,
-        altered_by: vec![id(8)],
+        altered_by: vec![Bytes::from(vec![8; 16])],
     }
 }
 

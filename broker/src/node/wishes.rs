@@ -13,6 +13,8 @@ use levada_protocol::{
 };
 use levada_storage_engine::planted::{self, Planted};
 
+use uuid::Uuid;
+
 use super::{
     Node,
     controller::{Controller, Waiter},
@@ -22,7 +24,7 @@ use super::{
 use crate::cluster::{
     balance::{self, Move},
     feature::{LEVEL_MEMBERSHIP, LEVEL_ONCE, LEVEL_RECOVERY},
-    metadata::{self, Applied, altered, command, move_command, topic_exists},
+    metadata::{self, Applied, altered, command, move_command, topic_exists, unknown_topic},
     placement::{self, Standings},
 };
 
@@ -67,6 +69,32 @@ impl Controller {
             created_ms,
             altered_by: Vec::new(),
         })
+    }
+
+    /// Says which command changes a topic's settings.
+    fn plan_alteration(
+        &self,
+        name: &str,
+        set: BTreeMap<String, String>,
+        unset: Vec<String>,
+        request: Option<Uuid>,
+    ) -> Result<wire::AlterTopic> {
+        let topic = self.known_topic(name)?;
+        check_unset(&set, &unset)?;
+        TopicConfig::from_map(&altered(&topic.settings, &set, &unset))?;
+        let topic_id = Bytes::copy_from_slice(&topic.id.to_bytes());
+        let request = request.filter(|_| self.current().feature_level() >= LEVEL_ONCE);
+        let request_id = request.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default();
+        Ok(wire::AlterTopic { topic_id, set, unset, request_id })
+    }
+
+    /// Says which command deletes the topic of a name, if it is the wanted one.
+    fn plan_deletion(&self, name: &str, wanted: Option<TopicId>) -> Result<wire::DeleteTopic> {
+        let id = self.known_topic(name)?.id;
+        if wanted.is_some_and(|wanted| wanted != id) {
+            return Err(unknown_topic(&format!("{name:?} that was to be deleted: there is another one")));
+        }
+        Ok(wire::DeleteTopic { topic_id: Bytes::copy_from_slice(&id.to_bytes()) })
     }
 
     /// Says which command gives a topic so many partitions.
@@ -140,24 +168,10 @@ impl Node {
                 create
             }
             Request::AlterTopic { name, set, unset, request } => {
-                let topic = self.controller.known_topic(&name)?;
-                check_unset(&set, &unset)?;
-                TopicConfig::from_map(&altered(&topic.settings, &set, &unset))?;
-                let topic_id = Bytes::copy_from_slice(&topic.id.to_bytes());
-                let is_kept = self.controller.current().feature_level() >= LEVEL_ONCE;
-                let request = request.filter(|_| is_kept);
-                let request_id = request.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default();
-                Kind::AlterTopic(wire::AlterTopic { topic_id, set, unset, request_id })
+                Kind::AlterTopic(self.controller.plan_alteration(&name, set, unset, request)?)
             }
             Request::DeleteTopic { name, id: wanted } => {
-                let id = self.controller.known_topic(&name)?.id;
-                if wanted.is_some_and(|wanted| wanted != id) {
-                    return Err(metadata::unknown_topic(&format!(
-                        "{name:?} that was to be deleted: there is another one"
-                    )));
-                }
-                let topic_id = Bytes::copy_from_slice(&id.to_bytes());
-                Kind::DeleteTopic(wire::DeleteTopic { topic_id })
+                Kind::DeleteTopic(self.controller.plan_deletion(&name, wanted)?)
             }
             Request::RegisterNode { node } => {
                 let register = metadata::register_command(&node);

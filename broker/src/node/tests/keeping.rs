@@ -209,7 +209,7 @@ fn slow() -> Kept {
 #[test]
 fn a_topic_that_is_deleted_takes_it_along() {
     let mut kept = slow();
-    kept.world.ask_controller(Request::DeleteTopic { name: "orders".into() }).unwrap();
+    kept.world.ask_controller(Request::DeleteTopic { name: "orders".into(), id: None }).unwrap();
     kept.world.until(|world| !world.nodes[&kept.doubted].store.doubts(kept.group));
     kept.checkpoint(&[kept.doubted]);
     kept.checkpoint(&[kept.doubted]);

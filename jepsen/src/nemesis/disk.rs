@@ -38,9 +38,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 const OUT_OF_SERVICE: &str = "out of service";
 const IO_ERROR: &str = "Input/output error";
 
-/// A disk is full to the last byte, and then has room again.
+/// A disk is full to the last byte, and then has room again. That of a node that serves: one that only begins may need some for its
+/// first journal file, and ends without, as it says.
 pub(super) fn fill(hand: &mut Hand) -> Result<Option<Done>> {
-    let Some(victim) = hand.victim() else { return Ok(None) };
+    let Some(victim) = hand.victim().filter(|victim| hand.stage.is_ready(victim.node)) else { return Ok(None) };
     let node = victim.node;
     let what = format!("the disk of node {node} is full");
     hand.stage.say(&what);

@@ -89,7 +89,7 @@ fn golden_raft_frame() {
         first_index: 26,
     };
     let kinds = [
-        CatchUpKind::AskSnapshot(AskSnapshot {}),
+        CatchUpKind::AskSnapshot(AskSnapshot { wanted_to: 0 }),
         CatchUpKind::Snapshot(SnapshotBytes { payload_bytes: Some(24) }),
         CatchUpKind::AskSegment(AskSegment { first_index: 25, position: 26, bytes_max: 27 }),
         CatchUpKind::Segment(SegmentBytes { first_index: 28, position: 29, payload_bytes: Some(30) }),

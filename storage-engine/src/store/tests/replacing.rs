@@ -72,13 +72,13 @@ fn in_doubt(disk: &SimDisk) -> Arc<SimDisk> {
         let pages = disk.len(&file).unwrap().unwrap() / PAGE;
         (0..pages).map(move |page| (file.clone(), page * PAGE + 300))
     });
-    let damaged = pages.map(|(file, at)| {
+    let mut damaged = pages.map(|(file, at)| {
         let damaged = Arc::new(disk.fork());
         damaged.flip_bit(&file, at, 3);
         damaged
     });
     let is_meant = |disk: &Arc<SimDisk>| open(disk).unwrap().doubt == Doubt::Groups([GROUP].into());
-    damaged.filter(is_meant).next().expect("a block has something of this group only")
+    damaged.find(is_meant).expect("a block has something of this group only")
 }
 
 fn rolls_and_goes_on(world: &mut World) {

@@ -69,4 +69,27 @@ impl Store {
         // A file of that name comes.
         self.missing.retain(|(of, _)| *of != group);
     }
+
+    /// Takes a group out: how many of its appends the journal has not made durable, and its files.
+    pub(super) fn take_out(&mut self, group: GroupId) -> Option<(usize, Vec<FileName>)> {
+        self.ready.remove(&group);
+        // Another group of that number may come, whose entries are not these.
+        self.kept.retain(|kept| {
+            let stays = kept.group != group;
+            self.kept_bytes -= if stays { 0 } else { kept.bytes };
+            stays
+        });
+        let mut state = self.groups.remove(&group)?;
+        self.backlog.forget(&state);
+        self.checkpointing.forget(&mut state);
+        self.space.forget(group);
+        // The checkpoint under way may still have it, and then names files that must be what it says.
+        let is_named = |file: &FileName| self.checkpointing.is_capturing() && state.names(file);
+        let still_named: Vec<FileName> = self.dirty.iter().filter(|file| is_named(file)).cloned().collect();
+        let submitted = state.submitted();
+        let files = state.log.close();
+        self.dirty.retain(|file| !files.contains(file));
+        self.dirty.extend(still_named);
+        Some((submitted, files))
+    }
 }

@@ -186,6 +186,12 @@ impl State {
         self.groups.get(name).map(|group| &**group)
     }
 
+    /// The same, to be kept while others change.
+    #[must_use]
+    pub fn shared(&self, name: &str) -> Option<Arc<Group>> {
+        self.groups.get(name).cloned()
+    }
+
     /// All groups, in the order of their names.
     pub fn groups(&self) -> impl Iterator<Item = (&str, &Group)> {
         self.groups.iter().map(|(name, group)| (name.as_str(), &**group))

@@ -143,7 +143,8 @@ async fn members_go_on_when_their_coordinator_dies() {
     nodes[at].crash().await;
     one.commit(&nodes, &topic, 10).await.unwrap();
     two.commit(&nodes, &topic, 20).await.unwrap();
-    (one.beat(&nodes).await.unwrap(), two.beat(&nodes).await.unwrap());
+    one.beat(&nodes).await.unwrap();
+    two.beat(&nodes).await.unwrap();
     assert_eq!((one.owned.clone(), two.owned.clone()), ([0, 1].into(), [2, 3].into()), "nobody had to stop");
     let whose = |one: u64, two: u64| {
         let of = |partition, offset, id: &str| (partition, offset, id.to_owned());

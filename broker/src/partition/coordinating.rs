@@ -143,7 +143,7 @@ pub(super) fn apply(groups: &mut State, batch: &Bytes) {
     let rows = Rows::open(batch).expect("a coordinator made this batch");
     for row in rows.iter() {
         let value = row.expect("a coordinator made this record").value.expect("it has a value");
-        let records = decode_change(Bytes::copy_from_slice(&value)).expect("a coordinator made these records");
+        let records = decode_change(Bytes::copy_from_slice(value)).expect("a coordinator made these records");
         records.iter().for_each(|record| groups.apply(record));
     }
 }

@@ -7,4 +7,5 @@ pub mod health;
 pub mod metadata;
 pub mod placement;
 pub mod recovery;
+mod topics;
 pub mod view;

@@ -24,6 +24,7 @@ pub mod footing;
 mod housekeeping;
 mod mending;
 mod open_error;
+mod pace;
 mod partitions;
 mod placing;
 mod reads;
@@ -66,6 +67,7 @@ use self::{
     fitness::Fitness,
     followed::FollowedRequests,
     mending::Mends,
+    pace::Pace,
     reads::Reads,
     regaining::Regaining,
     rota::Rota,
@@ -125,6 +127,8 @@ pub struct NodeConfig {
     pub watermarks: Watermarks,
     /// A disk whose journal blocks take less than this is never slow; 0: none is.
     pub slow_disk_ms: u64,
+    /// How long the line before the journal's disk may be, about; 0: as long as memory lets it.
+    pub journal_queue_ms: u64,
     /// A replica that has not answered for so long does not hold back retention any more: it is replaced if the log starts behind
     /// its end when it is back.
     pub absent_ms: u64,
@@ -177,6 +181,7 @@ pub struct Node {
     admission: Admission,
     space: Space,
     slow_disk: SlowDisk,
+    pace: Pace,
     fitness: Fitness,
     /// The next tick at which a checkpoint may be begun because it makes space.
     freeing_at: u64,
@@ -223,6 +228,7 @@ impl Node {
             random: Random::new(config.seed),
             space,
             slow_disk: SlowDisk::new(config.slow_disk_ms),
+            pace: Pace::new(config.journal_queue_ms),
             fitness: Fitness::default(),
             freeing_at: 0,
             config,
@@ -349,6 +355,7 @@ impl Node {
             Event::Tick => self.tick(out),
             Event::Disk { token, result } => {
                 self.slow_disk.end(token, now.mono_ms);
+                self.pace.end(token, now.mono_ms);
                 match self.store.on_disk(token, result) {
                     Ok(events) => self.on_store(events, out),
                     Err(poisoned) => out.push(Effect::Fatal { message: poisoned.to_string() }),
@@ -417,6 +424,7 @@ impl Node {
             StoreEffect::Disk { lane, token, ops } => {
                 if lane == Lane::Journal {
                     self.slow_disk.begin(token, &ops, self.now.mono_ms);
+                    self.pace.begin(token, &ops, self.now.mono_ms);
                 }
                 Effect::Disk { lane, token, ops }
             }

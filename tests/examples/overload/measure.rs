@@ -156,8 +156,11 @@ impl<'p> Stage<'p> {
         let over = |name: &str| median(rounds.iter().map(|(overload, _)| overload.figure(name)));
         let base = |name: &str| median(rounds.iter().map(|(_, baseline)| baseline.figure(name)));
         let plan = self.plan;
-        let crowds: Vec<String> =
-            metrics.lines().filter(|line| line.starts_with("levada_") && line.contains("onnections")).map(str::to_owned).collect();
+        let crowds: Vec<String> = metrics
+            .lines()
+            .filter(|line| line.starts_with("levada_") && line.contains("onnections"))
+            .map(str::to_owned)
+            .collect();
         Ok(json!({
             "bench": "overload", "nodes": plan.nodes, "rounds": plan.rounds, "seconds": plan.seconds,
             "cores": std::thread::available_parallelism()?.get(), "records_per_s": plan.records_per_s,

@@ -394,7 +394,6 @@ impl Store {
     }
 
     /// What waits for the journal: entries that were appended and are not durable here, in bytes of payload.
-    #[must_use]
     pub const fn journal_waiting_bytes(&self) -> u64 {
         self.journal.waiting_bytes()
     }

@@ -1,6 +1,7 @@
 //! Seen from outside: metrics and health over HTTP.
 
 use std::{
+    collections::VecDeque,
     io,
     net::SocketAddr,
     pin::Pin,
@@ -12,24 +13,28 @@ use std::{
 use axum::{
     Json, Router,
     extract::State,
-    http::{StatusCode, header},
-    response::IntoResponse,
+    http::{HeaderValue, StatusCode, header},
+    middleware::map_response,
+    response::{IntoResponse, Response},
     routing::get,
     serve::Listener,
 };
-use metrics::gauge;
+use metrics::{counter, gauge};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Sleep, sleep},
+    time::{Instant, sleep, sleep_until, timeout},
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{metrics as names, net::room, runtime::clock::Clock, server::readiness::Readiness};
 
 /// A connection lives this long at most: half a request holds nothing for ever, and who scrapes comes back.
 const LIFETIME: Duration = Duration::from_secs(30);
+/// A connection is not broken for another before this.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(250);
 /// How often histograms are put in order; left alone they would grow until somebody scrapes.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -46,8 +51,9 @@ pub(crate) async fn serve(listener: TcpListener, metrics: PrometheusHandle, cloc
         .route("/metrics", get(render))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
+        .layer(map_response(last))
         .with_state(Shared { metrics: metrics.clone(), clock, readiness });
-    let listener = Bounded { listener, places: Arc::new(Semaphore::new(room::connections_to_look_max())) };
+    let listener = Bounded::new(listener, room::connections_to_look_max());
     let upkeep = async {
         loop {
             sleep(UPKEEP_INTERVAL).await;
@@ -62,6 +68,12 @@ pub(crate) async fn serve(listener: TcpListener, metrics: PrometheusHandle, cloc
             }
         }
     }
+}
+
+/// One answer a connection: who asks comes back in seconds, and places are few.
+async fn last(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 async fn render(State(shared): State<Shared>) -> impl IntoResponse {
@@ -84,10 +96,39 @@ async fn ready(State(shared): State<Shared>) -> impl IntoResponse {
     (status, Json(report))
 }
 
-/// A listener whose connections are few and short; more wait in the kernel.
+/// A listener whose connections are few and short: when there is no place for another, the oldest breaks. So who asks whether the
+/// node lives hears so, whoever else holds on to connections.
 struct Bounded {
     listener: TcpListener,
     places: Arc<Semaphore>,
+    /// Since when a connection is there, and what breaks it; those that have ended are broken already. The oldest first, and as many
+    /// as there are places.
+    standing: VecDeque<(Instant, CancellationToken)>,
+}
+
+impl Bounded {
+    fn new(listener: TcpListener, places_max: usize) -> Self {
+        Self { listener, places: Arc::new(Semaphore::new(places_max)), standing: VecDeque::new() }
+    }
+
+    /// A place, that of the oldest if need be, once it has had the time for an answer.
+    async fn place(&mut self) -> OwnedSemaphorePermit {
+        self.standing.retain(|(_, connection)| !connection.is_cancelled());
+        let oldest = self.standing.front();
+        let make = async {
+            if let Some((since, connection)) = oldest {
+                sleep_until(*since + ANSWERED_WITHIN).await;
+                counter!(names::HTTP_CONNECTIONS_BROKEN.name).increment(1);
+                connection.cancel();
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            place = Arc::clone(&self.places).acquire_owned() => place.expect("places are never closed"),
+            never = make => never,
+        }
+    }
 }
 
 impl Listener for Bounded {
@@ -95,9 +136,13 @@ impl Listener for Bounded {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Short, SocketAddr) {
-        let place = Arc::clone(&self.places).acquire_owned().await.expect("places are never closed");
         let (stream, remote) = Listener::accept(&mut self.listener).await;
-        (Short { stream, end: Box::pin(sleep(LIFETIME)), _place: place }, remote)
+        let place = self.place().await;
+        let broken = CancellationToken::new();
+        self.standing.push_back((Instant::now(), broken.clone()));
+        let asked = broken.clone().cancelled_owned();
+        let end = Box::pin(async move { drop(timeout(LIFETIME, asked).await) });
+        (Short { stream, end, _broken: broken.drop_guard(), _place: place }, remote)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -108,7 +153,8 @@ impl Listener for Bounded {
 /// A connection that breaks when its time is up.
 struct Short {
     stream: TcpStream,
-    end: Pin<Box<Sleep>>,
+    end: Pin<Box<dyn Future<Output = ()> + Send>>,
+    _broken: DropGuard,
     _place: OwnedSemaphorePermit,
 }
 
@@ -137,5 +183,38 @@ impl AsyncWrite for Short {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_oldest_goes_when_another_comes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut listener = Bounded::new(listener, 2);
+        let (mut here, mut there) = (Vec::new(), Vec::new());
+        for number in 0..4 {
+            there.push(TcpStream::connect(address).await.unwrap());
+            if number > 1 {
+                // Whoever serves a connection reads from it all the time.
+                let mut oldest: Short = here.remove(0);
+                let (accepted, read) =
+                    tokio::join!(timeout(LIFETIME, listener.accept()), async move { oldest.read(&mut [0; 1]).await });
+                assert_eq!(read.unwrap_err().kind(), io::ErrorKind::TimedOut, "{number}");
+                here.push(accepted.unwrap().0);
+            } else {
+                here.push(listener.accept().await.0);
+            }
+        }
+        // One that leaves by itself makes room, too, and nobody else goes for it.
+        drop(here.remove(0));
+        there.push(TcpStream::connect(address).await.unwrap());
+        let (_fifth, _) = timeout(LIFETIME, listener.accept()).await.unwrap();
+        assert!(timeout(Duration::from_millis(50), here[0].read(&mut [0; 1])).await.is_err(), "it stands");
     }
 }

@@ -33,13 +33,30 @@ pub const READ_BYTES: Metric =
 pub const CONNECTIONS: Metric = Metric::gauge("levada_connections", "connections")
     .means("native connections that have shaken hands")
     .when_high("near `limits.connections_max` new ones are refused: raise it, or let clients share connections");
+pub const CONNECTIONS_SHAKING_HANDS: Metric = Metric::gauge("levada_connections_shaking_hands", "connections")
+    .means("native connections that have not said who they are yet")
+    .when_high("at 1,024 the oldest goes when another comes: somebody opens connections and says nothing");
+pub const CONNECTIONS_DROPPED: Metric = Metric::counter("levada_connections_dropped_total", "connections")
+    .by(&["reason"])
+    .means(
+        "native connections of clients that were closed because they did nothing: `idle` for `limits.idle_ms`; `made_room` for \
+         another when all places were taken; `silent` in the middle of a frame or `stalled` with answers that they did not take, \
+         for `limits.frame_ms`, or for a second when others waited for the memory",
+    )
+    .when_high(
+        "`made_room`: raise `limits.connections_max`, or let clients share connections; `silent` and `stalled`: clients hang, or \
+         the network between does",
+    );
 pub const CONNECTIONS_REFUSED: Metric = Metric::counter("levada_connections_refused_total", "connections")
     .by(&["reason"])
     .means("native connections that were refused, by reason")
     .when_high(
         "`full`: `limits.connections_max` is reached; `descriptors`: the process has none left for connections, raise the \
-         hard limit; anything else: somebody who is no client of this cluster knocks",
+         hard limit; `slow` and `crowded`: they did not say who they are in time, or not before too many others came; anything else: somebody who is no client of this cluster knocks",
     );
+pub const HTTP_CONNECTIONS_BROKEN: Metric = Metric::counter("levada_http_connections_broken_total", "connections")
+    .means("connections to metrics and health that were closed for another, as there was no place left")
+    .when_high("somebody opens connections there and leaves them: 64 stand at once, each for 30 seconds at most");
 pub const IN_FLIGHT_BYTES: Metric =
     Metric::gauge("levada_in_flight_bytes", "bytes").means("requests under way on all client connections").when_high(
         "near `limits.request_bytes_max` no client is read any more: the node does not keep up, see \
@@ -172,8 +189,14 @@ pub const SEGMENT_DIR_TOTAL_BYTES: Metric = Metric::gauge("levada_segment_dir_to
 pub const PROCESS_ANONYMOUS_BYTES: Metric = Metric::gauge("levada_process_anonymous_bytes", "bytes")
     .means("memory of the process without mapped files (RssAnon)")
     .when_high(
-        "above the sum that `docs/operations.md` gives under Configuration: lower `tail.bytes_max` and \
-         `limits.request_bytes_max`; if it grows on, something is not given back, which is a defect",
+        "above `levada_memory_budget_bytes` by more than a tenth: something is not bounded, or not given back, which is a defect, \
+         unless Flight writers send large messages (`docs/operations.md`, Memory)",
+    );
+pub const MEMORY_BUDGET_BYTES: Metric = Metric::gauge("levada_memory_budget_bytes", "bytes")
+    .means("what the configuration lets the node take of its own memory, in a cluster of as many nodes as there are")
+    .when_high(
+        "above what the machine or its control group has left for it: lower `tail.bytes_max`, `limits.request_bytes_max` and \
+         `flight.held_bytes_max`",
     );
 pub const PROCESS_OPEN_FILES: Metric = Metric::gauge("levada_process_open_files", "descriptors")
     .means("open descriptors of the process: files, connections")
@@ -211,7 +234,10 @@ pub const ALL: &[Metric] = &[
     PRODUCE_RECORDS,
     READ_BYTES,
     CONNECTIONS,
+    CONNECTIONS_SHAKING_HANDS,
     CONNECTIONS_REFUSED,
+    CONNECTIONS_DROPPED,
+    HTTP_CONNECTIONS_BROKEN,
     IN_FLIGHT_BYTES,
     PEER_FRAMES,
     PEER_MESSAGES_DROPPED,
@@ -252,6 +278,7 @@ pub const ALL: &[Metric] = &[
     DISK_SLOW,
     LEADERS_HANDED_OVER,
     PROCESS_ANONYMOUS_BYTES,
+    MEMORY_BUDGET_BYTES,
     PROCESS_OPEN_FILES,
     PROCESS_OPEN_FILES_MAX,
     PROCESS_START_SECONDS,

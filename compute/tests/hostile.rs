@@ -16,13 +16,13 @@ use arrow_array::{ArrayRef, Int64Array, ListArray, RecordBatch, StringArray, typ
 use arrow_flight::{FlightData, encode::FlightDataEncoderBuilder};
 use arrow_ipc::{CompressionType, writer::IpcWriteOptions};
 use bytes::Bytes;
-use futures::{TryStreamExt, stream};
+use futures::{StreamExt as _, TryStreamExt, stream};
 use http_body_util::{BodyExt, Full};
 use levada_compute::flight::FlightConfig;
 use levada_protocol::{context::AllowAll, error::ErrorCode};
 use prost::Message;
 use rand::{Rng, RngCore, SeedableRng, rngs::SmallRng};
-use support::{Running, error_of, memory::peak_bytes, path, put_data, read_all};
+use support::{Running, command, error_of, get, info, memory::peak_bytes, path, put_data, read_all, tickets};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt},
     net::TcpStream,
@@ -117,6 +117,45 @@ async fn who_says_nothing_loses_its_place() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     put_data(&mut client, data("t", None).await).await.expect("the deadline is for the beginning only");
     drop((silent, slow));
+}
+
+#[tokio::test]
+async fn idle_connections_make_room_and_those_that_read_stay() {
+    let config = FlightConfig { connections_max: 2, ..FlightConfig::default() };
+    let running = Running::start_with(config, Arc::new(AllowAll)).await;
+    running.topic("t", 1, Some(SCHEMA)).await;
+    let mut following = running.client().await;
+    let follow = command(r#"{"topic":"t","follow":true}"#);
+    let ticket = tickets(&info(&mut following, follow).await.unwrap()).remove(0);
+    let mut records = get(&mut following, ticket).await.unwrap();
+    let mut idle = running.client().await;
+    info(&mut idle, path(&["t"])).await.unwrap();
+    // Whoever comes waits until one has been idle for a while.
+    let mut client = running.client().await;
+    let wait = tokio::time::timeout(Duration::from_secs(30), put_data(&mut client, data("t", None).await));
+    assert_eq!(wait.await.expect("a place").unwrap().len(), 1);
+    let read =
+        tokio::time::timeout(Duration::from_secs(10), records.next()).await.expect("the reader has kept its own");
+    assert!(read.unwrap().unwrap().num_rows() > 0);
+}
+
+/// Who has just come has not had the time to say what it speaks.
+#[tokio::test]
+async fn a_newcomer_is_not_sent_away_for_the_next() {
+    let config = FlightConfig { connections_max: 1, ..FlightConfig::default() };
+    let running = Running::start_with(config, Arc::new(AllowAll)).await;
+    let mut newcomer = TcpStream::connect(running.address).await.unwrap();
+    let _next = TcpStream::connect(running.address).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    // The preface, settings that change nothing, and a ping, which comes back.
+    let (settings, ping) = ([0, 0, 0, 4, 0, 0, 0, 0, 0], [0, 0, 8, 6, 0, 0, 0, 0, 0]);
+    let hello = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &settings, &ping, b"whoIsNew"].concat();
+    newcomer.write_all(&hello).await.unwrap();
+    let mut read = Vec::new();
+    while !read.ends_with(b"whoIsNew") {
+        let more = tokio::time::timeout(Duration::from_secs(5), newcomer.read_buf(&mut read));
+        assert!(more.await.expect("it is answered").unwrap() > 0, "it was sent away");
+    }
 }
 
 #[tokio::test]

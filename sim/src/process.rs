@@ -248,6 +248,7 @@ impl<H> Process<H> {
             scrub: ScrubConfig { bytes_per_s: 128 << 20, interval_ms: 5_000 },
             watermarks: Watermarks { reserve_bytes: options.reserve_bytes, reserve_percent: 100 },
             slow_disk_ms: 20,
+            journal_queue_ms: 20,
             member_loss: None,
             metadata_log_bytes: draw(1 << 10..=16 << 10),
             absent_ms: draw(1_000..=20_000),

@@ -1,6 +1,7 @@
 //! End-to-end tests over the built binary and the public clients.
 
 pub mod clock;
+pub mod crowd;
 pub mod debian;
 pub mod dev;
 pub mod disks;

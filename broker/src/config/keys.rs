@@ -66,7 +66,11 @@ pub const KEYS: &[Key] = &[
     key("advertised.native", r#""""#, "host:port under which others reach the native protocol; empty: as it listens"),
     key("advertised.flight", r#""""#, "host:port under which others reach Arrow Flight; empty: as it listens"),
     key("advertised.http", r#""""#, "host:port under which others reach metrics and health; empty: as it listens"),
-    live("limits.connections_max", "4096", "client connections at once; more are told to come back"),
+    live(
+        "limits.connections_max",
+        "4096",
+        "client connections at once; for more, those that are idle make room, or else they are told to come back",
+    ),
     live(
         "limits.connection_requests_max",
         "1024",
@@ -101,12 +105,26 @@ pub const KEYS: &[Key] = &[
     ),
     live("scrub.interval_s", "86400", "from the beginning of such a pass to that of the next, if it takes no longer"),
     live("limits.produce_ms", "30000", "how long a produce may take at most, whatever its client says"),
-    live("flight.connections_max", "1024", "Flight connections at once; more wait in the kernel's queue"),
+    live(
+        "flight.connections_max",
+        "1024",
+        "Flight connections at once; for more, those that are idle make room, or else they wait",
+    ),
     live("flight.stalled_ms", "30000", "what is held for a Flight reader that stands still is let go of after this"),
+    live(
+        "flight.held_bytes_max",
+        "268435456",
+        "what is held for all Flight readers together; past it, it is let go of after a second for those that stand still",
+    ),
     live("flight.append_ms", "60000", "how long an append that fails is tried again for a Flight writer"),
     key("journal.file_bytes", "67108864", "length of a journal file"),
     key("journal.files_keep", "8", "journal files that are kept for use again"),
     key("journal.gather_bytes", "8388608", "about the most that one group commit gathers"),
+    key(
+        "journal.queue_ms",
+        "20",
+        "about how long the journal's disk may need for what stands in line before it; more waits in front, where each producer has its turn. More for a disk whose syncs take milliseconds; 0: no bound, and no turns",
+    ),
     key(
         "journal.held_bytes_max",
         "536870912",

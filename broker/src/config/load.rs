@@ -157,6 +157,7 @@ impl ServerConfig {
             ("limits.copy_bytes_per_s", limits.copy_bytes_per_s, 64 << 10, 1 << 40),
             ("flight.connections_max", self.flight.connections_max, 1, 1_000_000),
             ("flight.stalled_ms", self.flight.stalled_ms, 100, 3_600_000),
+            ("flight.held_bytes_max", self.flight.held_bytes_max, 16 * MIB, 65_536 * MIB),
             ("flight.append_ms", self.flight.append_ms, 100, 3_600_000),
             ("tracing.samples_per_million", self.tracing.samples_per_million.into(), 0, PER_MILLION.into()),
             ("journal.file_bytes", journal.file_bytes, 48 * MIB, 4096 * MIB),
@@ -170,6 +171,7 @@ impl ServerConfig {
             ("tail.keep_bytes", self.tail.keep_bytes, 0, self.tail.bytes_max / 4),
             ("disk.reserve_percent", self.disk.reserve_percent, 0, 50),
             ("disk.slow_ms", self.disk.slow_ms, 0, 60_000),
+            ("journal.queue_ms", self.journal.queue_ms, 0, 60_000),
             ("journal.held_bytes_max", journal.held_bytes_max, 2 * self.tail.bytes_max, 262_144 * MIB),
         ];
         for (key, value, min, max) in bounds {

@@ -6,6 +6,7 @@ mod address;
 mod keys;
 mod live;
 mod load;
+mod memory;
 mod reload;
 mod source;
 #[cfg(test)]
@@ -118,6 +119,7 @@ pub struct ScrubSettings {
 pub struct FlightSettings {
     pub connections_max: u64,
     pub stalled_ms: u64,
+    pub held_bytes_max: u64,
     pub append_ms: u64,
 }
 
@@ -129,6 +131,7 @@ pub struct JournalSettings {
     pub file_bytes: u64,
     pub files_keep: u64,
     pub gather_bytes: u64,
+    pub queue_ms: u64,
     pub held_bytes_max: u64,
     pub checkpoint_bytes: u64,
 }

@@ -11,6 +11,7 @@ use levada_protocol::{
     ids::NodeId,
     limits::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES_MAX, PEER_QUEUE_BYTES_MAX, REQUEST_HEADER_BYTES_MAX},
     messages::native::{HandshakeRequest, HandshakeResponse},
+    metric::Metric,
     source::BoxFuture,
 };
 use metrics::{counter, gauge};
@@ -24,7 +25,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     frames::{FrameReader, Head, ReadError},
     outbox::{Outbox, Outgoing},
+    patience::Patience,
     responder::Responder,
+    way::Way,
 };
 use crate::{
     config::LiveLimits,
@@ -43,6 +46,12 @@ const DRAIN_BYTES_MAX: usize = 1 << 20;
 const ANSWER_BYTES_MAX: u64 = 32 << 20;
 /// Of the name that a client gives itself.
 const CLIENT_CHARS_MAX: usize = 128;
+/// A client without requests under way is idle after this: then it goes if there is no place for another.
+pub(super) const IDLE_AFTER: Duration = Duration::from_secs(2);
+/// How long a client waits for the place of one that was asked to go.
+const PLACE_WAIT: Duration = Duration::from_secs(1);
+/// A request is large above this.
+const SMALL_BYTES_MAX: usize = 64 << 10;
 /// What a request costs besides its own bytes.
 const REQUEST_OVERHEAD_BYTES: usize = 256;
 
@@ -93,16 +102,61 @@ pub(crate) trait Handler: Send + Sync + 'static {
     fn handle(self: Arc<Self>, session: &Arc<Session>, frame: Frame, responder: Responder) -> Work;
 }
 
+/// Bytes of all clients.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    /// Of requests.
+    pub(crate) requests: Budget,
+    /// Of those that are large: some room is left for the others, whatever is announced and does not come.
+    large: Budget,
+    /// Of answers to fetches.
+    pub(crate) answers: Budget,
+}
+
+impl Held {
+    /// So many of requests, and as many of answers.
+    pub(crate) fn new(bytes_max: u64) -> Self {
+        let (requests, answers) = (Budget::new(bytes_max), Budget::new(bytes_max));
+        Self { requests, large: Budget::new(large(bytes_max)), answers }
+    }
+
+    /// From now on so many.
+    pub(crate) fn resize(&self, bytes_max: u64) {
+        self.requests.resize(bytes_max);
+        self.large.resize(large(bytes_max));
+        self.answers.resize(bytes_max);
+    }
+
+    /// Waits until there is room for a request.
+    async fn take(&self, bytes: usize) -> Charge {
+        let large = if bytes > SMALL_BYTES_MAX { self.large.take(bytes).await } else { Charge::default() };
+        large.and(self.requests.take(bytes).await)
+    }
+
+    /// Whether somebody waits.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        [&self.requests, &self.large, &self.answers].into_iter().any(Budget::is_waited_for)
+    }
+}
+
+const fn large(bytes_max: u64) -> u64 {
+    bytes_max - bytes_max / 4
+}
+
 /// What all connections share.
 #[derive(Debug)]
 pub(crate) struct Bounds {
     pub(crate) limits: Arc<LiveLimits>,
-    /// Bytes of requests of all clients.
-    pub(crate) requests: Budget,
     /// Descriptors below this are for connections.
     pub(crate) descriptors: u64,
+    /// What a client holds that does nothing.
+    pub(crate) held: Held,
     /// Places for clients.
     pub(crate) clients: Budget,
+    /// Clients that are idle: they go when there is no place for another.
+    pub(crate) idle: Way,
+    /// Those that have not shaken hands: the oldest goes when there are too many.
+    pub(crate) strangers: Way,
     /// Connections stop reading and write their last answers.
     pub(crate) drain: CancellationToken,
 }
@@ -121,7 +175,7 @@ pub(crate) async fn serve<H: Handler, T: Send>(
     let (reader, writer) = stream.into_split();
     let mut reader = FrameReader::new(reader, BytesMut::new());
     let outbox = Arc::new(Outbox::default());
-    let write = outbox.run(writer, bounds.limits.get().frame());
+    let write = outbox.run(writer, Patience::new(bounds.limits.get().frame(), &bounds.held, "stalled"));
     let mut write = std::pin::pin!(write);
     let mut connection = Connection { reader: &mut reader, outbox: &outbox, handler, bounds: &bounds };
     let read = async {
@@ -151,18 +205,18 @@ pub(crate) async fn serve<H: Handler, T: Send>(
 }
 
 /// A number in a gauge for as long as this lives.
-struct Counted;
+struct Counted(Metric);
 
 impl Counted {
-    fn new() -> Self {
-        gauge!(names::CONNECTIONS.name).increment(1.0);
-        Self
+    fn new(metric: Metric) -> Self {
+        gauge!(metric.name).increment(1.0);
+        Self(metric)
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        gauge!(names::CONNECTIONS.name).decrement(1.0);
+        gauge!(self.0.name).decrement(1.0);
     }
 }
 
@@ -176,8 +230,16 @@ struct Connection<'a, H> {
 impl<H: Handler> Connection<'_, H> {
     /// Preface and handshake.
     async fn shake_hands(&mut self) -> Result<Session, ReadError> {
+        let _counted = Counted::new(names::CONNECTIONS_SHAKING_HANDS);
         let handshake = self.bounds.limits.get().handshake();
-        let (correlation_id, result) = match timeout(handshake, self.hello()).await {
+        let bounds = self.bounds;
+        let hello = tokio::select! {
+            hello = timeout(handshake, self.hello()) => hello,
+            () = bounds.strangers.stand() => {
+                return Err(refusal("crowded", ErrorCode::Busy, "too many connections have not shaken hands"));
+            }
+        };
+        let (correlation_id, result) = match hello {
             Err(_) => return Err(refusal("slow", ErrorCode::Timeout, "the handshake took too long")),
             Ok(Err(ReadError::Protocol(error))) => (0, Err(error)),
             Ok(Err(error)) => return Err(error),
@@ -230,7 +292,7 @@ impl<H: Handler> Connection<'_, H> {
         let _client = match session.peer {
             // Other nodes always find a place.
             Some(_) => None,
-            None => match self.bounds.clients.try_take(1) {
+            None => match self.place().await {
                 Some(place) => Some(place),
                 None => {
                     let error =
@@ -242,12 +304,55 @@ impl<H: Handler> Connection<'_, H> {
                 }
             },
         };
-        let _counted = Counted::new();
+        let _counted = Counted::new(names::CONNECTIONS);
         let (beside, work) = mpsc::unbounded_channel();
         tokio::select! {
             ended = self.read(&session, beside) => ended,
             () = run(work) => Ok(()),
         }
+    }
+
+    /// A place for a client, that of an idle one if need be.
+    async fn place(&self) -> Option<Charge> {
+        let clients = &self.bounds.clients;
+        if let Some(place) = clients.try_take(1) {
+            return Some(place);
+        }
+        if !self.bounds.idle.clear() {
+            return None;
+        }
+        timeout(PLACE_WAIT, clients.take(1)).await.ok()
+    }
+
+    /// Waits for the first byte of the next frame; `false` at the end, which comes, too, when the client has been idle for too
+    /// long, or another needs its place.
+    async fn begin(&mut self, session: &Session, has_requests: impl Fn() -> bool) -> Result<bool, ReadError> {
+        let bounds = self.bounds;
+        let left = loop {
+            let idle = bounds.limits.get().idle();
+            let look = idle.min(IDLE_AFTER);
+            if let Ok(begun) = timeout(look, self.reader.begin()).await {
+                return Ok(begun?);
+            }
+            if !has_requests() {
+                break idle - look;
+            }
+        };
+        let asked = async {
+            match session.peer {
+                Some(_) => std::future::pending().await,
+                None => bounds.idle.stand().await,
+            }
+        };
+        let reason = tokio::select! {
+            begun = timeout(left, self.reader.begin()) => match begun {
+                Ok(begun) => return Ok(begun?),
+                Err(_) => "idle",
+            },
+            () = asked => "made_room",
+        };
+        counter!(names::CONNECTIONS_DROPPED.name, "reason" => reason).increment(1);
+        Ok(false)
     }
 
     async fn read(
@@ -262,21 +367,18 @@ impl<H: Handler> Connection<'_, H> {
         let own = Budget::new(limits.connection_bytes_max);
         let raft = Budget::new(PEER_QUEUE_BYTES_MAX as u64);
         loop {
-            let limits = self.bounds.limits.get();
-            match timeout(limits.idle(), self.reader.begin()).await {
-                Ok(Ok(true)) => {}
-                Ok(Ok(false)) => return Ok(()),
-                Ok(Err(error)) => return Err(error.into()),
-                Err(_) if places.available_permits() < places_max => continue,
-                Err(_) => return Ok(()),
+            if !self.begin(session, || places.available_permits() < places_max).await? {
+                return Ok(());
             }
+            let limits = self.bounds.limits.get();
             let head = match self.reader.head(limits.frame()).await {
                 Ok(head) => head,
                 Err(error) => return Err(self.refuse(error)),
             };
             let place = Arc::clone(&places).acquire_owned().await.ok();
             let charge = self.pay(session, head, &own, &raft).await;
-            let frame = match self.reader.body(head, limits.frame()).await {
+            let patience = Patience::new(limits.frame(), &self.bounds.held, "silent");
+            let frame = match self.reader.body(head, patience).await {
                 Ok(frame) => frame,
                 Err(error) => return Err(self.refuse(error)),
             };
@@ -300,7 +402,7 @@ impl<H: Handler> Connection<'_, H> {
             return raft.take(bytes).await;
         }
         let own = own.take(bytes).await;
-        own.and(self.bounds.requests.take(bytes).await)
+        own.and(self.bounds.held.take(bytes).await)
     }
 
     /// Tells the other side which rule it broke, if it did.

@@ -19,6 +19,8 @@ use tokio::{
     time::timeout,
 };
 
+use super::patience::Patience;
+
 /// Read at once; frames up to this share buffers.
 const READ_BYTES: usize = 16 * 1024;
 
@@ -97,37 +99,41 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Ok(Head { api, bytes, header_bytes })
     }
 
-    /// Reads the frame whose head was given.
-    pub(crate) async fn body(&mut self, head: Head, frame: Duration) -> Result<Frame, ReadError> {
-        timeout(frame, self.read_body(head)).await.map_err(|_| silent(frame))?
+    /// Reads the frame whose head was given: all of it in the time that there is patience for, and each piece, too.
+    pub(crate) async fn body<'b>(&mut self, head: Head, patience: impl Into<Patience<'b>>) -> Result<Frame, ReadError> {
+        let patience = patience.into();
+        let frame = patience.most();
+        timeout(frame, self.read_body(head, &patience)).await.map_err(|_| silent(frame))?
     }
 
-    async fn read_body(&mut self, head: Head) -> Result<Frame, ReadError> {
+    async fn read_body(&mut self, head: Head, patience: &Patience<'_>) -> Result<Frame, ReadError> {
+        let silent = || silent(patience.most());
         if head.bytes <= READ_BYTES {
-            self.fill(head.bytes).await?;
+            patience.wait(self.fill(head.bytes)).await.ok_or_else(silent)??;
             return self
                 .decoder
                 .decode(&mut self.buffer)?
                 .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
-        self.fill(HEAD_BYTES + head.header_bytes).await?;
+        patience.wait(self.fill(HEAD_BYTES + head.header_bytes)).await.ok_or_else(silent)??;
         let mut fields = self.buffer.split_to(HEAD_BYTES + head.header_bytes).freeze();
         fields.advance(4);
         let (api, flags, correlation_id) = (fields.get_u16_le(), fields.get_u16_le(), fields.get_u64_le());
         fields.advance(4);
-        let payload = self.payload(head.bytes - HEAD_BYTES - head.header_bytes).await?;
+        let payload = self.payload(head.bytes - HEAD_BYTES - head.header_bytes, patience).await?;
         Ok(Frame { api, flags, correlation_id, header: fields, payload })
     }
 
     /// Reads a payload into a buffer of exactly its size.
-    async fn payload(&mut self, bytes: usize) -> io::Result<Bytes> {
+    async fn payload(&mut self, bytes: usize, patience: &Patience<'_>) -> io::Result<Bytes> {
         let mut payload = BytesMut::with_capacity(bytes);
         let there = self.buffer.len().min(bytes);
         payload.put(self.buffer.split_to(there));
         while payload.len() < bytes {
             let mut rest = (&mut payload).limit(bytes - there);
             rest.set_limit(bytes - rest.get_ref().len());
-            if self.reader.read_buf(&mut rest).await? == 0 {
+            let read = patience.wait(self.reader.read_buf(&mut rest)).await;
+            if read.ok_or_else(|| silent(patience.most()))?? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
@@ -167,7 +173,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 }
 
 fn silent(after: Duration) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, format!("nothing came for {after:?}"))
+    io::Error::new(io::ErrorKind::TimedOut, format!("nothing came for {after:?}, or others wait"))
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{metrics as names, runtime::tasks::Tasks};
 
-/// Connections that have not said who they are; while there are so many, the next wait in the kernel.
-const HANDSHAKES_MAX: usize = 1024;
+/// Connections that have not said who they are; when there are so many, the oldest goes for the next.
+pub(super) const HANDSHAKES_MAX: usize = 1024;
 /// After an error of accept (no descriptors left), which would repeat at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -20,10 +20,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) async fn listen<H: Handler>(listener: TcpListener, handler: Arc<H>, bounds: Arc<Bounds>, tasks: Tasks) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     loop {
-        let Ok(shaking_hands) = Arc::clone(&handshakes).acquire_owned().await else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = bounds.drain.cancelled() => return,
+        };
+        let shaking_hands = match Arc::clone(&handshakes).try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => {
+                bounds.strangers.clear();
+                let Ok(place) = Arc::clone(&handshakes).acquire_owned().await else { return };
+                place
+            }
         };
         let admitted = accepted.and_then(|(stream, remote)| {
             let admitted = room::admit(stream, bounds.descriptors);

@@ -8,7 +8,6 @@ use std::{
     collections::VecDeque,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -17,7 +16,10 @@ use tokio::{
     sync::{Notify, OwnedSemaphorePermit},
 };
 
-use super::write::{try_write, write_all_shared};
+use super::{
+    patience::Patience,
+    write::{try_write, write_all_shared},
+};
 use crate::runtime::{budget::Charge, worker::Flush};
 
 /// Answers that are written with one call, at most.
@@ -118,8 +120,9 @@ impl Outbox {
         self.work.notify_one();
     }
 
-    /// Writes until closed and empty, or the socket breaks or takes nothing for `stall`.
-    pub(crate) async fn run(&self, writer: OwnedWriteHalf, stall: Duration) -> io::Result<()> {
+    /// Writes until closed and empty, or the socket breaks or takes nothing for longer than there is patience.
+    pub(crate) async fn run<'b>(&self, writer: OwnedWriteHalf, patience: impl Into<Patience<'b>>) -> io::Result<()> {
+        let patience = patience.into();
         let writer = Arc::new(writer);
         let _back = TakeBack(self);
         loop {
@@ -133,7 +136,7 @@ impl Outbox {
                 (current, state.closed)
             };
             if !current.chunks.is_empty() {
-                write_all_shared(&writer, &mut current.chunks, stall).await?;
+                write_all_shared(&writer, &mut current.chunks, &patience).await?;
             } else if closed {
                 return Ok(());
             } else {
@@ -168,6 +171,8 @@ impl Drop for TakeBack<'_> {
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "tests spawn")]
 mod tests {
+    use std::time::Duration;
+
     use tokio::{
         io::AsyncReadExt,
         net::{TcpListener, TcpStream},

@@ -28,10 +28,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    connection::{Bounds, Handler, Session, Work},
-    listener::listen,
+    connection::{Bounds, Handler, Held, IDLE_AFTER, Session, Work},
+    listener::{HANDSHAKES_MAX, listen},
     outbox::Outbox,
     responder::Responder,
+    way::Way,
 };
 use crate::{
     config::{LimitsConfig, LiveLimits, ServerConfig},
@@ -102,9 +103,11 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let bounds = Arc::new(Bounds {
-            requests: Budget::new(limits.request_bytes_max),
+            held: Held::new(limits.request_bytes_max),
             descriptors: u64::MAX,
             clients: Budget::new(limits.connections_max),
+            idle: Way::default(),
+            strangers: Way::default(),
             drain: CancellationToken::new(),
             limits: Arc::new(LiveLimits::new(limits)),
         });
@@ -222,7 +225,7 @@ async fn lies_about_lengths_end_the_connection_with_an_error() {
     frame[16..20].copy_from_slice(&u32::MAX.to_le_bytes());
     client.send(&frame).await;
     assert_eq!(client.error_and_end().await, ErrorCode::BadFrame);
-    assert_eq!(server.bounds.requests.held(), 0, "nothing stays charged");
+    assert_eq!(server.bounds.held.requests.held(), 0, "nothing stays charged");
 }
 
 #[tokio::test]
@@ -231,9 +234,9 @@ async fn half_a_frame_is_given_up_and_its_charge_returned() {
     let mut client = server.client().await;
     client.send(&encode_request(Api::Produce, 1, &ProduceRequest::default(), 40 << 20)).await;
     client.send(&[0; 1000]).await;
-    until("the frame is charged before it is read", || server.bounds.requests.held() > 40 << 20).await;
+    until("the frame is charged before it is read", || server.bounds.held.requests.held() > 40 << 20).await;
     assert!(client.frame().await.is_none(), "closed");
-    until("given back", || server.bounds.requests.held() == 0).await;
+    until("given back", || server.bounds.held.requests.held() == 0).await;
     assert_eq!(server.handler.seen(), 0);
 }
 
@@ -289,7 +292,8 @@ async fn past_its_budget_a_connection_is_not_read() {
 
 #[tokio::test]
 async fn all_connections_together_have_a_budget_too() {
-    let server = Server::start(true, |limits| limits.request_bytes_max = 64 << 20).await;
+    // Three quarters of it are for large requests.
+    let server = Server::start(true, |limits| limits.request_bytes_max = 88 << 20).await;
     let bytes = 30 << 20;
     let (mut one, mut two, mut three) = (server.client().await, server.client().await, server.client().await);
     one.produce(1, bytes).await;
@@ -360,6 +364,85 @@ async fn a_full_server_says_so_and_an_idle_connection_ends() {
     let mut third = server.client().await;
     third.produce(1, 1).await;
     assert!(third.frame().await.is_some(), "the place is free again");
+}
+
+#[tokio::test]
+async fn who_is_idle_longest_makes_room_for_another() {
+    let server = Server::start(false, |limits| limits.connections_max = 2).await;
+    let (mut idle, mut busy) = (server.client().await, server.client().await);
+    let work = async {
+        for id in 0.. {
+            busy.produce(id, 1).await;
+            assert!(!busy.frame().await.expect("who has requests stays").is_error());
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let come = async {
+        sleep(IDLE_AFTER + Duration::from_secs(1)).await;
+        let mut late = server.client().await;
+        late.produce(1, 1).await;
+        assert!(!late.frame().await.expect("the idle one makes room").is_error());
+        assert!(idle.frame().await.is_none());
+    };
+    tokio::select! {
+        () = work => {}
+        () = come => {}
+    }
+}
+
+#[tokio::test]
+async fn who_says_nothing_goes_when_too_many_others_come() {
+    let server = Server::start(false, |limits| limits.handshake_ms = 60_000).await;
+    let mut oldest = server.raw().await;
+    oldest.send(b"LVD").await;
+    let mut others = Vec::new();
+    for _ in 1..HANDSHAKES_MAX {
+        others.push(server.raw().await);
+    }
+    let mut client = timeout(LONG, server.client()).await.expect("a place");
+    client.produce(1, 1).await;
+    assert!(!client.frame().await.unwrap().is_error());
+    assert!(oldest.frame().await.is_none(), "it has made room");
+    let newest = others.last_mut().unwrap();
+    assert!(timeout(Duration::from_millis(50), newest.frame()).await.is_err(), "this one has not");
+}
+
+#[tokio::test]
+async fn half_a_frame_does_not_keep_out_others_for_long() {
+    let server = Server::start(false, |limits| limits.request_bytes_max = 40 << 20).await;
+    let mut half = server.client().await;
+    half.send(&encode_request(Api::Produce, 1, &ProduceRequest::default(), 39 << 20)).await;
+    half.send(&[0; 1000]).await;
+    until("charged", || server.bounds.held.requests.held() >= 30 << 20).await;
+    let mut client = server.client().await;
+    client.produce(1, 1000).await;
+    assert!(!client.frame().await.expect("what is small has room").is_error());
+    assert!(!server.bounds.held.is_waited_for());
+    client.produce(2, 2 << 20).await;
+    assert!(!client.frame().await.expect("long before `frame_ms`").is_error());
+    assert!(half.frame().await.is_none(), "closed");
+}
+
+#[tokio::test]
+async fn answers_that_nobody_takes_do_not_keep_out_others_for_long() {
+    let server = Server::start(false, |_| {}).await;
+    let mut stalled = server.client().await;
+    for id in 0..64 {
+        stalled.send(&encode_request(Api::Fetch, id, &ProduceRequest::default(), 0)).await;
+    }
+    until("they are made", || server.handler.seen() == 64).await;
+    let answers = &server.bounds.held.answers;
+    let _all = answers.take(usize::MAX).await;
+    let gone = async {
+        // Writing fails when the other side is gone.
+        while stalled.stream.write_all(&[0; 1]).await.is_ok() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        _ = answers.take(1) => panic!("there is none"),
+        gone = timeout(LONG, gone) => gone.expect("long before `frame_ms`"),
+    }
 }
 
 #[tokio::test]

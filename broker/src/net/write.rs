@@ -13,6 +13,8 @@ use tokio::{
     time::timeout,
 };
 
+use super::patience::Patience;
+
 /// Slices handed to one call.
 const SLICES: usize = 64;
 
@@ -35,10 +37,10 @@ pub(crate) async fn write_all(
 pub(crate) async fn write_all_shared(
     writer: &OwnedWriteHalf,
     chunks: &mut VecDeque<Bytes>,
-    stall: Duration,
+    patience: &Patience<'_>,
 ) -> io::Result<()> {
     while !try_write(writer, chunks)? {
-        timeout(stall, writer.writable()).await.map_err(|_| stalled(stall))??;
+        patience.wait(writer.writable()).await.ok_or_else(|| stalled(patience.most()))??;
     }
     Ok(())
 }
@@ -83,7 +85,7 @@ fn advance(chunks: &mut VecDeque<Bytes>, mut written: usize) -> io::Result<()> {
 }
 
 fn stalled(after: Duration) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, format!("the other side takes nothing for {after:?}"))
+    io::Error::new(io::ErrorKind::TimedOut, format!("the other side takes nothing for {after:?}, or others wait"))
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ mod housekeeping;
 mod keeping;
 mod mending;
 mod open_error;
+mod pace;
 mod partitions;
 mod placing;
 mod reads;
@@ -68,6 +69,7 @@ use self::{
     fitness::Fitness,
     followed::FollowedRequests,
     mending::Mends,
+    pace::Pace,
     reads::Reads,
     regaining::Regaining,
     rota::Rota,
@@ -127,6 +129,8 @@ pub struct NodeConfig {
     pub watermarks: Watermarks,
     /// A disk whose journal blocks take less than this is never slow; 0: none is.
     pub slow_disk_ms: u64,
+    /// How long the line before the journal's disk may be, about; 0: as long as memory lets it.
+    pub journal_queue_ms: u64,
     /// A replica that has not answered for so long does not hold back retention any more: it is replaced if the log starts behind
     /// its end when it is back.
     pub absent_ms: u64,
@@ -179,6 +183,7 @@ pub struct Node {
     admission: Admission,
     space: Space,
     slow_disk: SlowDisk,
+    pace: Pace,
     fitness: Fitness,
     /// The next tick at which a checkpoint may be begun because it makes space.
     freeing_at: u64,
@@ -225,6 +230,7 @@ impl Node {
             random: Random::new(config.seed),
             space,
             slow_disk: SlowDisk::new(config.slow_disk_ms),
+            pace: Pace::new(config.journal_queue_ms),
             fitness: Fitness::default(),
             freeing_at: 0,
             config,
@@ -351,6 +357,7 @@ impl Node {
             Event::Tick => self.tick(out),
             Event::Disk { token, result } => {
                 self.slow_disk.end(token, now.mono_ms);
+                self.pace.end(token, now.mono_ms);
                 match self.store.on_disk(token, result) {
                     Ok(events) => self.on_store(events, out),
                     Err(poisoned) => out.push(Effect::Fatal { message: poisoned.to_string() }),
@@ -419,6 +426,7 @@ impl Node {
             StoreEffect::Disk { lane, token, ops } => {
                 if lane == Lane::Journal {
                     self.slow_disk.begin(token, &ops, self.now.mono_ms);
+                    self.pace.begin(token, &ops, self.now.mono_ms);
                 }
                 Effect::Disk { lane, token, ops }
             }

@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicU32, Ordering},
+    atomic::{AtomicU32, AtomicUsize, Ordering},
 };
 
 use tokio::sync::Semaphore;
@@ -19,7 +19,12 @@ struct Room {
     free: Semaphore,
     bytes_max: AtomicU32,
     owed: Mutex<u32>,
+    /// How many wait for some of it.
+    waiting: AtomicUsize,
 }
+
+/// One who waits.
+struct Waiting<'r>(&'r Room);
 
 /// Bytes that are held; dropping gives them back.
 #[derive(Debug, Default)]
@@ -33,12 +38,17 @@ impl Budget {
     pub fn new(bytes_max: u64) -> Self {
         let bytes_max = clamp(bytes_max);
         let free = Semaphore::new(bytes_max as usize);
-        Self(Arc::new(Room { free, bytes_max: AtomicU32::new(bytes_max), owed: Mutex::new(0) }))
+        let (bytes_max, owed, waiting) = (AtomicU32::new(bytes_max), Mutex::new(0), AtomicUsize::new(0));
+        Self(Arc::new(Room { free, bytes_max, owed, waiting }))
     }
 
     /// Waits until there is room for `bytes`. More than the whole budget waits until nobody else holds anything.
     pub async fn take(&self, bytes: usize) -> Charge {
+        if let Some(charge) = self.try_take(bytes) {
+            return charge;
+        }
         let bytes = self.at_most(bytes);
+        let _waiting = Waiting::new(&self.0);
         // The semaphore is never closed.
         if let Ok(permits) = self.0.free.acquire_many(bytes).await {
             permits.forget();
@@ -52,6 +62,12 @@ impl Budget {
         let bytes = self.at_most(bytes);
         self.0.free.try_acquire_many(bytes).ok()?.forget();
         Some(self.charge(bytes))
+    }
+
+    /// Whether somebody waits for some of it.
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        self.0.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// From now on it is of `bytes_max`. What is held beyond that is not taken from anybody.
@@ -84,6 +100,19 @@ impl Budget {
 
     fn charge(&self, bytes: u32) -> Charge {
         Charge { held: vec![(Arc::clone(&self.0), bytes)] }
+    }
+}
+
+impl<'r> Waiting<'r> {
+    fn new(room: &'r Room) -> Self {
+        room.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(room)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -136,7 +165,14 @@ mod tests {
         assert_eq!(budget.held(), 60);
         assert!(waits(budget.take(41)).await);
         let both = budget.take(40).await.and(first);
-        assert!(waits(budget.take(1)).await);
+        assert!(!budget.is_waited_for());
+        assert!(
+            waits(async {
+                tokio::join!(budget.take(1), async { assert!(budget.is_waited_for()) });
+            })
+            .await
+        );
+        assert!(!budget.is_waited_for(), "who has given up does not wait");
         assert!(budget.try_take(1).is_none());
         drop(both);
         assert_eq!(budget.held(), 0);

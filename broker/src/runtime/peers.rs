@@ -203,7 +203,7 @@ async fn carry(connection: dial::Connection, queue: &Queue, to: NodeId) -> Error
     let write = async {
         loop {
             let mut chunks = queue.next_frame(&writer, to).await;
-            if let Err(error) = write_all_shared(&writer, &mut chunks, WRITE_STALL).await {
+            if let Err(error) = write_all_shared(&writer, &mut chunks, &WRITE_STALL.into()).await {
                 return lost(&address, &error);
             }
         }

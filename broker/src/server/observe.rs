@@ -8,7 +8,7 @@ use metrics::{counter, gauge};
 use tokio::time::sleep;
 
 use super::lag::Lags;
-use crate::{broker::Broker, cluster::metadata::Replica, metrics as names, runtime::clock};
+use crate::{broker::Broker, cluster::metadata::Replica, config::ServerConfig, metrics as names, runtime::clock};
 
 /// How often.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -16,13 +16,16 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const BEHIND_TOLERATED: u64 = 200;
 
 /// Sets the gauges, for ever.
-pub(super) async fn observe(broker: Arc<Broker>) {
+pub(super) async fn observe(broker: Arc<Broker>, config: ServerConfig) {
     let (node, cluster) = (broker.node().to_string(), broker.identity.cluster.to_string());
     let version = env!("CARGO_PKG_VERSION");
     gauge!(names::NODE_INFO.name, "node" => node, "cluster" => cluster, "version" => version).set(1.0);
     let mut lags = Lags::default();
     loop {
         set(&broker, &mut lags);
+        let config = broker.reloader.as_ref().map_or_else(|| config.clone(), |reloader| reloader.config());
+        let others = (broker.metadata().nodes().len() as u64).saturating_sub(1);
+        gauge!(names::MEMORY_BUDGET_BYTES.name).set(config.memory_bytes(others) as f64);
         sleep(INTERVAL).await;
     }
 }

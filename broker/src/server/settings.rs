@@ -34,9 +34,8 @@ pub(super) fn follow(reloader: &Reloader, broker: &Arc<Broker>, bounds: &Arc<Bou
         }
         let Some(broker) = broker.upgrade() else { return };
         bounds.limits.set(config.limits.clone());
-        bounds.requests.resize(config.limits.request_bytes_max);
+        bounds.held.resize(config.limits.request_bytes_max);
         bounds.clients.resize(config.limits.connections_max);
-        broker.answers.resize(config.limits.request_bytes_max);
         broker.worker.configure(of_the_core(config));
     });
 }

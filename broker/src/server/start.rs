@@ -35,8 +35,14 @@ use crate::{
     forward::Forwarder,
     http,
     net::{
-        connection::Bounds, dial::Caller, dispatch::Dispatch, door::UNFOLDED_AT_ONCE, listener::listen,
-        room::descriptors_for_connections, told::Told,
+        connection::{Bounds, Held},
+        dial::Caller,
+        dispatch::Dispatch,
+        door::UNFOLDED_AT_ONCE,
+        listener::listen,
+        room::descriptors_for_connections,
+        told::Told,
+        way::Way,
     },
     node::{Need, Node, NodeConfig, NodeOpenError, shortening::LOG_BYTES},
     runtime::{
@@ -124,6 +130,7 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
     let worker = Worker::start(node, &disk, clock, Arc::clone(&peers))
         .map_err(|error| ServerError::System(error.to_string()))?;
     peers.report_to(worker.clone());
+    let Held { requests, answers, .. } = bounds.held.clone();
     let broker = Arc::new(Broker {
         identity,
         addresses,
@@ -136,8 +143,8 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
         book,
         peers,
         clock,
-        requests: bounds.requests.clone(),
-        answers: Budget::new(config.limits.request_bytes_max),
+        requests,
+        answers,
         unfolding: Semaphore::new(UNFOLDED_AT_ONCE),
         codec: hooks.codec,
         authorizer: hooks.authorizer,
@@ -163,16 +170,18 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
     dispatch.open(Arc::clone(&broker));
     running.tasks.0.spawn(membership::register(Arc::clone(&broker), refuse));
     running.tasks.0.spawn(space::watch(disk, worker));
-    running.tasks.0.spawn(observe::observe(broker));
+    running.tasks.0.spawn(observe::observe(broker, config));
     tracing::info!(node = running.node().get(), cluster = %running.cluster(), "server.started");
     Ok(running)
 }
 
 fn bounds(config: &ServerConfig) -> Bounds {
     Bounds {
-        requests: Budget::new(config.limits.request_bytes_max),
+        held: Held::new(config.limits.request_bytes_max),
         descriptors: descriptors_for_connections(),
         clients: Budget::new(config.limits.connections_max),
+        idle: Way::default(),
+        strangers: Way::default(),
         drain: CancellationToken::new(),
         limits: Arc::new(LiveLimits::new(config.limits.clone())),
     }
@@ -227,6 +236,7 @@ fn node_config(config: &ServerConfig, identity: &Identity) -> NodeConfig {
         scrub: settings::scrub(config),
         watermarks: config.watermarks(),
         slow_disk_ms: config.disk.slow_ms,
+        journal_queue_ms: config.journal.queue_ms,
         member_loss: None,
         metadata_log_bytes: LOG_BYTES,
         absent_ms: ABSENT_MS,

@@ -9,13 +9,10 @@ use rustix::process::{Resource, getrlimit};
 use super::{Finding, configuration::Configuration};
 use crate::units;
 
-const MIB: u64 = 1 << 20;
 /// Descriptors apart from native clients: Flight and HTTP connections, files with two each, peers, the process's own.
 const FILES_BESIDES: u64 = 1024 + 64 + 2 * 512 + 256;
 /// Segments that are open are mapped, and so are those that readers still hold.
 const MAPS_MIN: u64 = 16_384;
-/// What a node takes besides what the configuration bounds: code, stacks, metadata.
-const MEMORY_BESIDES: u64 = 256 * MIB;
 
 pub(super) fn check(configuration: Option<&Configuration>) -> Vec<Finding> {
     let config = configuration.map(|configuration| &configuration.config);
@@ -57,17 +54,16 @@ fn maps(limit: Option<u64>) -> Finding {
     Finding::ok("limits.maps", saw)
 }
 
-/// What `docs/operations.md` says that a node's memory is made of, without Flight's readers and writers.
+/// What `docs/operations.md` says that a node's memory is made of.
 fn memory_wanted(config: &ServerConfig) -> u64 {
-    let others = (config.seed_nodes.len() as u64).saturating_sub(1);
-    config.tail.bytes_max + 2 * config.limits.request_bytes_max + 128 * MIB * others + 4 * 64 * MIB + MEMORY_BESIDES
+    config.memory_bytes((config.seed_nodes.len() as u64).saturating_sub(1))
 }
 
 fn memory(wanted: u64, there: Option<u64>) -> Finding {
     const CHECK: &str = "memory";
     let Some(there) = there else { return Finding::skipped(CHECK, "/proc/meminfo cannot be read", "look with free") };
     let saw = format!("{} may be used, the configuration lets a node take {}", units::size(there), units::size(wanted));
-    let todo = "lower tail.bytes_max and limits.request_bytes_max, or give it more memory: the system ends whoever has \
+    let todo = "lower tail.bytes_max, limits.request_bytes_max and flight.held_bytes_max, or give it more memory: the system ends whoever has \
                 too much, and reads need page cache besides";
     match wanted {
         _ if wanted > there => Finding::wrong(CHECK, saw, todo),
@@ -124,6 +120,8 @@ mod tests {
 
     use super::{super::State, *};
 
+    const MIB: u64 = 1 << 20;
+
     #[test]
     fn limits_are_held_against_what_a_node_may_want() {
         let state = |limit| descriptors(limit, 4096).state;
@@ -131,7 +129,7 @@ mod tests {
         assert_eq!(state(Some(256)), State::Wrong);
         assert_eq!((maps(Some(65_530)).state, maps(Some(1000)).state), (State::Ok, State::Wrong));
         let wanted = memory_wanted(&ServerConfig::local(NodeId(1), "x"));
-        assert_eq!(wanted, (256 + 512 + 256 + 256) * MIB, "the defaults, alone");
+        assert_eq!(wanted, (256 + 512 + 256 + 160 + 256 + 256) * MIB, "the defaults, alone");
         let state = |there| memory(wanted, Some(there)).state;
         assert_eq!(
             [state(wanted * 2), state(wanted + 1), state(wanted - 1)],

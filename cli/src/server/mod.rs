@@ -197,6 +197,7 @@ fn flight_settings(reloader: &Reloader) -> watch::Receiver<FlightConfig> {
             connections_max: usize::try_from(of.connections_max).unwrap_or(usize::MAX),
             descriptors: descriptors_for_connections(),
             stalled: Duration::from_millis(of.stalled_ms),
+            held_bytes_max: usize::try_from(of.held_bytes_max).unwrap_or(usize::MAX),
             append_timeout: Duration::from_millis(of.append_ms),
             ..FlightConfig::default()
         });

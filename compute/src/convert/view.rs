@@ -66,6 +66,11 @@ impl Waiting {
         self.batches.is_empty()
     }
 
+    /// What they take as they are stored.
+    pub(crate) fn bytes(&self) -> usize {
+        self.batches.iter().map(Bytes::len).sum()
+    }
+
     pub(crate) fn extend(&mut self, batches: Vec<Bytes>) {
         self.batches.extend(batches);
     }

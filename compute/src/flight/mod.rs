@@ -13,6 +13,7 @@
 mod actions;
 mod append;
 mod body;
+mod calls;
 mod doget;
 mod follow;
 #[cfg(feature = "fuzzing")]

@@ -13,7 +13,7 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-use super::{doget::DoGetLayer, listener::connections, service::Flight, stalls::Stalls};
+use super::{calls::CountLayer, doget::DoGetLayer, listener::connections, service::Flight, stalls::Stalls};
 use crate::codec::ArrowCodec;
 
 /// What the server stands on.
@@ -44,6 +44,8 @@ pub struct FlightConfig {
     pub handshake: Duration,
     /// What a reader holds is dropped when it has not moved for this long.
     pub stalled: Duration,
+    /// What all readers together may hold while they do not move; past it, whoever has not for a second loses it.
+    pub held_bytes_max: usize,
     /// How long an append is tried again before its writer gets the error.
     pub append_timeout: Duration,
     /// How long calls under way may take to end once the server goes down.
@@ -57,6 +59,7 @@ impl Default for FlightConfig {
             descriptors: u64::MAX,
             handshake: Duration::from_secs(10),
             stalled: Duration::from_secs(30),
+            held_bytes_max: 256 * MIB,
             append_timeout: Duration::from_secs(60),
             grace: Duration::from_secs(10),
         }
@@ -118,6 +121,7 @@ impl FlightServer {
             .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .layer(CountLayer)
             .layer(DoGetLayer(Arc::clone(&shared)))
             .add_service(service)
             .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());

@@ -21,10 +21,12 @@ use levada_protocol::{
     error::{Error, ErrorCode, Result},
 };
 use tokio::sync::mpsc;
-use tonic::{Request, Response, Status, Streaming, transport::server::TcpConnectInfo};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    actions, info, ingest,
+    actions,
+    calls::ConnectionInfo,
+    info, ingest,
     server::Shared,
     status::{counted, status_of},
 };
@@ -66,7 +68,7 @@ impl Flight {
 pub(crate) fn context_of(headers: &HeaderMap, extensions: &Extensions) -> RequestContext {
     let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or("unknown");
     let agent: String = agent.chars().take(CLIENT_NAME_CHARS_MAX).collect();
-    let peer: Option<SocketAddr> = extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+    let peer: Option<SocketAddr> = extensions.get::<ConnectionInfo>().and_then(|info| info.tcp.remote_addr());
     let client = peer.map_or_else(|| agent.clone(), |peer| format!("{agent} at {peer}"));
     let timeout = headers.get("grpc-timeout").and_then(|timeout| timeout.to_str().ok()).and_then(timeout_of);
     RequestContext {

@@ -23,12 +23,14 @@ use super::{
 };
 use crate::{
     convert::view::Waiting,
-    metrics::{FLIGHT_READER_SECONDS_BEHIND_MAX, FLIGHT_STALLED_DROPPED_TOTAL},
+    metrics::{FLIGHT_HELD_BYTES, FLIGHT_READER_SECONDS_BEHIND_MAX, FLIGHT_STALLED_DROPPED_TOTAL},
 };
 
 /// How often readers are looked at: a few times while one may stall, and as often as the gauge of their lag is worth.
 const SWEPT_MIN: Duration = Duration::from_millis(10);
 const SWEPT_MAX: Duration = Duration::from_secs(1);
+/// Whoever has not moved for so long loses what it holds when all together hold too much.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// What one reader holds.
 ///
@@ -95,9 +97,15 @@ impl Held {
         true
     }
 
-    fn drop_if_stalled(&mut self, stalled: Duration) {
+    /// What it holds, about, in bytes: batches are in memory only as far as they have been read.
+    fn bytes(&self) -> usize {
+        self.frames.iter().map(Bytes::len).sum::<usize>() + self.waiting.bytes()
+    }
+
+    /// Whether it has stalled for so long; then it holds nothing any more that can be made again.
+    fn drop_if_stalled(&mut self, stalled: Duration) -> bool {
         if self.touched.elapsed() < stalled {
-            return;
+            return false;
         }
         let can_drop = self.made_of.is_some() && !self.frames.is_empty();
         if can_drop || !self.waiting.is_empty() {
@@ -107,6 +115,7 @@ impl Held {
             self.frames = VecDeque::new();
         }
         self.waiting = Waiting::default();
+        true
     }
 }
 
@@ -142,8 +151,11 @@ impl Stalls {
     /// Takes what stalled readers hold, until the server goes down.
     pub(crate) async fn run(self, mut config: watch::Receiver<FlightConfig>, shutdown: CancellationToken) {
         loop {
-            let stalled = config.borrow_and_update().stalled;
-            self.sweep(stalled);
+            let (stalled, held_bytes_max) = {
+                let config = config.borrow_and_update();
+                (config.stalled, config.held_bytes_max)
+            };
+            self.sweep(stalled, held_bytes_max);
             tokio::select! {
                 () = tokio::time::sleep((stalled / 6).clamp(SWEPT_MIN, SWEPT_MAX)) => {}
                 Ok(()) = config.changed() => {}
@@ -152,20 +164,35 @@ impl Stalls {
         }
     }
 
-    fn sweep(&self, stalled: Duration) {
+    /// Those go first that have stood still for longest, and only as many as there must when it is for want of memory.
+    fn sweep(&self, stalled: Duration, held_bytes_max: usize) {
         let readers = {
             let mut readers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             readers.retain(|(reader, _)| reader.strong_count() > 0);
             readers.clone()
         };
         let mut behind_max = Duration::ZERO;
+        let mut holding = Vec::new();
         for (reader, progress) in &readers {
-            if let Some(reader) = reader.upgrade() {
-                SharedHeld(reader).lock().drop_if_stalled(stalled);
+            if let Some(reader) = reader.upgrade().map(SharedHeld) {
                 behind_max = behind_max.max(progress.behind());
+                let held = reader.lock();
+                let (touched, bytes) = (held.touched, held.bytes());
+                drop(held);
+                holding.push((touched, bytes, reader));
+            }
+        }
+        holding.sort_by_key(|(touched, ..)| *touched);
+        let mut held_bytes: usize = holding.iter().map(|(_, bytes, _)| bytes).sum();
+        for (_, bytes, reader) in holding {
+            let patience = if held_bytes > held_bytes_max { stalled.min(MOMENT) } else { stalled };
+            if reader.lock().drop_if_stalled(patience) {
+                held_bytes -= bytes;
             }
         }
         gauge!(FLIGHT_READER_SECONDS_BEHIND_MAX.name).set(behind_max.as_secs_f64());
+        #[allow(clippy::cast_precision_loss, reason = "what is in memory is far below 2^52")]
+        gauge!(FLIGHT_HELD_BYTES.name).set(held_bytes as f64);
     }
 }
 
@@ -192,9 +219,9 @@ mod tests {
                 held.put(Chunk { frames: frames(&[100, 5, 300]), made_of, rows: 1 }, Waiting::default());
                 let mut got: Vec<u8> = (0..sent).flat_map(|_| held.pop().unwrap()).collect();
                 assert_eq!(held.lost(), None);
-                held.drop_if_stalled(Duration::from_secs(60));
+                assert!(!held.drop_if_stalled(Duration::from_secs(60)));
                 assert_eq!(held.lost(), None, "not stalled for so long");
-                held.drop_if_stalled(Duration::ZERO);
+                assert!(held.drop_if_stalled(Duration::ZERO));
                 assert_eq!(held.lost(), (sent < 3).then_some(made_of));
                 assert!(!held.put_again(frames(&[404])), "another message is refused");
                 assert!(held.put_again(frames(&again)));
@@ -207,7 +234,7 @@ mod tests {
     #[test]
     fn what_is_not_made_of_the_log_is_kept() {
         let mut held = Held::new(frames(&[10]));
-        held.drop_if_stalled(Duration::ZERO);
+        assert!(held.drop_if_stalled(Duration::ZERO));
         assert_eq!((held.lost(), rest(&mut held).len()), (None, 10));
     }
 
@@ -216,7 +243,28 @@ mod tests {
         let stalls = Stalls::default();
         drop(stalls.watch(Held::new(Vec::new()), Arc::new(Progress::new(true))));
         let _kept = stalls.watch(Held::new(Vec::new()), Arc::new(Progress::new(true)));
-        stalls.sweep(Duration::ZERO);
+        stalls.sweep(Duration::ZERO, 0);
         assert_eq!(stalls.0.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn too_much_of_all_is_taken_from_who_has_stood_still_longest() {
+        let stalls = Stalls::default();
+        let held: Vec<SharedHeld> = (1..=4_u64)
+            .map(|age| {
+                let mut held = Held::new(Vec::new());
+                held.put(Chunk { frames: frames(&[100]), made_of: MadeOf::default(), rows: 1 }, Waiting::default());
+                let secs = if age == 4 { 0 } else { 2 * age };
+                held.touched = Instant::now().checked_sub(Duration::from_secs(secs)).unwrap();
+                stalls.watch(held, Arc::new(Progress::new(true)))
+            })
+            .collect();
+        let who_holds = || held.iter().map(|held| !held.lock().frames.is_empty()).collect::<Vec<_>>();
+        stalls.sweep(Duration::from_secs(60), 400);
+        assert_eq!(who_holds(), [true; 4], "there is room");
+        stalls.sweep(Duration::from_secs(60), 200);
+        assert_eq!(who_holds(), [true, false, false, true], "the two that have stood still longest");
+        stalls.sweep(Duration::from_secs(60), 0);
+        assert_eq!(who_holds(), [false, false, false, true], "who moves keeps what it has");
     }
 }

@@ -352,7 +352,12 @@ impl Store {
         self.backlog.followed_bytes()
     }
 
-    /// Whether that, or what waits for the journal, is so much that entries of other leaders should be refused for now.
+    /// What waits for the journal: entries that were appended and are not durable here, in bytes of payload.
+    pub const fn journal_waiting_bytes(&self) -> u64 {
+        self.journal.waiting_bytes()
+    }
+
+    /// Whether the backlog, or what waits for the journal, is so much that entries of other leaders should be refused for now.
     /// This disk alone ends it, nobody else has to do anything: so nobody waits for it in a circle.
     #[must_use]
     pub const fn is_behind(&self) -> bool {

@@ -26,6 +26,7 @@ mod regaining;
 mod scripts;
 mod shortening;
 mod slow;
+mod turns;
 mod world;
 
 use self::world::*;
@@ -40,13 +41,17 @@ use crate::{
 };
 
 fn batch(values: &[&str], sequence: i32) -> Bytes {
+    batch_of(7, values, sequence)
+}
+
+fn batch_of(producer: i64, values: &[&str], sequence: i32) -> Bytes {
     let mut builder = RowsBuilder::new();
     for value in values {
         builder
             .push(&NewRecord { timestamp_ms: 1_700_000_000_000, value: Some(value.as_bytes()), ..NewRecord::default() })
             .unwrap();
     }
-    let producer = BatchProducer { id: ProducerId(7), epoch: ProducerEpoch(0), base_sequence: sequence };
+    let producer = BatchProducer { id: ProducerId(producer), epoch: ProducerEpoch(0), base_sequence: sequence };
     builder.finish(Attributes::default(), producer).unwrap()
 }
 

@@ -67,6 +67,7 @@ pub(super) fn config(node: NodeId, count: u64) -> NodeConfig {
         copy_bytes_per_s: 50 << 20,
         watermarks: Watermarks { reserve_bytes: 1 << 30, reserve_percent: 10 },
         slow_disk_ms: 20,
+        journal_queue_ms: 20,
         member_loss: None,
         metadata_log_bytes: 16 << 10,
         absent_ms: 5_000,

@@ -102,6 +102,7 @@ async fn fixture() -> Fixture {
         copy_bytes_per_s: 1,
         watermarks,
         slow_disk_ms: 0,
+        journal_queue_ms: 20,
         metadata_log_bytes: 1 << 20,
         absent_ms: 1_000,
         member_loss: None,

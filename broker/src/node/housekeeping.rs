@@ -30,8 +30,20 @@ const RETENTION_TICKS: u64 = 10_000 / TICK_MS;
 const BALANCE_TICKS: u64 = 5_000 / TICK_MS;
 /// How long a shutdown waits for others to take over.
 const SHUTDOWN_TICKS: u64 = 3_000 / TICK_MS;
+/// How often a checkpoint is begun because it makes space, at most.
+const FREEING_TICKS: u64 = 2_000 / TICK_MS;
 
 impl Node {
+    /// Whether files wait for a checkpoint, to go or to be used again, and their space is needed.
+    pub(super) fn checkpoint_makes_space(&mut self) -> bool {
+        let is_due =
+            self.space.fullness() > Fullness::Roomy && self.store.checkpoint_frees() && self.ticks >= self.freeing_at;
+        if is_due {
+            self.freeing_at = self.ticks + FREEING_TICKS;
+        }
+        is_due
+    }
+
     /// 50 milliseconds have passed.
     pub(super) fn tick(&mut self, out: &mut Vec<Effect>) {
         self.ticks += 1;

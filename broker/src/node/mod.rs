@@ -81,22 +81,15 @@ use self::{
     unsound::Reports,
 };
 use crate::{
-    cluster::{
-        health::Fullness,
-        view::{ClusterView, Leadership},
-    },
+    cluster::view::{ClusterView, Leadership},
     partition::machine::Partition,
     raft::{
-        TICK_MS,
         membership::{Conf, Membership},
         wire::{PeerMessage, kind_of},
     },
     random::Random,
 };
 pub use space::Watermarks;
-
-/// How often a checkpoint is begun because it makes space, at most.
-const FREEING_TICKS: u64 = 2_000 / TICK_MS;
 
 pub use self::{
     open_error::NodeOpenError,
@@ -407,16 +400,6 @@ impl Node {
             self.begin_checkpoint();
         }
         self.poll_store(out);
-    }
-
-    /// Whether files wait for a checkpoint, to go or to be used again, and their space is needed.
-    fn checkpoint_makes_space(&mut self) -> bool {
-        let is_due =
-            self.space.fullness() > Fullness::Roomy && self.store.checkpoint_frees() && self.ticks >= self.freeing_at;
-        if is_due {
-            self.freeing_at = self.ticks + FREEING_TICKS;
-        }
-        is_due
     }
 
     fn poll_store(&mut self, out: &mut Vec<Effect>) {

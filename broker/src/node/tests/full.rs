@@ -3,6 +3,7 @@
 use levada_storage_engine::disk::{Disk as _, DiskSpace};
 
 use super::*;
+use crate::cluster::health::Fullness;
 
 const MIB: u64 = 1 << 20;
 

@@ -313,6 +313,24 @@ impl World {
     }
 }
 
+/// Found by the property below: the time to let go began with the first of two assignments, and whoever had been answered a moment
+/// ago was fenced when it was over.
+#[test]
+fn who_holds_on_is_fenced_when_its_session_ends() {
+    use self::{Action::*, Fate::*};
+    let mut world = World::new();
+    let arrives = |number| Speak(number, Arrives);
+    let story =
+        [arrives(1), arrives(2), arrives(1), Wait(8_824), arrives(3), Speak(1, AnswerLost), Wait(5_490), arrives(1)];
+    for action in story.into_iter().chain([Wait(5_686), arrives(0), Wait(4_000), arrives(0), Wait(15_000), arrives(0)])
+    {
+        world.act(action);
+        world.check();
+    }
+    world.settle();
+    world.check_settled();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 

@@ -31,6 +31,9 @@ impl Coordinator {
     ) -> Result<Beat> {
         let (name, id) = (heartbeat.group.as_str(), &heartbeat.member);
         let known = self.state.group(name).and_then(|group| group.members.get(id));
+        if let Some(member) = known.filter(|_| self.watch.is_refused(name, id)) {
+            return Err(held_on(name, id, member));
+        }
         // Who joins and is known was not answered, or this was long under way: it is told again, and nothing else.
         let is_repeated = match known {
             None if heartbeat.epoch == 0 => {
@@ -280,6 +283,16 @@ fn check_topics(wanted: &BTreeSet<String>) -> Result<()> {
         return Err(Error::new(ErrorCode::GroupQuota, why));
     }
     wanted.iter().try_for_each(|name| check_topic_name(name))
+}
+
+/// A member speaks that has not let go in time.
+fn held_on(group: &str, id: &MemberId, member: &Member) -> Error {
+    let why = format!(
+        "member {id} of group {group:?} has not let go of partitions for {} ms; stop what you do for the group, and join again under \
+         a new id",
+        member.rebalance_timeout_ms
+    );
+    Error::new(ErrorCode::MemberFenced, why)
 }
 
 /// A member speaks that the group does not know, or under an epoch that is over.

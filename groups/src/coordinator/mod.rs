@@ -16,7 +16,8 @@
 //!
 //! A member that a coordinator has not heard for its session timeout is fenced. A member must stop by itself when it has not been
 //! answered for so long, counted from when it sent what was answered last, and then says that it has seen version 0: it is
-//! told anew. As it sends before the coordinator hears it, it stops first. Both count with clocks that never jump. A new leader begins to count anew when it begins to lead; that too
+//! told anew. As it sends before the coordinator hears it, it stops first. One that does not let go in time is not answered any more: it stops
+//! when it hears of that, or when its session ends, and is fenced then and not sooner. Both count with clocks that never jump. A new leader begins to count anew when it begins to lead; that too
 //! is after everything that the leader before it has answered.
 //!
 //! **Commits.** A member may commit for a partition that it has, with an epoch from the one in which the partition was given

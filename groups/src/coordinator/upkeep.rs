@@ -18,7 +18,7 @@ pub struct Fenced {
     pub group: String,
     /// The member.
     pub member: MemberId,
-    /// It was heard, but has not let go of what it was to let go of.
+    /// It had not let go in time of what it was to let go of, and was not answered since.
     pub held_on: bool,
 }
 
@@ -59,10 +59,16 @@ impl Coordinator {
         let mut gone = Vec::new();
         for _ in 0..FENCED_PER_TICK {
             let Some((group, member, why)) = self.watch.overdue(now) else { break };
+            // It may have been answered a moment ago, and believes that it has the rest of what it has.
+            if why == Why::Rebalance {
+                self.watch.refuse(&group, &member);
+                continue;
+            }
+            let held_on = self.watch.is_refused(&group, &member);
             gone.push((group.clone(), Record::MemberGone { group: group.clone(), id: member.clone() }));
             self.drop_member(&group, &member, &mut Vec::new());
             groups.insert(group.clone());
-            upkeep.fenced.push(Fenced { group, member, held_on: why == Why::Rebalance });
+            upkeep.fenced.push(Fenced { group, member, held_on });
         }
         for name in groups {
             let mut change: Vec<Record> =

@@ -7,5 +7,4 @@ pub mod health;
 pub mod metadata;
 pub mod placement;
 pub mod recovery;
-mod topics;
 pub mod view;

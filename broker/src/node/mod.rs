@@ -15,7 +15,6 @@
 mod admission;
 mod alone;
 mod controller;
-mod coordinating;
 mod copying;
 pub mod event;
 mod fetching;
@@ -551,7 +550,6 @@ impl Node {
         match request {
             Request::Produce { partition, batch } => self.admission.queue(id, partition, batch),
             Request::Bounds { partition } => self.bounds(id, partition, out),
-            Request::Group { partition, ask } => self.on_group_request(id, partition, ask, out),
             Request::DescribeReplica { group } => {
                 let result = self.describe_replica(group).map(|report| Answer::Replica(Box::new(report)));
                 out.push(Effect::Reply { id, result });

@@ -39,9 +39,7 @@ const fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::OutcomeUnknown
         | ErrorCode::ShuttingDown
         | ErrorCode::Disconnected => Code::Unavailable,
-        ErrorCode::Busy | ErrorCode::DiskFull | ErrorCode::RecordTooLarge | ErrorCode::GroupQuota => {
-            Code::ResourceExhausted
-        }
+        ErrorCode::Busy | ErrorCode::DiskFull | ErrorCode::RecordTooLarge => Code::ResourceExhausted,
         ErrorCode::NotLeader
         | ErrorCode::NotController
         | ErrorCode::NotEnoughNodes
@@ -50,12 +48,8 @@ const fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::FeatureLevel
         | ErrorCode::NotNeeded
         | ErrorCode::NotAdmitted
-        | ErrorCode::NodeRemoved
-        | ErrorCode::GroupNotEmpty => Code::FailedPrecondition,
-        ErrorCode::ProducerFenced
-        | ErrorCode::OutOfOrderSequence
-        | ErrorCode::MemberFenced
-        | ErrorCode::NotAssigned => Code::Aborted,
+        | ErrorCode::NodeRemoved => Code::FailedPrecondition,
+        ErrorCode::ProducerFenced | ErrorCode::OutOfOrderSequence => Code::Aborted,
         ErrorCode::InvalidRequest
         | ErrorCode::InvalidName
         | ErrorCode::InvalidConfig
@@ -63,11 +57,9 @@ const fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::SchemaMismatch
         | ErrorCode::BadFrame
         | ErrorCode::InvalidTicket => Code::InvalidArgument,
-        ErrorCode::UnknownTopic | ErrorCode::UnknownPartition | ErrorCode::UnknownNode | ErrorCode::UnknownGroup => {
-            Code::NotFound
-        }
+        ErrorCode::UnknownTopic | ErrorCode::UnknownPartition | ErrorCode::UnknownNode => Code::NotFound,
         ErrorCode::OffsetOutOfRange => Code::OutOfRange,
-        ErrorCode::TopicExists | ErrorCode::InstanceInUse => Code::AlreadyExists,
+        ErrorCode::TopicExists => Code::AlreadyExists,
         ErrorCode::UnsupportedVersion | ErrorCode::UnknownApi => Code::Unimplemented,
         ErrorCode::Unauthorized => Code::PermissionDenied,
         ErrorCode::Damaged => Code::DataLoss,

@@ -14,7 +14,6 @@ use levada_storage_engine::{
     entry::EntryKind,
 };
 
-mod coordinating;
 mod full;
 mod hibernation;
 mod keeping;

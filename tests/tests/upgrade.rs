@@ -20,7 +20,7 @@ use serde_json::Value;
 const TOPIC: &str = "ledger";
 
 /// The level of this build: `LEVEL_MAX` in `broker/src/cluster/feature.rs`.
-const NEW_LEVEL: u64 = 3;
+const NEW_LEVEL: u64 = 4;
 
 /// The build that knows the first level only.
 fn older() -> Result<PathBuf> {

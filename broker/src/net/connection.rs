@@ -133,9 +133,14 @@ impl Held {
         large.and(self.requests.take(bytes).await)
     }
 
-    /// Whether somebody waits.
-    pub(crate) fn is_waited_for(&self) -> bool {
-        [&self.requests, &self.large, &self.answers].into_iter().any(Budget::is_waited_for)
+    /// Whether somebody waits until a request is done.
+    pub(crate) fn are_requests_waited_for(&self) -> bool {
+        self.requests.is_waited_for() || self.large.is_waited_for()
+    }
+
+    /// Whether somebody waits until an answer is taken.
+    pub(crate) fn are_answers_waited_for(&self) -> bool {
+        self.answers.is_waited_for()
     }
 }
 
@@ -175,7 +180,8 @@ pub(crate) async fn serve<H: Handler, T: Send>(
     let (reader, writer) = stream.into_split();
     let mut reader = FrameReader::new(reader, BytesMut::new());
     let outbox = Arc::new(Outbox::default());
-    let write = outbox.run(writer, Patience::new(bounds.limits.get().frame(), &bounds.held, "stalled"));
+    let write = outbox
+        .run(writer, Patience::new(bounds.limits.get().frame(), &bounds.held, Held::are_answers_waited_for, "stalled"));
     let mut write = std::pin::pin!(write);
     let mut connection = Connection { reader: &mut reader, outbox: &outbox, handler, bounds: &bounds };
     let read = async {
@@ -377,7 +383,11 @@ impl<H: Handler> Connection<'_, H> {
             };
             let place = Arc::clone(&places).acquire_owned().await.ok();
             let charge = self.pay(session, head, &own, &raft).await;
-            let patience = Patience::new(limits.frame(), &self.bounds.held, "silent");
+            // What another node sends is not held in what clients wait for.
+            let patience = match session.peer {
+                Some(_) => Patience::from(limits.frame()),
+                None => Patience::new(limits.frame(), &self.bounds.held, Held::are_requests_waited_for, "silent"),
+            };
             let frame = match self.reader.body(head, patience).await {
                 Ok(frame) => frame,
                 Err(error) => return Err(self.refuse(error)),

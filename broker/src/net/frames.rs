@@ -107,15 +107,14 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     }
 
     async fn read_body(&mut self, head: Head, patience: &Patience<'_>) -> Result<Frame, ReadError> {
-        let silent = || silent(patience.most());
         if head.bytes <= READ_BYTES {
-            patience.wait(self.fill(head.bytes)).await.ok_or_else(silent)??;
+            self.fill_with(head.bytes, patience).await?;
             return self
                 .decoder
                 .decode(&mut self.buffer)?
                 .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
-        patience.wait(self.fill(HEAD_BYTES + head.header_bytes)).await.ok_or_else(silent)??;
+        self.fill_with(HEAD_BYTES + head.header_bytes, patience).await?;
         let mut fields = self.buffer.split_to(HEAD_BYTES + head.header_bytes).freeze();
         fields.advance(4);
         let (api, flags, correlation_id) = (fields.get_u16_le(), fields.get_u16_le(), fields.get_u64_le());
@@ -145,6 +144,17 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         while self.buffer.len() < bytes {
             self.buffer.reserve(bytes - self.buffer.len());
             if self.read().await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The same, with patience for each piece.
+    async fn fill_with(&mut self, bytes: usize, patience: &Patience<'_>) -> io::Result<()> {
+        while self.buffer.len() < bytes {
+            self.buffer.reserve(bytes - self.buffer.len());
+            if patience.wait(self.read()).await.ok_or_else(|| silent(patience.most()))?? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }

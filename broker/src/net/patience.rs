@@ -19,8 +19,8 @@ const MOMENT: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience<'b> {
     most: Duration,
-    /// What is held meanwhile.
-    held: Option<&'b Held>,
+    /// What is held meanwhile, and whether others wait for that.
+    held: Option<(&'b Held, fn(&Held) -> bool)>,
     /// What the other side is when it does nothing, in metrics; `None` where it is no client.
     reason: Option<&'static str>,
 }
@@ -33,8 +33,13 @@ impl From<Duration> for Patience<'_> {
 
 impl<'b> Patience<'b> {
     /// Waits so long, if nobody waits for any of this.
-    pub(crate) const fn new(most: Duration, held: &'b Held, reason: &'static str) -> Self {
-        Self { most, held: Some(held), reason: Some(reason) }
+    pub(crate) const fn new(
+        most: Duration,
+        held: &'b Held,
+        is_waited_for: fn(&Held) -> bool,
+        reason: &'static str,
+    ) -> Self {
+        Self { most, held: Some((held, is_waited_for)), reason: Some(reason) }
     }
 
     /// How long it waits at most.
@@ -51,7 +56,7 @@ impl<'b> Patience<'b> {
             if let Ok(came) = timeout(left.min(MOMENT), what.as_mut()).await {
                 return Some(came);
             }
-            if left <= MOMENT || self.held.is_some_and(Held::is_waited_for) {
+            if left <= MOMENT || self.held.is_some_and(|(held, is_waited_for)| is_waited_for(held)) {
                 if let Some(reason) = self.reason {
                     counter!(names::CONNECTIONS_DROPPED.name, "reason" => reason).increment(1);
                 }
@@ -74,7 +79,7 @@ mod tests {
         const LONG: Duration = Duration::from_secs(1000);
         let held = Held::new(10);
         assert!(Patience::from(Duration::from_millis(10)).wait(pending::<()>()).await.is_none());
-        let patience = Patience::new(LONG, &held, "stalled");
+        let patience = Patience::new(LONG, &held, Held::are_answers_waited_for, "stalled");
         assert_eq!(patience.wait(async { 7 }).await, Some(7));
         let _all = held.answers.take(10).await;
         let nobody_waits = timeout(3 * MOMENT, patience.wait(pending::<()>())).await;

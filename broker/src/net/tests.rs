@@ -417,7 +417,7 @@ async fn half_a_frame_does_not_keep_out_others_for_long() {
     let mut client = server.client().await;
     client.produce(1, 1000).await;
     assert!(!client.frame().await.expect("what is small has room").is_error());
-    assert!(!server.bounds.held.is_waited_for());
+    assert!(!server.bounds.held.are_requests_waited_for());
     client.produce(2, 2 << 20).await;
     assert!(!client.frame().await.expect("long before `frame_ms`").is_error());
     assert!(half.frame().await.is_none(), "closed");

@@ -1,15 +1,13 @@
 //! Connections to the Flight port: so many and no more, and those that do nothing make room for others.
 
 use std::{
+    collections::BTreeMap,
     future::Future as _,
     io::{self, IoSlice},
     net::SocketAddr,
     os::fd::AsRawFd as _,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -19,7 +17,7 @@ use metrics::{counter, gauge};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{Notify, futures::OwnedNotified, watch},
+    sync::{oneshot, watch},
     time::{Instant, Sleep, sleep},
 };
 use tonic::transport::server::Connected;
@@ -38,6 +36,8 @@ const CLEAR_INTERVAL: Duration = Duration::from_millis(200);
 const STRANGE_AFTER: Duration = Duration::from_secs(1);
 /// A connection without calls is idle after this.
 const IDLE_AFTER: Duration = Duration::from_secs(2);
+/// What has come may be a call, and is one after this.
+const CALL_WITHIN: Duration = Duration::from_millis(200);
 /// What every HTTP/2 client says first.
 const PREFACE_BYTES: usize = 24;
 
@@ -83,22 +83,32 @@ pub(crate) fn connections(
 #[derive(Debug, Default)]
 struct Places {
     taken: watch::Sender<usize>,
-    /// Those that have not said what they speak for a while. Whoever has waited longest is told first.
-    strangers: Arc<Notify>,
+    /// Those that have not said what they speak for a while.
+    strangers: Arc<Line>,
     /// Those that have been idle for a while.
-    idle: Arc<Notify>,
-    /// How many are in these two lines.
-    standing: [Arc<AtomicUsize>; 2],
+    idle: Arc<Line>,
 }
 
 impl Places {
     /// Asks one to go that does nothing, if there is one.
     fn clear(&self) {
-        let lines = [&self.strangers, &self.idle];
-        let line = lines.into_iter().zip(&self.standing).find(|(_, standing)| standing.load(Ordering::Relaxed) > 0);
-        if let Some((line, _)) = line {
-            line.notify_one();
-        }
+        let _ = self.strangers.clear() || self.idle.clear();
+    }
+}
+
+/// Those who do nothing: whoever came first has the lowest number.
+#[derive(Debug, Default)]
+struct Line(Mutex<(u64, BTreeMap<u64, oneshot::Sender<()>>)>);
+
+impl Line {
+    /// Asks whoever has stood here longest to go; false if nobody does.
+    fn clear(&self) -> bool {
+        let first = self.lock().1.pop_first();
+        first.is_some_and(|(_, tell)| tell.send(()).is_ok())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, oneshot::Sender<()>>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -131,24 +141,30 @@ impl Drop for Place {
 
 /// Stands in a line until it is told to go.
 struct Stand {
-    told: Pin<Box<OwnedNotified>>,
-    standing: Arc<AtomicUsize>,
+    line: Arc<Line>,
+    number: u64,
+    told: oneshot::Receiver<()>,
 }
 
 impl Stand {
-    fn new(line: &Arc<Notify>, standing: &Arc<AtomicUsize>) -> Self {
-        standing.fetch_add(1, Ordering::Relaxed);
-        Self { told: Box::pin(Arc::clone(line).notified_owned()), standing: Arc::clone(standing) }
+    fn new(line: &Arc<Line>) -> Self {
+        let (tell, told) = oneshot::channel();
+        let mut standing = line.lock();
+        let number = standing.0;
+        standing.0 += 1;
+        standing.1.insert(number, tell);
+        drop(standing);
+        Self { line: Arc::clone(line), number, told }
     }
 
     fn is_told(&mut self, cx: &mut Context<'_>) -> bool {
-        self.told.as_mut().poll(cx).is_ready()
+        Pin::new(&mut self.told).poll(cx).is_ready()
     }
 }
 
 impl Drop for Stand {
     fn drop(&mut self) {
-        self.standing.fetch_sub(1, Ordering::Relaxed);
+        self.line.lock().1.remove(&self.number);
     }
 }
 
@@ -190,10 +206,13 @@ impl Connection {
                     self.state = State::Busy(Box::pin(sleep(IDLE_AFTER)));
                 }
             }
-            // An answer to a ping is no call.
             State::Busy(_) => {}
-            State::Idle(_) if self.calls.is_idle() => {}
-            State::Idle(_) => self.state = State::Busy(Box::pin(sleep(IDLE_AFTER))),
+            State::Idle(_) if bytes == 0 && self.calls.is_idle() => {}
+            // A call that has just come is not known yet; an answer to a ping is none.
+            State::Idle(_) => {
+                let after = if self.calls.is_idle() { CALL_WITHIN } else { IDLE_AFTER };
+                self.state = State::Busy(Box::pin(sleep(after)));
+            }
         }
     }
 
@@ -203,8 +222,7 @@ impl Connection {
             match &mut self.state {
                 State::Stranger { look, deadline, stand, .. } => {
                     if stand.is_none() && look.as_mut().poll(cx).is_ready() {
-                        let [strangers, _] = &self.place.0.standing;
-                        *stand = Some(Stand::new(&self.place.0.strangers, strangers));
+                        *stand = Some(Stand::new(&self.place.0.strangers));
                     }
                     let is_told = stand.as_mut().is_some_and(|stand| stand.is_told(cx));
                     return is_told || deadline.as_mut().poll(cx).is_ready();
@@ -214,8 +232,7 @@ impl Connection {
                         return false;
                     }
                     if self.calls.is_idle() {
-                        let [_, idle] = &self.place.0.standing;
-                        self.state = State::Idle(Stand::new(&self.place.0.idle, idle));
+                        self.state = State::Idle(Stand::new(&self.place.0.idle));
                     } else {
                         look.as_mut().reset(Instant::now() + IDLE_AFTER);
                     }

@@ -15,12 +15,15 @@ use crate::metrics as names;
 /// The moment. Who has done nothing for so long is not slow, it is gone.
 const MOMENT: Duration = Duration::from_secs(1);
 
+/// Whether others wait for what is held.
+type IsWaitedFor = fn(&Held) -> bool;
+
 /// How long to wait, and of whom else there is to think.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience<'b> {
     most: Duration,
     /// What is held meanwhile, and whether others wait for that.
-    held: Option<(&'b Held, fn(&Held) -> bool)>,
+    held: Option<(&'b Held, IsWaitedFor)>,
     /// What the other side is when it does nothing, in metrics; `None` where it is no client.
     reason: Option<&'static str>,
 }
@@ -33,12 +36,7 @@ impl From<Duration> for Patience<'_> {
 
 impl<'b> Patience<'b> {
     /// Waits so long, if nobody waits for any of this.
-    pub(crate) const fn new(
-        most: Duration,
-        held: &'b Held,
-        is_waited_for: fn(&Held) -> bool,
-        reason: &'static str,
-    ) -> Self {
+    pub(crate) const fn new(most: Duration, held: &'b Held, is_waited_for: IsWaitedFor, reason: &'static str) -> Self {
         Self { most, held: Some((held, is_waited_for)), reason: Some(reason) }
     }
 

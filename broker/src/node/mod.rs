@@ -80,7 +80,7 @@ use self::{
     unsound::Reports,
 };
 use crate::{
-    cluster::view::{ClusterView, Leadership},
+    cluster::view::ClusterView,
     partition::machine::Partition,
     raft::{
         membership::{Conf, Membership},
@@ -524,11 +524,7 @@ impl Node {
                 known.step(from, *message);
                 self.dirty.insert(group);
             }
-            PeerMessage::Leadership { group, term } => {
-                if !self.partitions.contains_key(&group) {
-                    self.view.lead(group, Leadership { term, node: Some(from) });
-                }
-            }
+            PeerMessage::Leadership { group, term } => self.on_leadership(from, group, term),
             PeerMessage::Placed { group, voters, targets_given } => self.on_placed(group, &voters, targets_given),
             PeerMessage::Lost { group, replica } => self.on_lost(group, replica, out),
             PeerMessage::MemberLost { replica, loss, term } => self.on_member_lost((from, term), replica, loss, out),

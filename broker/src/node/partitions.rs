@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use levada_protocol::{
     error::{Error, ErrorCode},
-    ids::{GroupId, LogIndex, NodeId, ReplicaId, TopicPartition},
+    ids::{GroupId, LogIndex, NodeId, ReplicaId, Term, TopicPartition},
     source::LogBounds,
 };
 use levada_storage_engine::{
@@ -425,6 +425,13 @@ impl Node {
                 let message = PeerMessage::Leadership { group, term: leadership.term };
                 out.push(Effect::Send { to, message });
             }
+        }
+    }
+
+    /// Another node says that it leads a group. A replica of it here would know better.
+    pub(super) fn on_leadership(&self, from: NodeId, group: GroupId, term: Term) {
+        if !self.partitions.contains_key(&group) {
+            self.view.lead(group, Leadership { term, node: Some(from) });
         }
     }
 }

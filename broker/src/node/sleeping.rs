@@ -6,10 +6,12 @@
 //! **Beats.** Each 200 ms a node tells every other one that it is there, with the number of its process. Any message counts
 //! for that, too. A node that says nothing for a second is *lost*, and so is one whose number changes: then the groups wake
 //! up that it led, and those led here that have no majority without it. When it is back, those led here that have a replica
-//! there wake up for a moment, some with each tick.
+//! there wake up for a moment, some with each tick. Those that are awake stay so for a while: by what its process before
+//! answered they might fall asleep, though the replica is in doubt now and does not answer any more.
 //!
 //! **Notices.** What sleeps under a leader here is told to its followers when it falls asleep and each 10 seconds after that,
-//! a few groups with each tick. A follower that has not been told for 25 seconds wakes up.
+//! a few groups with each tick. A follower that has not been told for 25 seconds wakes up. A node whose replica takes no part
+//! hears from them who leads, and tells it why.
 //!
 //! Beats and notices are sent once the cluster is at the feature level that knows them.
 
@@ -22,7 +24,7 @@ use super::{Node, event::Effect, rota::Rota};
 use crate::{
     cluster::feature::LEVEL_HIBERNATION,
     partition::machine::Partition,
-    raft::{TICK_MS, hibernation::Notice, wire::PeerMessage},
+    raft::{ELECTION_TICKS, TICK_MS, hibernation::Notice, wire::PeerMessage},
 };
 
 /// A group in which nothing happened for so long may sleep.
@@ -45,6 +47,8 @@ const MOMENT_TICKS: u64 = 500 / TICK_MS;
 const NOTICES_MAX: usize = 1_024;
 
 const _: () = assert!(MOMENT_TICKS < QUIET_TICKS);
+// Meanwhile raft forgets who answered before, and only who answers again counts as there.
+const _: () = assert!(MOMENT_TICKS >= ELECTION_TICKS as u64);
 const _: () = assert!(2 * BEAT_TICKS < LOST_TICKS && 2 * NOTICE_TICKS < UNCONFIRMED_TICKS);
 
 /// Why a group woke up.
@@ -124,7 +128,7 @@ pub(super) struct Sleepers {
     awake: BTreeMap<GroupId, u64>,
     asleep: BTreeMap<GroupId, Slumber>,
     sightings: BTreeMap<NodeId, Sighting>,
-    /// Groups that are to be woken because a node is back.
+    /// Groups that are to be woken, or kept awake, because a node is back.
     awaited: BTreeSet<GroupId>,
     /// What is to be said with the end of this tick.
     notices: BTreeMap<NodeId, Vec<Notice>>,
@@ -292,7 +296,10 @@ impl Node {
     /// Another node says which of the groups that it leads sleep.
     pub(super) fn on_asleep(&mut self, from: NodeId, notices: &[Notice]) {
         for notice in notices {
-            let Some(partition) = self.partitions.get(&notice.group) else { continue };
+            let Some(partition) = self.partitions.get(&notice.group) else {
+                self.on_leadership(from, notice.group, notice.term);
+                continue;
+            };
             if !partition.group.follows(from, notice) || partition.applied() != notice.last_index {
                 continue;
             }
@@ -401,13 +408,12 @@ impl Node {
         }
     }
 
-    /// Another node is there again, or another process on it: its replicas may need something, or not know who leads them.
+    /// Another node is there again, or another process on it: its replicas may need something, or not know who leads them, or
+    /// not take part any more.
     fn on_node_back(&mut self, node: NodeId) {
-        let concerns = |(group, slumber): (&GroupId, &Slumber)| {
-            let led_here = self.partitions.get(group).filter(|_| slumber.leader == self.config.node)?;
-            led_here.group.replicas().values().any(|at| *at == node).then_some(*group)
-        };
-        let groups: Vec<GroupId> = self.sleepers.asleep.iter().filter_map(concerns).collect();
+        let led_here = self.partitions.iter().filter(|(_, partition)| partition.group.is_leader());
+        let concerned = led_here.filter(|(_, partition)| partition.group.replicas().values().any(|at| *at == node));
+        let groups: Vec<GroupId> = concerned.map(|(group, _)| *group).collect();
         self.sleepers.awaited.extend(groups);
     }
 }

@@ -35,6 +35,9 @@
 //!   process has a number of its own in what its node says; another number is taken as the loss of the node.
 //! - *A follower's node was restarted.* Its replica does not know of any leader. The leader wakes because of the number, or at
 //!   the latest because of the follower's question for pre-votes.
+//! - *A follower's replica is in doubt after a restart*, and asks nobody for anything. The leader wakes because of the number, or
+//!   stays awake for a while if it is, so that what the process before answered is forgotten: then nobody sleeps until another
+//!   replica has taken its place. If such an answer comes late, so that the leader sleeps, its notices tell that node whom to tell.
 //! - *The leader's replica is gone while its node is there* (it is in doubt after a restart, or was replaced). Awake, its
 //!   followers would notice. So a notice holds for a limited time only: the leader repeats it in turn for all its sleeping
 //!   groups, and a follower for which it is not repeated wakes up and asks for votes.

@@ -5,6 +5,8 @@ use crate::{cluster::feature::LEVEL_HIBERNATION, node::sleeping::Wake, raft::hib
 
 /// Longer than a group is quiet before it sleeps, and than a leader takes to say so.
 const NIGHT_TICKS: u32 = 120;
+/// What the journal alone has, where it is to be damaged.
+const LOST: &str = "this is going to be lost";
 
 fn ticks(world: &mut World, count: u32) {
     (0..count).for_each(|_| world.step());
@@ -240,6 +242,65 @@ fn followers_whose_leader_forgot_them_wake_up() {
     ticks(&mut world, 1_000);
     assert!(world.leader(places[0]).is_some());
     assert!(followers.iter().any(|node| woken(&world, *node, Wake::Unconfirmed) == 1));
+}
+
+/// A node comes back, and its replica is in doubt.
+fn damage(world: &mut World, node: NodeId, place: TopicPartition) {
+    world.crash(node);
+    damage_journal(&world.disks[&node], LOST.as_bytes());
+    world.restart(node);
+    assert!(world.nodes[&node].store.doubts(group_of(world, place)));
+}
+
+/// Its group is about to fall asleep when its node is back, and has the answers of the process before.
+#[test]
+fn nobody_sleeps_by_what_a_process_said_that_is_gone() {
+    let mut were_awake = 0;
+    for quiet_ticks in 36..46 {
+        let (mut world, places) = asleep(1);
+        let (leader, followers) = roles(&world, places[0]);
+        assert_eq!(world.produce(places[0], batch(&[LOST], 0)), appended(0, false));
+        ticks(&mut world, quiet_ticks);
+        were_awake += u32::from(!sleeps(&world, leader, places[0]));
+        world.drops = Some(|_, message| matches!(message, PeerMessage::Lost { .. }));
+        damage(&mut world, followers[0], places[0]);
+        ticks(&mut world, NIGHT_TICKS);
+        assert!(!sleeps(&world, leader, places[0]), "{quiet_ticks} ticks after the record");
+    }
+    assert!((1..10).contains(&were_awake), "it fell asleep in between");
+}
+
+/// What the process before answered comes late, so that the leader takes the replica for one that is there, and sleeps. Who
+/// it is, it says with its notices only.
+#[test]
+fn a_replica_in_doubt_hears_of_a_leader_that_sleeps() {
+    let (mut world, places) = asleep(1);
+    let (leader, followers) = roles(&world, places[0]);
+    assert_eq!(world.produce(places[0], batch(&[LOST], 0)), appended(0, false));
+    ticks(&mut world, NIGHT_TICKS);
+    all_sleep(&world, 1);
+    let group = group_of(&world, places[0]);
+    let replica_on = |node: NodeId| world.nodes[&node].partitions[&group].group.replica().get();
+    let mut late = raft::eraftpb::Message::default();
+    late.set_msg_type(raft::eraftpb::MessageType::MsgHeartbeatResponse);
+    late.set_from(replica_on(followers[0]));
+    late.set_to(replica_on(leader));
+    late.set_term(term(&world, leader, places[0]).get());
+    world.drops = Some(|_, message| matches!(message, PeerMessage::Leadership { .. } | PeerMessage::Asleep { .. }));
+    damage(&mut world, followers[0], places[0]);
+    world.until(|world| !sleeps(world, leader, places[0]));
+    for _ in 0..NIGHT_TICKS {
+        if sleeps(&world, leader, places[0]) {
+            break;
+        }
+        let message = PeerMessage::Raft { group, message: Box::new(late.clone()) };
+        world.events.push_back((leader, Event::Peer { from: followers[0], message }));
+        world.step();
+    }
+    assert!(sleeps(&world, leader, places[0]) && !world.nodes[&followers[0]].lost.is_empty());
+    world.drops = Some(|_, message| matches!(message, PeerMessage::Leadership { .. }));
+    world.until(|world| world.values(followers[0], places[0]) == [LOST]);
+    world.until(|world| world.nodes.values().all(|node| node.asleep() == 1));
 }
 
 /// Its node is there, and it says nothing.

@@ -349,6 +349,7 @@ pub const fn api_name(api: u16) -> &'static str {
         Some(Api::Raft) => "raft",
         Some(Api::FindCoordinator) => "find_coordinator",
         Some(Api::Group) => "group",
+        Some(Api::Newcomers) => "newcomers",
         None => "unknown",
     }
 }

@@ -31,7 +31,7 @@ use levada_protocol::{
             RecoverMetadataRequest, RecoverPartitionRequest, RegisterNodeRequest, ReloadConfigRequest,
             ResizeTopicRequest, TopicInfo, TransferLeaderRequest, find_coordinator_request, group_request,
         },
-        peer::{FoundClusterRequest, JoinClusterRequest, RaftFrame, SeedStateRequest},
+        peer::{FoundClusterRequest, JoinClusterRequest, NewcomersRequest, RaftFrame, SeedStateRequest},
     },
 };
 use tokio::{
@@ -113,7 +113,7 @@ fn fate(api: Api) -> Fate {
         Api::ResizeTopic => Fate::Refused(Action::Alter, topic),
         Api::FindCoordinator => Fate::Refused(Action::Describe, Resource::Group("readers")),
         Api::Group => Fate::Refused(Action::Read, Resource::Group("readers")),
-        Api::RegisterNode | Api::FoundCluster | Api::Raft => Fate::ForNodes,
+        Api::RegisterNode | Api::FoundCluster | Api::Raft | Api::Newcomers => Fate::ForNodes,
     }
 }
 
@@ -196,6 +196,7 @@ async fn ask(client: &mut Client, api: Api, topic: &TopicInfo) -> Result<Bytes> 
             client.call(api, &GroupRequest { ask: Some(group_request::Ask::Commit(commit)) }, nothing).await
         }
         Api::Raft => client.call(api, &RaftFrame::default(), nothing).await,
+        Api::Newcomers => client.call(api, &NewcomersRequest::default(), nothing).await,
     };
     answer.map(|((), payload)| payload)
 }

@@ -91,6 +91,8 @@ pub enum Api {
     FindCoordinator = 25,
     /// Something about consumer groups.
     Group = 26,
+    /// Between nodes: who has joined.
+    Newcomers = 27,
 }
 
 impl Api {
@@ -125,6 +127,7 @@ impl Api {
             24 => Self::RecoverMetadata,
             25 => Self::FindCoordinator,
             26 => Self::Group,
+            27 => Self::Newcomers,
             _ => return None,
         })
     }
@@ -398,6 +401,7 @@ mod tests {
             Api::RecoverMetadata => 24,
             Api::FindCoordinator => 25,
             Api::Group => 26,
+            Api::Newcomers => 27,
         }
     }
 
@@ -405,7 +409,7 @@ mod tests {
     fn the_numbers_are_pinned() {
         let known: Vec<_> = (0..=u16::MAX).filter_map(|value| Some((value, Api::from_u16(value)?))).collect();
         let values: Vec<_> = known.iter().map(|(value, _)| *value).collect();
-        assert_eq!(values, (0..=26).collect::<Vec<_>>());
+        assert_eq!(values, (0..=27).collect::<Vec<_>>());
         for (value, api) in known {
             assert_eq!((number(api), api as u16), (value, value), "{api:?}");
         }

@@ -13,7 +13,7 @@ use levada_broker::{
     server::{Hooks, Listeners, ServerError, serve},
 };
 use levada_protocol::{
-    error::ErrorCode,
+    error::{ErrorCode, Result},
     frame::Api,
     ids::GroupId,
     messages::native::{
@@ -21,6 +21,7 @@ use levada_protocol::{
         HandshakeRequest, MovesResponse, PeerIdentity, TransferLeaderRequest, TransferLeaderResponse,
     },
 };
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -110,10 +111,15 @@ async fn serves(http: &str, node: &JoinHandle<ServerError>) {
     }
 }
 
-/// A node that was away knew nothing of one that had joined meanwhile, and refused it: as that one led the metadata, nobody else
-/// could have told.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_was_away_takes_a_newcomer_for_its_controller() {
+/// Three nodes founded the cluster; while the third was down, a fourth joined and the second left.
+struct Changed {
+    first: TestNode,
+    third: TestNode,
+    fourth: TestNode,
+    _dir: TempDir,
+}
+
+async fn changed_while_the_third_was_away() -> Changed {
     let dir = tempfile::tempdir().unwrap();
     let mut configs = configs(dir.path(), 4).await;
     let seeds = configs[0].seed_nodes[..3].to_vec();
@@ -135,17 +141,25 @@ async fn a_node_that_was_away_takes_a_newcomer_for_its_controller() {
     let _: MovesResponse = ask_controller(&[&first, &second, &fourth], Api::DrainNode, &drain).await;
     votes_instead_of(&[&first, &fourth], 4, 2).await;
     second.crash().await;
-    if status(&fourth).await.controller != Some(4) {
-        let transfer = TransferLeaderRequest { group: GroupId::METADATA.get(), node_id: 4 };
-        let _: TransferLeaderResponse = ask_controller(&[&first], Api::TransferLeader, &transfer).await;
-    }
+    Changed { first, third, fourth, _dir: dir }
+}
+
+/// A node that was away knew nothing of one that had joined meanwhile, and refused it: as that one led the metadata, nobody else
+/// could have told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_away_takes_a_newcomer_for_its_controller() {
+    let Changed { first, third, fourth, _dir } = changed_while_the_third_was_away().await;
     let leads = async {
         while status(&fourth).await.controller != Some(4) {
-            sleep(Duration::from_millis(20)).await;
+            let transfer = TransferLeaderRequest { group: GroupId::METADATA.get(), node_id: 4 };
+            let mut client = Client::connect(first.address()).await.unwrap();
+            // Node 1 may have handed it over by now.
+            let _: Result<(TransferLeaderResponse, _)> =
+                client.call(Api::TransferLeader, &transfer, Bytes::new()).await;
+            sleep(Duration::from_millis(100)).await;
         }
     };
     timeout(LONG, leads).await.expect("node 4 leads");
-
     let (http, back) = (third.config.listen.http.clone(), tokio::spawn(comes_back(third.config.clone())));
     serves(&http, &back).await;
     assert_eq!(status(&third).await.controller, Some(4), "nobody else has led meanwhile");
@@ -162,5 +176,18 @@ async fn a_node_that_was_away_takes_a_newcomer_for_its_controller() {
         assert_eq!(refused(4, MEMBERS_FIRST).await, Some(ErrorCode::WrongIncarnation));
         sleep(Duration::from_millis(300)).await;
     }
+    back.abort();
+}
+
+/// With the last node down that it knows, an operator can name another: the two are a majority of those who vote.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_away_asks_a_seed_node_that_is_new() {
+    let Changed { mut first, third, fourth, _dir } = changed_while_the_third_was_away().await;
+    first.crash().await;
+    let mut config = third.config.clone();
+    config.seed_nodes.push(format!("4@{}", fourth.address()).parse().unwrap());
+    let back = tokio::spawn(comes_back(config.clone()));
+    serves(&config.listen.http, &back).await;
+    assert_eq!(status(&third).await.controller, Some(4), "node 3 does not have the newest metadata");
     back.abort();
 }

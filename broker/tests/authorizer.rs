@@ -27,7 +27,7 @@ use levada_protocol::{
             NodeAddresses, PeerIdentity, RecoverMetadataRequest, RecoverPartitionRequest, RegisterNodeRequest,
             ReloadConfigRequest, ResizeTopicRequest, TopicInfo, TransferLeaderRequest,
         },
-        peer::{FoundClusterRequest, JoinClusterRequest, RaftFrame, SeedStateRequest},
+        peer::{FoundClusterRequest, JoinClusterRequest, NewcomersRequest, RaftFrame, SeedStateRequest},
     },
 };
 use tokio::{
@@ -106,7 +106,7 @@ fn fate(api: Api) -> Fate {
         | Api::ReloadConfig
         | Api::JoinCluster => Fate::Refused(Action::Alter, cluster),
         Api::ResizeTopic => Fate::Refused(Action::Alter, topic),
-        Api::RegisterNode | Api::FoundCluster | Api::Raft => Fate::ForNodes,
+        Api::RegisterNode | Api::FoundCluster | Api::Raft | Api::Newcomers => Fate::ForNodes,
     }
 }
 
@@ -180,6 +180,7 @@ async fn ask(client: &mut Client, api: Api, topic: &TopicInfo) -> Result<Bytes> 
         Api::SeedState => client.call(api, &SeedStateRequest::default(), nothing).await,
         Api::FoundCluster => client.call(api, &FoundClusterRequest::default(), nothing).await,
         Api::Raft => client.call(api, &RaftFrame::default(), nothing).await,
+        Api::Newcomers => client.call(api, &NewcomersRequest::default(), nothing).await,
     };
     answer.map(|((), payload)| payload)
 }

@@ -87,6 +87,8 @@ pub enum Api {
     Raft = 22,
     /// From a node that is none of the cluster's: it wants to join.
     JoinCluster = 23,
+    /// Between nodes: who has joined.
+    Newcomers = 27,
 }
 
 impl Api {
@@ -119,6 +121,7 @@ impl Api {
             22 => Self::Raft,
             23 => Self::JoinCluster,
             24 => Self::RecoverMetadata,
+            27 => Self::Newcomers,
             _ => return None,
         })
     }
@@ -390,6 +393,7 @@ mod tests {
             Api::Raft => 22,
             Api::JoinCluster => 23,
             Api::RecoverMetadata => 24,
+            Api::Newcomers => 27,
         }
     }
 
@@ -397,7 +401,7 @@ mod tests {
     fn the_numbers_are_pinned() {
         let known: Vec<_> = (0..=u16::MAX).filter_map(|value| Some((value, Api::from_u16(value)?))).collect();
         let values: Vec<_> = known.iter().map(|(value, _)| *value).collect();
-        assert_eq!(values, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24]);
+        assert_eq!(values, (0..=24).chain([27]).collect::<Vec<_>>());
         for (value, api) in known {
             assert_eq!((number(api), api as u16), (value, value), "{api:?}");
         }

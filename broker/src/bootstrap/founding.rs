@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use levada_protocol::{
     error::{Error, ErrorCode, Result},
-    frame::{Api, encode_request},
+    frame::Api,
     ids::{ClusterId, NodeId},
     messages::peer::{FoundClusterRequest, FoundClusterResponse, SeedStateRequest, SeedStateResponse},
 };
@@ -21,15 +21,9 @@ use super::{
 };
 use crate::{
     cluster::addresses::Member,
-    net::{
-        dial::{self, Caller, lost},
-        frames::ReadError,
-        write::write_all,
-    },
+    net::dial::{self, ANSWER_WAIT, Caller, lost},
 };
 
-/// How long a seed may take to answer.
-const ANSWER_WAIT: Duration = Duration::from_secs(1);
 /// Between two rounds of asking, or of telling.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Between two rounds of telling, in the long run.
@@ -222,20 +216,7 @@ pub(super) async fn call<M: prost::Message + Default>(
         incarnation: own.incarnation,
         joined: own.decision.as_ref().and_then(|decision| decision.joined),
     };
-    let exchange = async {
-        let mut connection = dial::dial(address, node, caller).await?;
-        let mut chunks = [encode_request(api, 1, request, 0)].into();
-        write_all(&mut connection.writer, &mut chunks, ANSWER_WAIT).await.map_err(|error| lost(address, &error))?;
-        let read = async {
-            let head = connection.reader.head(ANSWER_WAIT).await?;
-            connection.reader.body(head, ANSWER_WAIT).await
-        };
-        let frame = read.await.map_err(|error| match error {
-            ReadError::Protocol(error) => error,
-            ReadError::Io(error) => lost(address, &error),
-        })?;
-        frame.answer()
-    };
+    let exchange = async { dial::dial(address, node, caller).await?.ask(address, api, request).await };
     let late = |_| Err(Error::new(ErrorCode::Timeout, format!("{address} does not answer")));
     timeout(2 * ANSWER_WAIT, exchange).await.unwrap_or_else(late)
 }

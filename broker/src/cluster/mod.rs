@@ -5,6 +5,7 @@ pub mod balance;
 pub mod feature;
 pub mod health;
 pub mod metadata;
+pub(crate) mod newcomers;
 pub mod placement;
 pub mod recovery;
 pub mod view;

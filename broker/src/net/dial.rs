@@ -30,6 +30,9 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// quarter of an hour, and after a partition heals pause for as long as the partition had lasted.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(3);
 
+/// How long the answer to a single request may take to begin, and then to end.
+pub(crate) const ANSWER_WAIT: Duration = Duration::from_secs(1);
+
 /// Who opens a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Caller {
@@ -58,6 +61,27 @@ pub(crate) struct Connection {
     pub(crate) writer: OwnedWriteHalf,
     /// Who answered.
     pub(crate) hello: HandshakeResponse,
+}
+
+impl Connection {
+    /// One request, the only one that the connection is for.
+    ///
+    /// # Errors
+    /// What the node says; `Disconnected`.
+    pub(crate) async fn ask<M: prost::Message + Default>(
+        mut self,
+        address: &str,
+        api: Api,
+        request: &impl prost::Message,
+    ) -> Result<M> {
+        let mut chunks = [frame::encode_request(api, 1, request, 0)].into();
+        write_all(&mut self.writer, &mut chunks, ANSWER_WAIT).await.map_err(|error| lost(address, &error))?;
+        let read = async {
+            let head = self.reader.head(ANSWER_WAIT).await?;
+            self.reader.body(head, ANSWER_WAIT).await
+        };
+        read.await.map_err(|error| unread(address, error))?.answer()
+    }
 }
 
 /// Connects to a node, and checks that it is this one and of the same cluster.
@@ -90,12 +114,8 @@ async fn open(address: &str, node: NodeId, caller: Caller) -> Result<Connection>
     ]);
     write_all(&mut writer, &mut hello, DIAL_TIMEOUT).await.map_err(broken)?;
     let mut reader = FrameReader::new(reader, BytesMut::new());
-    let unread = |error| match error {
-        ReadError::Protocol(error) => error,
-        ReadError::Io(error) => lost(address, &error),
-    };
-    let head = reader.head(DIAL_TIMEOUT).await.map_err(unread)?;
-    let answer = reader.body(head, DIAL_TIMEOUT).await.map_err(unread)?;
+    let head = reader.head(DIAL_TIMEOUT).await.map_err(|error| unread(address, error))?;
+    let answer = reader.body(head, DIAL_TIMEOUT).await.map_err(|error| unread(address, error))?;
     let hello: HandshakeResponse = answer.answer()?;
     if hello.node_id != node.get() {
         let why = format!("node {} answers at {address}, where node {node} should be", hello.node_id);
@@ -113,6 +133,14 @@ async fn open(address: &str, node: NodeId, caller: Caller) -> Result<Connection>
 pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))
+}
+
+/// Why there is no answer from an address.
+fn unread(address: &str, error: ReadError) -> Error {
+    match error {
+        ReadError::Protocol(error) => error,
+        ReadError::Io(error) => lost(address, &error),
+    }
 }
 
 /// The connection to an address broke, or was never there.

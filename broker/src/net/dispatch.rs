@@ -56,7 +56,13 @@ impl Dispatch {
             .ok_or_else(|| Error::new(ErrorCode::InvalidRequest, "a node's incarnation is 16 bytes"))?;
         let known = match self.broker.get() {
             Some(broker) => {
-                broker.metadata().check_caller(node, ReplicaId(peer.member_id))?;
+                if broker.book.newcomer(node).is_none_or(|newcomer| newcomer.incarnation != incarnation) {
+                    let judged = broker.metadata().check_caller(node, ReplicaId(peer.member_id));
+                    if judged.as_ref().is_err_and(|error| error.code == ErrorCode::NotReady) {
+                        broker.book.newcomers.want();
+                    }
+                    judged?;
+                }
                 broker.book.incarnation(node)
             }
             None if identity.members.get(&node).is_some_and(|member| member.incarnation == incarnation) => {
@@ -202,6 +208,7 @@ impl Handler for Dispatch {
             Api::RegisterNode => beside(&frame, responder, |m, r| nodes::register_node(broker, session, m, r)),
             Api::JoinCluster => beside(&frame, responder, |m, r| nodes::join_cluster(broker, session, m, r)),
             Api::AdmitNode => beside(&frame, responder, |m, r| nodes::admit_node(broker, session, m, r)),
+            Api::Newcomers => beside(&frame, responder, |m, r| nodes::newcomers(broker, session, m, r)),
             Api::DrainNode => beside(&frame, responder, |m, r| nodes::drain_node(broker, session, m, r)),
             Api::Balance => beside(&frame, responder, |m, r| nodes::balance(broker, session, m, r)),
             Api::DescribeReplica => beside(&frame, responder, |m, r| recovery::describe_replica(broker, session, m, r)),

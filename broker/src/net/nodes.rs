@@ -13,7 +13,7 @@ use levada_protocol::{
             AdmitNodeRequest, AdmitNodeResponse, BalanceRequest, DrainNodeRequest, MoveInfo, MovesResponse,
             RegisterNodeRequest, RegisterNodeResponse,
         },
-        peer::{JoinClusterRequest, JoinClusterResponse},
+        peer::{JoinClusterRequest, JoinClusterResponse, NewcomersRequest, NewcomersResponse},
     },
 };
 use levada_storage_engine::store::GroupState;
@@ -22,7 +22,11 @@ use super::{connection::Session, produce::unexpected, responder::Responder};
 use crate::{
     bootstrap::record::members_to_wire,
     broker::{Broker, DEFAULT_WAIT},
-    cluster::{balance::Move, metadata::Node},
+    cluster::{
+        balance::Move,
+        metadata::Node,
+        newcomers::{Newcomer, newcomers_of},
+    },
     node::{
         Need,
         event::{Answer, Request},
@@ -148,6 +152,22 @@ pub(crate) async fn join_cluster(
     responder: Responder,
 ) {
     responder.answer(broker.join(&session.context(), request).await);
+}
+
+/// A node asks who has joined.
+pub(crate) async fn newcomers(
+    broker: Arc<Broker>,
+    session: Arc<Session>,
+    request: NewcomersRequest,
+    responder: Responder,
+) {
+    if session.peer.is_none() {
+        responder.error(&Error::new(ErrorCode::Unauthorized, "only nodes ask who has joined"));
+        return;
+    }
+    let newcomers = newcomers_of(&broker.metadata(), ReplicaId(request.members_from));
+    let newcomers = newcomers.iter().map(Newcomer::to_wire).collect();
+    responder.answer(Ok(NewcomersResponse { newcomers }));
 }
 
 /// A node may join.

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use levada_protocol::{
     error::{Error, ErrorCode, Result},
     frame::{Api, encode_request},
-    ids::{IncarnationId, NodeId},
+    ids::NodeId,
     limits::{MIB, PEER_QUEUE_BYTES_MAX},
 };
 use metrics::counter;
@@ -185,12 +185,7 @@ impl Peers {
             Error::new(ErrorCode::Disconnected, format!("the address of node {to} is not known here"))
         })?;
         let connection = dial::dial(&address, to, self.caller).await?;
-        let known = self.book.incarnation(to);
-        let theirs = IncarnationId::from_slice(&connection.hello.incarnation);
-        if known.is_some() && known != theirs {
-            let why = format!("node {to} at {address} has another data directory than the one the cluster knows");
-            return Err(Error::new(ErrorCode::WrongIncarnation, why));
-        }
+        self.book.check_answerer(to, &address, &connection.hello.incarnation)?;
         Ok(connection)
     }
 }

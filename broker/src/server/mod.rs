@@ -23,6 +23,7 @@
 mod directories;
 mod lag;
 mod membership;
+mod newcomers;
 mod observe;
 pub(crate) mod readiness;
 mod settings;

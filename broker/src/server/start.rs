@@ -18,8 +18,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Hooks, Listeners, Running, ServerError, directories::Directories, membership, observe, readiness::Readiness,
-    settings, space, stoppers, vitals,
+    Hooks, Listeners, Running, ServerError, directories::Directories, membership, newcomers, observe,
+    readiness::Readiness, settings, space, stoppers, vitals,
 };
 use crate::{
     bootstrap::{
@@ -169,6 +169,7 @@ pub(super) async fn start(config: ServerConfig, listeners: Listeners, hooks: Hoo
     readiness.started(Arc::clone(&broker));
     dispatch.open(Arc::clone(&broker));
     running.tasks.0.spawn(membership::register(Arc::clone(&broker), refuse));
+    running.tasks.0.spawn(newcomers::ask_around(Arc::clone(&broker)));
     running.tasks.0.spawn(space::watch(disk, worker));
     running.tasks.0.spawn(observe::observe(broker, config));
     tracing::info!(node = running.node().get(), cluster = %running.cluster(), "server.started");

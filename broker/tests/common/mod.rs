@@ -132,12 +132,16 @@ pub struct Client {
 
 impl Client {
     pub async fn connect(address: &str) -> Result<Self> {
+        Self::connect_as(address, HandshakeRequest { client_id: "test".into(), ..Default::default() }).await
+    }
+
+    /// As whoever the request says.
+    pub async fn connect_as(address: &str, request: HandshakeRequest) -> Result<Self> {
         let lost = |error: std::io::Error| Error::new(ErrorCode::Disconnected, error.to_string());
         let mut stream = TcpStream::connect(address).await.map_err(lost)?;
         stream.set_nodelay(true).map_err(lost)?;
         stream.write_all(&Preface::OURS.encode()).await.map_err(lost)?;
         let mut client = Self { stream, input: BytesMut::new(), last_id: 0, hello: HandshakeResponse::default() };
-        let request = HandshakeRequest { client_id: "test".into(), ..Default::default() };
         client.hello = client.call(Api::Handshake, &request, Bytes::new()).await?.0;
         Ok(client)
     }

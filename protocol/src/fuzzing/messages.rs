@@ -53,6 +53,8 @@ const MESSAGES: &[Check] = &[
     one::<peer::SeedStateResponse>,
     one::<peer::JoinClusterRequest>,
     one::<peer::JoinClusterResponse>,
+    one::<peer::NewcomersRequest>,
+    one::<peer::NewcomersResponse>,
     one::<peer::FoundClusterRequest>,
     one::<peer::RaftFrame>,
     one::<metadata::Command>,

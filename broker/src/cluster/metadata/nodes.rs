@@ -38,6 +38,12 @@ impl Metadata {
         replica.get() - MEMBERS_FIRST < self.members_given
     }
 
+    /// The number that the next node to join gives its replica of group 0.
+    #[must_use]
+    pub const fn next_member(&self) -> ReplicaId {
+        ReplicaId(MEMBERS_FIRST + self.members_given)
+    }
+
     /// Whether a node that calls may be one of the cluster, by what is known here. `member` is the replica of group 0 that it has if it
     /// joined. If that was not given yet, its joining is still to come here: whatever is known of its id is from before.
     ///
@@ -128,7 +134,7 @@ impl Metadata {
             self.nodes.insert(id, node);
             return Ok(Applied::NodeJoined { node: id, topics: Vec::new() });
         }
-        node.member = Some(ReplicaId(MEMBERS_FIRST + self.members_given));
+        node.member = Some(self.next_member());
         self.members_given += 1;
         self.nodes.insert(id, node);
         Ok(Applied::NodeJoined { node: id, topics: self.renew_replicas(id) })

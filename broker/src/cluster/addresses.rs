@@ -1,5 +1,5 @@
 //! Where the other nodes are: as they registered, or as the configuration and the founding say while they have not. Of those
-//! that joined while this node was away, what others say ([`super::newcomers`]).
+//! that joined while this node was away, what others say (`newcomers.rs`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},

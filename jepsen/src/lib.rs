@@ -8,6 +8,7 @@
 //! in `levada-checkers`, which knows nothing of any of this.
 
 pub mod control;
+mod endings;
 pub mod keeper;
 pub mod nemesis;
 pub mod net;

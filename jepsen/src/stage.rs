@@ -17,6 +17,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    endings::Endings,
     net::{Env, Host, Net},
     recorder::Recorder,
 };
@@ -55,8 +56,7 @@ pub struct Stage {
     wanted: Mutex<BTreeSet<Host>>,
     /// Nodes that belong to the cluster, or are about to. The others are spare.
     members: Mutex<BTreeSet<Host>>,
-    /// Nodes that may end by themselves, and what they must say then.
-    may_end: Mutex<BTreeMap<Host, &'static str>>,
+    endings: Mutex<Endings>,
     /// What clients do.
     pub recorder: Recorder,
     /// Set when faults are to end.
@@ -172,7 +172,7 @@ impl Stage {
             bootstrap: processes.bootstrap(),
             wanted: Mutex::new(members.clone()),
             members: Mutex::new(members),
-            may_end: Mutex::default(),
+            endings: Mutex::default(),
             nodes: Mutex::new(processes),
             net,
             disks: Mutex::new(disks),
@@ -227,7 +227,6 @@ impl Stage {
     /// Its directory cannot be emptied.
     pub fn discharge(&self, taken: &Taken) -> Result<()> {
         self.kill(taken.node)?;
-        lock(&self.may_end).remove(&taken.node);
         lock(&self.members).remove(&taken.node);
         self.nodes().seed_with(&self.ids());
         self.nodes().wipe(taken.node)
@@ -265,12 +264,12 @@ impl Stage {
 
     /// From now on a node may end by itself, if it says this in its last words.
     pub fn may_end(&self, node: Host, words: &'static str) {
-        lock(&self.may_end).insert(node, words);
+        lock(&self.endings).allow(node, words);
     }
 
-    /// From now on it may not.
-    pub fn must_not_end(&self, node: Host) {
-        lock(&self.may_end).remove(&node);
+    /// From now on it may not, with these.
+    pub fn must_not_end(&self, node: Host, words: &'static str) {
+        lock(&self.endings).forbid(node, words);
     }
 
     /// The last words of a node that ended by itself, as it was let; `None` as long as it runs.
@@ -298,7 +297,7 @@ impl Stage {
         let has_died = lock(&self.wanted).contains(&node) && nodes.has_ended(node)?;
         if has_died {
             let end = last_words(nodes, node);
-            if lock(&self.may_end).get(&node).is_some_and(|words| end.contains(words)) {
+            if lock(&self.endings).allows(node, &end) {
                 lock(&self.wanted).remove(&node);
                 return Ok(false);
             }

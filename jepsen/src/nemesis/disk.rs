@@ -141,7 +141,7 @@ pub(super) fn fail_sync(hand: &mut Hand) -> Result<Option<Done>> {
         hand.stage.kill(node)?;
         start_again(&hand.stage, &[node], &[Some(process)])?;
     }
-    hand.stage.must_not_end(node);
+    hand.stage.must_not_end(node, OUT_OF_SERVICE);
     let evidence = words.filter(|words| words.contains(OUT_OF_SERVICE) && words.contains(IO_ERROR));
     let evidence = evidence.map(|_| format!("process {process} said {OUT_OF_SERVICE:?} and {IO_ERROR:?}, and ended"));
     Ok(Some(Done { what, nodes: vec![node], evidence }))

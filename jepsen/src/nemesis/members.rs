@@ -111,6 +111,7 @@ fn leave(hand: &Hand, node: Host) -> Result<Option<bool>> {
         words = stage.last_words(node)?;
     }
     stage.discharge(&taken)?;
+    stage.must_not_end(node, LEFT);
     Ok(Some(words.is_some_and(|words| words.contains(LEFT))))
 }
 

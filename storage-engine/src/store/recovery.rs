@@ -6,7 +6,7 @@
 //! and the journal, and nothing else.
 //!
 //! A group's entries in the journal are played on their own, without a look at its segments: an entry that was replaced
-//! may lie above the checkpoint, and the one that replaced it below.
+//! may lie above the checkpoint, and the one that replaced it below. Of those below, that is all that counts.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -301,11 +301,18 @@ impl Recovery {
     }
 }
 
-/// What the journal has of a group's log.
+/// What the journal has of a group's log above its segments.
+///
+/// Blocks have entries in the order in which they were written, so one that comes later replaces what stood in its place and behind.
+/// But they may also be written again, unchanged, and a power cut may have ended that anywhere ([`Group::submit_again`]). What
+/// tells both apart is the term: an entry that replaces another is of a later term than everything behind its place, as only a
+/// log that the new leader does not have is cut.
 #[derive(Debug, Default)]
 struct Played {
-    /// Without gaps.
+    /// Those above the segments, without gaps.
     entries: VecDeque<(Lsn, Entry)>,
+    /// The term of the segments' last entry, as the journal said last.
+    term_below: Option<Term>,
     has_gap: bool,
 }
 
@@ -316,7 +323,10 @@ impl Played {
 
     /// The next entry in the order of writing. One that is there changes nothing, one that differs replaces all from
     /// there on.
-    fn play(&mut self, lsn: Lsn, mut entry: Entry, applied: LogIndex) {
+    fn play(&mut self, lsn: Lsn, entry: Entry, applied: LogIndex) {
+        if entry.index <= applied {
+            return self.play_below(&entry, applied);
+        }
         let at = self.first().and_then(|first| entry.index.get().checked_sub(first.get()));
         let at = at.map_or(0, crate::codec::to_usize);
         let is_there = |there: &Entry| {
@@ -327,10 +337,18 @@ impl Played {
         }
         self.has_gap |= at > self.entries.len();
         self.entries.truncate(at);
-        if entry.index <= applied {
-            entry.payload = Bytes::new(); // a segment has it
-        }
         self.entries.push_back((lsn, entry));
+    }
+
+    /// A segment has this one. What stands above may have been replaced with it.
+    fn play_below(&mut self, entry: &Entry, applied: LogIndex) {
+        if entry.index == applied {
+            self.term_below = Some(entry.term);
+        }
+        let is_replaced = self.entries.front().is_some_and(|(_, first)| first.term < entry.term);
+        if is_replaced && !planted::is(Planted::ReplacedEntriesReplayed) {
+            self.entries.clear();
+        }
     }
 
     /// What stands above the group's segments becomes its tail.
@@ -339,12 +357,11 @@ impl Played {
         if self.has_gap || self.first().is_some_and(|first| first > applied.next()) {
             return Err("entries are missing");
         }
-        let terms = |index| group.log.log().term(index).unwrap_or(Term(0));
-        let is_other = |entry: &Entry| entry.index == applied && entry.term != terms(applied);
-        if self.entries.iter().any(|(_, entry)| is_other(entry)) {
+        let known = group.log.log().term(applied).unwrap_or(Term(0));
+        if self.term_below.is_some_and(|below| below != known) {
             return Err("the entry that the checkpoint ends with is another");
         }
-        for (lsn, entry) in self.entries.into_iter().filter(|(_, entry)| entry.index > applied) {
+        for (lsn, entry) in self.entries {
             if entry.term < term {
                 return Err("terms fall");
             }

@@ -210,6 +210,39 @@ fn no_checkpoint_comes_between_entries_that_are_written_again() {
     }
 }
 
+/// The power goes while a group's entries are being written again: the journal has all of them at the old place, and the first once
+/// more. Then the quorum is back, and a checkpoint leaves the old place behind, all of it or its beginning. What the new place has
+/// of the beginning replaces nothing, and what it lacks is no gap.
+#[test]
+fn entries_that_were_written_again_in_part_harm_nothing() {
+    let group = GroupId(3);
+    let mut cut_within = 0;
+    for (seed, committed) in (0..4).flat_map(|seed| (1..=5).map(move |committed| (seed, committed))) {
+        let mut world = stuck_until_written_again(seed);
+        let blocks = 1 + seed % 3;
+        let begun = world.store.journal.synced_lsn();
+        while world.store.journal.synced_lsn().get() < begun.get() + blocks && world.drive_one(&mut |_, _| {}).unwrap()
+        {
+        }
+        cut_within += u64::from(world.store.groups[&group].is_submitted_again());
+        let image = Arc::new(world.disk.crash_image(&CrashPlan::LOSE_ALL));
+        let mut world = recover(image, &world.groups, &world.removed);
+        world.commit(group, committed, false, None);
+        world.settle();
+        world.begin_checkpoint(|_| true);
+        world.settle();
+        let again = recover(Arc::new(world.disk.crash_image(&CrashPlan::LOSE_ALL)), &world.groups, &world.removed);
+        assert_eq!(again.groups[&group].now.last(), 5, "seed {seed}, {committed} committed");
+
+        let last = world.groups[&group].now.last();
+        world.append(group, last, &[9, 9], true);
+        world.settle();
+        let again = recover(Arc::new(world.disk.crash_image(&CrashPlan::LOSE_ALL)), &world.groups, &world.removed);
+        assert_eq!(again.groups[&group].now.last(), 7, "seed {seed}, {committed} committed");
+    }
+    assert!(cut_within > 0, "it was never cut in the middle");
+}
+
 #[test]
 fn a_directory_that_is_not_ours_is_refused() {
     let disk = Arc::new(SimDisk::new(1));

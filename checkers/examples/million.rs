@@ -114,9 +114,11 @@ impl World {
         for node in 0..NODES {
             for key in 0..KEYS {
                 let process = 2 * PROCESSES;
-                let begun = self.push(process, Phase::Invoke, None, Op::Final { key, records: Vec::new() });
+                let begun =
+                    self.push(process, Phase::Invoke, None, Op::Final { key, range: None, records: Vec::new() });
                 let records = self.logs[key as usize].clone();
-                let done = self.push(process, Phase::Ok, Some(begun), Op::Final { key, records });
+                let range = Some(0..records.len() as Offset);
+                let done = self.push(process, Phase::Ok, Some(begun), Op::Final { key, range, records });
                 for event in [begun, done] {
                     self.events[event as usize].node = Some(node);
                 }

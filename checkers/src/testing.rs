@@ -2,6 +2,8 @@
 //!
 //! Every event happens a millisecond after the one before, unless the story waits.
 
+use std::ops::Range;
+
 use crate::{
     history::{Event, Index, Key, Offset, Op, Phase, Process, Value},
     verdict::Check,
@@ -147,14 +149,24 @@ impl Story {
 
     /// The final read of one node begins.
     pub(crate) fn asks_final(&mut self, node: u64) -> Index {
-        let op = Op::Final { key: self.key(), records: Vec::new() };
+        let op = Op::Final { key: self.key(), range: None, records: Vec::new() };
         self.push(99, Some(node), Phase::Invoke, None, op)
     }
 
     /// The final read of one node.
     pub(crate) fn final_of(&mut self, node: u64, records: &[(Offset, Value)]) -> &mut Self {
+        self.final_in(node, None, records)
+    }
+
+    /// The final read of one node that says which offsets its log has.
+    pub(crate) fn final_in(
+        &mut self,
+        node: u64,
+        range: impl Into<Option<Range<Offset>>>,
+        records: &[(Offset, Value)],
+    ) -> &mut Self {
         let invocation = self.asks_final(node);
-        let op = Op::Final { key: self.key(), records: records.to_vec() };
+        let op = Op::Final { key: self.key(), range: range.into(), records: records.to_vec() };
         self.complete(invocation, Phase::Ok, op);
         self
     }

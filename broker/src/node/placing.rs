@@ -196,7 +196,12 @@ impl Node {
         let group = &mut self.controller.group;
         let present: BTreeSet<ReplicaId> = members.keys().copied().collect();
         let target = metadata_target(group.conf(), &present, may_vote, |replica| group.has_caught_up(replica));
-        self.metadata_settled = group.approach(&target, false);
+        let has_arrived = group.approach(&target, false);
+        // A learner on its way is in its place for now, and whoever it is to follow may be gone.
+        let able: BTreeSet<ReplicaId> = present.iter().copied().filter(|replica| may_vote(*replica)).collect();
+        let voters = &group.conf().voters;
+        self.metadata_settled =
+            has_arrived && voters.is_subset(&able) && voters.len() >= metadata_voters_wanted(able.len());
         if group.has_ready() {
             self.dirty.insert(GroupId::METADATA);
         }
@@ -363,8 +368,7 @@ fn metadata_target(
     ready: impl Fn(ReplicaId) -> bool,
 ) -> Target {
     let able: BTreeSet<ReplicaId> = present.iter().copied().filter(|replica| may(*replica)).collect();
-    let odd = able.len().saturating_sub(usize::from(able.len().is_multiple_of(2)));
-    let wanted = odd.clamp(1, METADATA_VOTERS_MAX);
+    let wanted = metadata_voters_wanted(able.len());
     let mut voters: BTreeSet<ReplicaId> = conf.voters.intersection(&able).copied().collect();
     let free = able.iter().copied().filter(|replica| conf.learners.contains(replica) && ready(*replica));
     let free: Vec<ReplicaId> = free.take(wanted.saturating_sub(voters.len())).collect();
@@ -381,6 +385,11 @@ fn metadata_target(
     voters.extend(free.iter().take(free.len() - usize::from(even && !free.is_empty())));
     let learners = present.difference(&voters).copied().collect();
     Target { voters, learners }
+}
+
+/// How many of so many are to vote in group 0: an odd number.
+fn metadata_voters_wanted(able: usize) -> usize {
+    able.saturating_sub(usize::from(able.is_multiple_of(2))).clamp(1, METADATA_VOTERS_MAX)
 }
 
 /// What is to be done next for nodes that are drained.

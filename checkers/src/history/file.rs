@@ -99,7 +99,10 @@ impl Fields {
                 Self { key, from: Some(*from), records: records.clone(), ..Self::default() }
             }
             Op::End { offset, .. } => Self { key, offset: *offset, ..Self::default() },
-            Op::Final { records, .. } => Self { key, records: records.clone(), ..Self::default() },
+            Op::Final { range, records, .. } => {
+                let (from, offset) = range.as_ref().map(|range| (range.start, range.end)).unzip();
+                Self { key, from, offset, records: records.clone(), ..Self::default() }
+            }
             Op::Snapshot { from, columns, rows, .. } => {
                 Self { key, from: Some(*from), records: rows.clone(), columns: columns.clone(), ..Self::default() }
             }
@@ -120,7 +123,7 @@ impl Fields {
             "send" => Op::Send { key, value: needed(value, "value")?, offset },
             "poll" => Op::Poll { key, from: needed(from, "from")?, records },
             "end" => Op::End { key, offset },
-            "final" => Op::Final { key, records },
+            "final" => Op::Final { key, range: from.zip(offset).map(|(start, end)| start..end), records },
             "snapshot" => Op::Snapshot { key, from: needed(from, "from")?, columns, rows: records },
             "read" => Op::Read { key, value },
             "write" => Op::Write { key, value: needed(value, "value")? },
@@ -241,7 +244,8 @@ mod tests {
             Op::Send { key: 1, value: 2, offset: Some(3) },
             Op::Poll { key: 1, from: 0, records: vec![(0, 5), (1, 6)] },
             Op::End { key: 1, offset: None },
-            Op::Final { key: 2, records: vec![(9, 9)] },
+            Op::Final { key: 2, range: Some(9..12), records: vec![(9, 9)] },
+            Op::Final { key: 2, range: None, records: Vec::new() },
             Op::Snapshot { key: 0, from: 7, columns: vec![(7, 1)], rows: Vec::new() },
             Op::Read { key: 3, value: None },
             Op::Write { key: 3, value: u64::MAX },

@@ -8,6 +8,8 @@
 
 pub mod file;
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 /// The number of an event in its history, from 0.
@@ -67,6 +69,8 @@ pub enum Op {
     Final {
         /// Which.
         key: Key,
+        /// The offsets that the log is said to have on that node; unknown in an invocation, and in histories of before.
+        range: Option<Range<Offset>>,
         /// All of it, in order.
         records: Vec<(Offset, Value)>,
     },

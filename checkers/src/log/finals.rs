@@ -1,6 +1,6 @@
 //! What every node has of a log at the end.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use crate::{
     history::{Event, Index, Offset, Op, Phase, Value},
@@ -46,13 +46,12 @@ impl<'a> Finals<'a> {
 
     /// The first offset that any node still has.
     pub(super) fn start(&self) -> Option<Offset> {
-        self.last().filter_map(|event| records(event).first()).map(|&(offset, _)| offset).min()
+        self.last().filter_map(|event| range(event).map(|range| range.start)).min()
     }
 
     /// The end of the longest.
     fn end(&self) -> Option<Offset> {
-        let end = |event| records(event).last().map_or(0, |&(offset, _)| offset.saturating_add(1));
-        self.last().map(end).max()
+        self.last().map(|event| range(event).map_or(0, |range| range.end)).max()
     }
 }
 
@@ -61,6 +60,15 @@ fn records(event: &Event) -> &[(Offset, Value)] {
         Op::Final { records, .. } => records,
         _ => &[],
     }
+}
+
+/// The offsets that a node has: as it says, or that its records have.
+fn range(event: &Event) -> Option<Range<Offset>> {
+    if let Op::Final { range: Some(range), .. } = &event.op {
+        return Some(range.clone());
+    }
+    let records = records(event);
+    Some(records.first()?.0..records.last()?.0.saturating_add(1))
 }
 
 /// The node of an event, for a person.
@@ -102,10 +110,10 @@ impl Log<'_> {
 fn difference(one: &Event, other: &Event, options: &Options) -> Option<String> {
     let (mut ours, mut theirs) = (records(one), records(other));
     if options.retention
-        && let (Some(&(our_start, _)), Some(&(their_start, _))) = (ours.first(), theirs.first())
+        && let (Some(our_range), Some(their_range)) = (range(one), range(other))
     {
         // Each node drops its beginning in its own time.
-        let start = our_start.max(their_start);
+        let start = our_range.start.max(their_range.start);
         ours = &ours[ours.partition_point(|&(offset, _)| offset < start)..];
         theirs = &theirs[theirs.partition_point(|&(offset, _)| offset < start)..];
     }

@@ -18,7 +18,7 @@
 //! | `send-skip` | of what one process sent, something between two others is missing ([`Options::whole_streams`]) |
 //! | `stale-send` | an acknowledgement names an offset that the log was known to reach before the send began |
 //! | `nonmonotonic-poll` | a read shows records out of order, or below where it was to begin |
-//! | `poll-skip` | a read leaves out a record that somebody else was told of |
+//! | `poll-skip` | a read leaves out a record that somebody else was told of, or a final one what its node says it has ([`Options::dense`]) |
 //! | `stale-end` | an answered end is below what was known before it was asked for |
 //! | `stale-poll` | a read shows nothing although a record was known before it began ([`Options::linearizable_polls`]) |
 //! | `flight-differs` | the columns of a snapshot are not its rows, or not what others were told |

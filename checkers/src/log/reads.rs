@@ -1,5 +1,7 @@
 //! What must be true of every answer by itself and against what others were told.
 
+use std::ops::Range;
+
 use crate::{
     history::{Event, Index, Offset, Op, Phase, Value},
     verdict::Check,
@@ -57,11 +59,11 @@ impl Log<'_> {
                     self.judge_columns(event.index, *from, columns, rows, options, check);
                 }
             }
-            Op::Final { records, .. } => {
+            Op::Final { range, records, .. } => {
                 self.judge_order(event.index, 0, records, check);
                 // What is missing is told by the sends and the other nodes already.
                 if options.dense {
-                    self.judge_gaps(event.index, 0, records, options, check);
+                    self.judge_whole(event.index, range.as_ref(), records, options, check);
                 }
             }
             _ => {}
@@ -76,6 +78,25 @@ impl Log<'_> {
                 return check.found("nonmonotonic-poll", Some(self.key), vec![event], what);
             }
             next = offset.saturating_add(1);
+        }
+    }
+
+    /// A node shows every offset that it says it has.
+    fn judge_whole(
+        &self,
+        event: Index,
+        range: Option<&Range<Offset>>,
+        records: &[(Offset, Value)],
+        options: &Options,
+        check: &mut Check,
+    ) {
+        let Some(range) = range else { return self.judge_gaps(event, 0, records, options, check) };
+        // The beginning that it says is the one that it has.
+        self.judge_gaps(event, range.start, records, &Options { retention: false, ..*options }, check);
+        let next = records.last().map_or(range.start, |&(offset, _)| offset.saturating_add(1));
+        if next != range.end {
+            let what = format!("a log is said to end at {}, and what is shown of it at {next}", range.end);
+            check.found("poll-skip", Some(self.key), vec![event], what);
         }
     }
 

@@ -93,7 +93,8 @@ impl Log<'_> {
     fn judge_wholeness(&self, stream: &[&Sent], options: &Options, check: &mut Check) {
         let there = |sent: &&Sent| sent.marks.has(Marks::FINAL);
         // The beginning may have gone with that of the log.
-        let first = if options.retention { stream.iter().position(there).unwrap_or(stream.len()) } else { 0 };
+        let may_be_gone = options.retention && self.finals.start() != Some(0);
+        let first = if may_be_gone { stream.iter().position(there).unwrap_or(stream.len()) } else { 0 };
         let Some(last) = stream.iter().rposition(there) else { return };
         for sent in stream.get(first..last).into_iter().flatten() {
             // What must be there is missed by itself, and what failed is not to be there.

@@ -95,7 +95,7 @@ impl<'a> Units<'a> {
         };
         match op {
             Op::Poll { from, records, .. } => Op::Poll { key, from: *from, records: left(records) },
-            Op::Final { records, .. } => Op::Final { key, records: left(records) },
+            Op::Final { range, records, .. } => Op::Final { key, range: range.clone(), records: left(records) },
             Op::Snapshot { from, columns, rows, .. } => {
                 Op::Snapshot { key, from: *from, columns: left(columns), rows: left(rows) }
             }

@@ -274,8 +274,8 @@ impl Run {
                     to_ns: from_ns + 6 * MS,
                     process: 14,
                     node: Some(node),
-                    asked: Op::Final { key: *key, records: Vec::new() },
-                    told: Op::Final { key: *key, records },
+                    asked: Op::Final { key: *key, range: None, records: Vec::new() },
+                    told: Op::Final { key: *key, range: None, records },
                     phase: Phase::Ok,
                     error: None,
                 });
@@ -290,8 +290,8 @@ impl Run {
         let mut written = 0;
         for done in &mut self.done {
             match &mut done.told {
-                Op::Final { key: 1, records } if done.node != Some(2) => records[400].1 = 99_001,
-                Op::Final { key: 2, records } => records[500].1 = records[498].1,
+                Op::Final { key: 1, records, .. } if done.node != Some(2) => records[400].1 = 99_001,
+                Op::Final { key: 2, records, .. } => records[500].1 = records[498].1,
                 Op::Poll { key: 1, records, .. } => {
                     for (offset, value) in records {
                         *value = if *offset == 400 { 99_001 } else { *value };

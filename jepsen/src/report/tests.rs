@@ -182,7 +182,7 @@ fn an_anomaly_of_a_log_shows_who_says_what_stands_where() {
 fn replicas_that_differ_are_compared_where_they_do() {
     let log = |node, values: [u64; 40]| {
         let records = (0..).zip(values).collect();
-        let told = Op::Final { key: 0, records };
+        let told = Op::Final { key: 0, range: None, records };
         (told.clone(), told, Phase::Ok, Some(node))
     };
     let mut other = [5; 40];

@@ -1,6 +1,6 @@
 //! After everything: every node that has a replica shows all of it.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, ops::Range, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use futures::future::join_all;
@@ -69,19 +69,19 @@ async fn replicas(stage: &Stage, admin: &Admin, orders: &Orders, key: Key, deadl
 
 async fn read_one(stage: &Stage, admin: &Admin, topic: TopicId, key: Key, node: u64, deadline: Instant) {
     let process = stage.recorder.process();
-    let begun = Op::Final { key, records: Vec::new() };
+    let begun = Op::Final { key, range: None, records: Vec::new() };
     let invocation = stage.recorder.invoke(process, Some(node), begun.clone());
     loop {
         let attempt = async {
             let bounds = timeout(PATIENCE, admin.list_offsets(TOPIC, PartitionId(key), None)).await??;
             let address = stage.flight(node).unwrap_or_default();
             let range = bounds.log_start.get()..bounds.high_watermark.get();
-            let end = (!range.is_empty()).then_some(range.end);
-            anyhow::Ok((columns(&address, topic, key, range).await?, end))
+            anyhow::Ok((columns(&address, topic, key, range.clone()).await?, range))
         };
         match timeout_at(deadline, attempt).await.unwrap_or_else(|late| Err(late.into())) {
-            Ok((records, end)) if shows_all(&records, end) || Instant::now() > deadline => {
-                return stage.recorder.ok(process, Some(node), invocation, Op::Final { key, records });
+            Ok((records, range)) if shows_all(&records, &range) || Instant::now() > deadline => {
+                let told = Op::Final { key, range: Some(range), records };
+                return stage.recorder.ok(process, Some(node), invocation, told);
             }
             Ok(_) => sleep(PAUSE).await,
             Err(error) if Instant::now() > deadline || error.is::<Damaged>() => {
@@ -92,7 +92,7 @@ async fn read_one(stage: &Stage, admin: &Admin, topic: TopicId, key: Key, node: 
     }
 }
 
-/// Whether records go up to an end.
-fn shows_all(records: &[(u64, u64)], end: Option<u64>) -> bool {
-    records.last().map(|(offset, _)| offset + 1) == end
+/// Whether records go up to the end of a log.
+fn shows_all(records: &[(u64, u64)], range: &Range<u64>) -> bool {
+    records.last().map_or(range.is_empty(), |(offset, _)| offset + 1 == range.end)
 }

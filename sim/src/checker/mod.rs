@@ -1,19 +1,19 @@
 //! What must be true of everything that clients were told.
 //!
-//! The checker hears what clients heard, in the order of (virtual) real time: batches sent, acknowledgements, reads,
-//! bounds. Every one is a **claim**: an acknowledged batch claims its offsets for its values, a read claims what it
-//! showed, an answered bound claims that the log reaches so far. A claim is for ever. So the rules are few:
+//! The checker hears what clients hear, in the order of (virtual) real time: batches sent, acknowledgements, reads, bounds. It
+//! writes them down as a [`history`], which in the end is judged by the rules that the harness has too, [`levada_checkers::log`]:
+//! nothing that was told of a log is taken back.
 //!
-//! - an offset has one value and a value has one offset, whoever tells of it, now or at the end;
-//! - a batch has the same bytes on every replica and at every time;
-//! - what is shown is gapless, and was sent;
-//! - an answered bound is not below anything that anybody had been told before the question was asked;
-//! - a process never takes its high watermark back;
-//! - at the end every replica has everything that was ever claimed above the log start, the values of a producer
-//!   stand there in the order of their sequence numbers, and none is missing between two of them.
+//! What only a simulator can see is judged as it happens:
+//!
+//! - a batch has the same bytes on every replica and at every time, and they are sound ([`batches`]);
+//! - a node shows nothing beyond its high watermark and leaves nothing out, and a process never takes its high watermark back;
+//! - a producer id is given once.
 //!
 //! It knows nothing of the world: histories made by hand test it, and it can be fed by anything else.
 
+mod batches;
+mod history;
 #[cfg(test)]
 mod tests;
 
@@ -23,12 +23,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use levada_protocol::{
-    batch::{self, BatchHeader, UNCRCED_BYTES},
-    ids::{NodeId, Offset, ProducerId, ReplicaId, TopicPartition},
-};
+use levada_checkers::history::{Index, Op};
+use levada_protocol::ids::{NodeId, Offset, ProducerId, ReplicaId, TopicPartition};
 
-use crate::batches::{self, Value};
+use self::{batches::Batches, history::History};
+use crate::batches::Value;
 
 /// What kind of promise was broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,6 +64,8 @@ pub enum Kind {
     Unopened,
     /// Two runs of the same world are not the same.
     Differs,
+    /// The history is none that can be judged.
+    Unjudged,
 }
 
 /// A broken promise.
@@ -113,30 +114,20 @@ pub struct Counts {
     pub bounds: u64,
 }
 
-#[derive(Debug, Default)]
-struct Log {
-    /// How many values of each stream were sent.
-    sent: BTreeMap<u32, u32>,
-    at: BTreeMap<Offset, Value>,
-    place: BTreeMap<Value, Offset>,
-    batches: BTreeMap<Offset, Seen>,
-    /// Somebody knows that the log reaches to here.
-    known_end: Offset,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Seen {
-    next: Offset,
-    /// The batch's first bytes. The checksum among them stands for the others.
-    front: [u8; UNCRCED_BYTES],
-    count: u64,
-    on: NodeId,
+/// Something that a client has begun, by which its end is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun {
+    index: Index,
+    partition: TopicPartition,
 }
 
 /// Hears what clients hear, and finds what cannot be.
 #[derive(Debug, Default)]
 pub struct Checker {
-    logs: BTreeMap<TopicPartition, Log>,
+    history: History,
+    batches: BTreeMap<TopicPartition, Batches>,
+    /// How far somebody knows that the log reaches.
+    known_ends: BTreeMap<TopicPartition, Offset>,
     high_watermarks: BTreeMap<(NodeId, u32, ReplicaId, TopicPartition), Offset>,
     /// Producer ids that were given.
     producers: BTreeSet<ProducerId>,
@@ -162,6 +153,11 @@ impl Checker {
         self.anomalies.push(Anomaly { kind, what });
     }
 
+    /// What follows happens at this time, or later.
+    pub const fn time_is(&mut self, now_us: u64) {
+        self.history.now_us = now_us;
+    }
+
     /// A client was given a producer id.
     pub fn producer_id(&mut self, id: ProducerId) {
         if !self.producers.insert(id) {
@@ -170,75 +166,101 @@ impl Checker {
     }
 
     /// Values of a stream are about to be sent; they may turn up from now on.
-    pub fn sent(&mut self, partition: TopicPartition, first: Value, count: u32) {
-        let sent = self.logs.entry(partition).or_default().sent.entry(first.stream).or_default();
-        *sent = (*sent).max(first.number + count);
+    pub fn sends(&mut self, partition: TopicPartition, first: Value, count: u32) -> Begun {
+        let key = self.history.key(partition);
+        let mut index = None;
+        for value in values(first, count) {
+            let sent = self.history.begin(first.stream, None, Op::Send { key, value, offset: None });
+            index.get_or_insert(sent);
+        }
+        Begun { index: index.unwrap_or_default(), partition }
     }
 
     /// A client was told that its batch stands at an offset.
-    pub fn acked(&mut self, partition: TopicPartition, first: Value, count: u32, base: Offset) {
-        let log = self.logs.entry(partition).or_default();
-        for i in 0..count {
-            let value = Value { number: first.number + i, ..first };
-            if let Some(anomaly) = log.claim(partition, base.plus(u64::from(i)), value, "acknowledged") {
-                self.anomalies.push(anomaly);
-            }
+    pub fn acked(&mut self, sent: Begun, first: Value, count: u32, base: Offset) {
+        let key = self.history.key(sent.partition);
+        for (i, value) in (0..).zip(values(first, count)) {
+            let op = Op::Send { key, value, offset: Some(base.get() + i) };
+            self.history.end(sent.index + i, op);
         }
-        log.known_end = log.known_end.max(base.plus(u64::from(count)));
+        self.knows_end(sent.partition, base.plus(u64::from(count)));
         self.counts.acked += u64::from(count);
     }
 
-    /// A client was shown batches from an offset on. Answers where to read on.
-    pub fn read(&mut self, partition: TopicPartition, node: NodeId, from: Offset, chunk: &Chunk) -> Offset {
-        let log = self.logs.entry(partition).or_default();
-        let mut next = None;
-        for bytes in &chunk.batches {
-            match log.see(partition, node, bytes) {
-                Ok(seen) => {
-                    let base = BatchHeader::parse(bytes).map_or(from, |header| header.base_offset);
-                    let follows = next.map_or(base <= from && from < seen.next, |next| next == base);
-                    if !follows || seen.next > chunk.high_watermark {
-                        let what = format!(
-                            "{partition}: node {node} showed {base}..{} where {} follows; its high watermark is {}",
-                            seen.next,
-                            next.unwrap_or(from),
-                            chunk.high_watermark
-                        );
-                        self.anomalies.push(Anomaly { kind: Kind::Hole, what });
-                    }
-                    self.counts.read += seen.count;
-                    next = Some(seen.next);
-                }
-                Err(anomaly) => {
-                    self.anomalies.push(anomaly);
-                    return from;
-                }
-            }
-        }
-        let next = next.unwrap_or(from);
-        log.known_end = log.known_end.max(next);
+    /// A client is about to read from an offset on.
+    pub fn reads(&mut self, partition: TopicPartition, node: NodeId, from: Offset) -> Begun {
+        let op = Op::Poll { key: self.history.key(partition), from: from.get(), records: Vec::new() };
+        Begun { index: self.history.begin(READERS, Some(node), op), partition }
+    }
+
+    /// A client was shown batches. Answers where to read on.
+    pub fn read(&mut self, asked: Begun, from: Offset, chunk: &Chunk) -> Offset {
+        let Begun { index, partition } = asked;
+        let Some(node) = self.history.node(index) else { return from };
+        let Some((next, records)) = self.look_at(partition, node, from, chunk) else { return from };
+        let key = self.history.key(partition);
+        self.history.end(index, Op::Poll { key, from: from.get(), records });
         next
     }
 
-    /// A client is about to ask how far a log reaches. Answers what to hand in with the answer.
-    #[must_use]
-    pub fn asks_bounds(&self, partition: TopicPartition) -> Offset {
-        self.logs.get(&partition).map_or(Offset(0), |log| log.known_end)
+    /// Looks at bytes that a node served. Answers where they end, and what they say from an offset on; nothing, if they are
+    /// wrong.
+    fn look_at(
+        &mut self,
+        partition: TopicPartition,
+        node: NodeId,
+        from: Offset,
+        chunk: &Chunk,
+    ) -> Option<(Offset, Vec<(u64, u64)>)> {
+        let batches = self.batches.entry(partition).or_default();
+        let (mut next, mut records) = (from, Vec::new());
+        for bytes in &chunk.batches {
+            let seen = match batches.see(node, bytes) {
+                Ok(seen) => seen,
+                Err((kind, what)) => {
+                    self.report(kind, format!("{partition}: {what}"));
+                    return None;
+                }
+            };
+            if seen.base > next || seen.next > chunk.high_watermark {
+                let (base, end, high_watermark) = (seen.base, seen.next, chunk.high_watermark);
+                let what = format!(
+                    "{partition}: node {node} showed {base}..{end} where {next} follows; its high watermark is {high_watermark}"
+                );
+                self.anomalies.push(Anomaly { kind: Kind::Hole, what });
+            }
+            self.counts.read += seen.values.len() as u64;
+            let at = (seen.base.get()..).zip(seen.values.iter().map(number));
+            records.extend(at.filter(|(offset, _)| *offset >= from.get()));
+            next = seen.next;
+        }
+        self.knows_end(partition, next);
+        Some((next, records))
     }
 
-    /// A client was told how far a log reaches; `known` is what [`Checker::asks_bounds`] said when it asked.
-    pub fn bounds(&mut self, partition: TopicPartition, known: Offset, high_watermark: Offset) {
-        if high_watermark < known {
-            self.report(
-                Kind::Stale,
-                format!(
-                    "{partition}: the end was said to be {high_watermark}, but {known} was known before the question"
-                ),
-            );
-        }
-        let log = self.logs.entry(partition).or_default();
-        log.known_end = log.known_end.max(high_watermark);
+    /// A client is about to ask how far a log reaches.
+    pub fn asks_bounds(&mut self, partition: TopicPartition) -> Begun {
+        let op = Op::End { key: self.history.key(partition), offset: None };
+        Begun { index: self.history.begin(READERS, None, op), partition }
+    }
+
+    /// A client was told how far a log reaches.
+    pub fn bounds(&mut self, asked: Begun, high_watermark: Offset) {
+        let key = self.history.key(asked.partition);
+        self.history.end(asked.index, Op::End { key, offset: Some(high_watermark.get()) });
+        self.knows_end(asked.partition, high_watermark);
         self.counts.bounds += 1;
+    }
+
+    /// How far a log reaches, by all that anybody was told.
+    #[must_use]
+    pub fn known_end(&self, partition: TopicPartition) -> Offset {
+        self.known_ends.get(&partition).copied().unwrap_or(Offset(0))
+    }
+
+    fn knows_end(&mut self, partition: TopicPartition, end: Offset) {
+        let known = self.known_ends.entry(partition).or_default();
+        *known = end.max(*known);
     }
 
     /// A replica shows this high watermark; `run` tells the processes of its node apart.
@@ -259,116 +281,32 @@ impl Checker {
 
     /// Nothing happens any more; these are the replicas of a partition.
     pub fn finish(&mut self, partition: TopicPartition, replicas: &[FinalLog]) {
+        let key = self.history.key(partition);
         for FinalLog { node, log } in replicas {
-            let end = self.read(partition, *node, log.log_start, log);
-            if end != log.high_watermark {
-                let what =
-                    format!("{partition}: node {node} ends at {end}, its high watermark is {}", log.high_watermark);
-                self.report(Kind::Hole, what);
+            let range = Some(log.log_start.get()..log.high_watermark.get());
+            let begun = self.history.begin(READERS, Some(*node), Op::Final { key, range: None, records: Vec::new() });
+            if let Some((_, records)) = self.look_at(partition, *node, log.log_start, log) {
+                self.history.end(begun, Op::Final { key, range, records });
             }
         }
-        let Some(first) = replicas.first() else { return };
-        for FinalLog { node, log } in replicas {
-            if log.high_watermark != first.log.high_watermark {
-                let (ours, theirs) = (log.high_watermark, first.log.high_watermark);
-                let what = format!("{partition}: node {node} ends at {ours}, node {} at {theirs}", first.node);
-                self.report(Kind::Diverged, what);
-            }
-        }
-        let ends = replicas.iter().map(|replica| replica.log.high_watermark);
-        let starts = replicas.iter().map(|replica| replica.log.log_start);
-        if let (Some(end), Some(start), Some(log)) = (ends.min(), starts.max(), self.logs.get(&partition)) {
-            self.anomalies.extend(log.lost(partition, end));
-            self.anomalies.extend(log.disorder(partition, start));
-        }
+    }
+
+    /// Everything is told: judges it.
+    pub fn judge(&mut self) {
+        let found = self.history.judge();
+        self.anomalies.extend(found);
     }
 }
 
-impl Log {
-    /// Somebody was told that a value stands at an offset.
-    fn claim(&mut self, partition: TopicPartition, offset: Offset, value: Value, how: &str) -> Option<Anomaly> {
-        let known = *self.at.entry(offset).or_insert(value);
-        if known != value {
-            let what = format!("{partition}: at offset {offset} stood {known}, now {value} was {how} there");
-            return Some(Anomaly { kind: Kind::TwoValues, what });
-        }
-        let known = *self.place.entry(value).or_insert(offset);
-        if known != offset {
-            let what = format!("{partition}: {value} stood at offset {known}, now it was {how} at {offset} too");
-            return Some(Anomaly { kind: Kind::Duplicate, what });
-        }
-        if self.sent.get(&value.stream).is_none_or(|sent| value.number >= *sent) {
-            let what = format!("{partition}: {value} was {how} at offset {offset}, but nobody sent it");
-            return Some(Anomaly { kind: Kind::Phantom, what });
-        }
-        None
-    }
+/// The process that the history has for all that read: nothing depends on which of them it was. Streams count from 1.
+const READERS: u32 = 0;
 
-    /// Somebody was shown a batch.
-    fn see(&mut self, partition: TopicPartition, node: NodeId, bytes: &Bytes) -> Result<Seen, Anomaly> {
-        let damaged = |error| {
-            let what = format!("{partition}: node {node} served a damaged batch: {error}");
-            Anomaly { kind: Kind::Damaged, what }
-        };
-        batch::verify_crc(bytes).map_err(damaged)?;
-        let header = BatchHeader::parse(bytes).map_err(damaged)?;
-        let (base, next) = (header.base_offset, header.next_offset());
-        let front = bytes.first_chunk().copied().unwrap_or([0; UNCRCED_BYTES]);
-        let seen = Seen { next, front, count: u64::from(header.record_count), on: node };
-        // Whatever overlaps it must be it.
-        if let Some((&other, known)) = self.batches.range(..next).next_back()
-            && known.next > base
-        {
-            if other == base && known.front == front {
-                return Ok(seen);
-            }
-            let what = format!(
-                "{partition}: node {} had a batch at {other}..{}, node {node} has another one at {base}..{next}",
-                known.on, known.next
-            );
-            return Err(Anomaly { kind: Kind::Diverged, what });
-        }
-        let values = batches::decode(bytes).map_err(damaged)?;
-        for (i, value) in (0..).zip(values) {
-            if let Some(anomaly) = self.claim(partition, base.plus(i), value, "read") {
-                return Err(anomaly);
-            }
-        }
-        self.batches.insert(base, seen);
-        Ok(seen)
-    }
+/// Values of a stream as the history has them.
+fn values(first: Value, count: u32) -> impl Iterator<Item = u64> {
+    (first.number..first.number + count).map(move |number_in| number(&Value { number: number_in, ..first }))
+}
 
-    /// What was claimed beyond the end.
-    fn lost(&self, partition: TopicPartition, end: Offset) -> Option<Anomaly> {
-        let claimed = self.at.range(end..).next();
-        let what = match claimed {
-            Some((offset, value)) => {
-                let more = self.at.range(end..).count() - 1;
-                format!("{partition}: {value} stood at offset {offset} (and {more} after it), the log ends at {end}")
-            }
-            None if self.known_end > end => {
-                format!("{partition}: the log reached to {}, now it ends at {end}", self.known_end)
-            }
-            None => return None,
-        };
-        Some(Anomaly { kind: Kind::Lost, what })
-    }
-
-    /// Values of a stream that do not stand in order, without a gap.
-    fn disorder(&self, partition: TopicPartition, log_start: Offset) -> Option<Anomaly> {
-        let mut expected: BTreeMap<u32, u32> = BTreeMap::new();
-        for (offset, value) in self.at.range(log_start..) {
-            // The start of a stream may have gone with the start of the log.
-            let first = if log_start == Offset(0) { 0 } else { value.number };
-            let expected = expected.entry(value.stream).or_insert(first);
-            if *expected != value.number {
-                let what = format!(
-                    "{partition}: at offset {offset} stands {value} where number {expected} of its stream follows"
-                );
-                return Some(Anomaly { kind: Kind::Order, what });
-            }
-            *expected += 1;
-        }
-        None
-    }
+/// A value as the history has it: a person reads the stream in front, and the last ten digits as the number.
+fn number(value: &Value) -> u64 {
+    u64::from(value.stream).wrapping_mul(10_000_000_000).wrapping_add(u64::from(value.number))
 }

@@ -1,9 +1,10 @@
 //! A client that asks leaders how far their logs reach: the answer must never be older than the question.
 
 use levada_broker::node::event::{Answer, Request};
-use levada_protocol::ids::{NodeId, Offset, TopicPartition};
+use levada_protocol::ids::{NodeId, TopicPartition};
 
 use super::{Call, CallId, Client, Context, Input, PATIENCE_US, Response};
+use crate::checker::Begun;
 
 const PACE_US: std::ops::RangeInclusive<u64> = 20_000..=200_000;
 
@@ -11,8 +12,7 @@ const PACE_US: std::ops::RangeInclusive<u64> = 20_000..=200_000;
 struct Question {
     call: CallId,
     at_us: u64,
-    /// What was known when it was asked.
-    known: Offset,
+    begun: Begun,
 }
 
 /// An auditor of a partition.
@@ -42,15 +42,15 @@ impl Client for Auditor {
                 if self.asked.is_some() || ctx.dice.chance(10) {
                     self.aim = ctx.any_node();
                 }
-                let known = ctx.checker.asks_bounds(self.partition);
+                let begun = ctx.checker.asks_bounds(self.partition);
                 let call = ctx.call(self.aim, Call::Request(Request::Bounds { partition: self.partition }));
-                self.asked = Some(Question { call, at_us: ctx.now_us, known });
+                self.asked = Some(Question { call, at_us: ctx.now_us, begun });
             }
             Input::Response { call, result, .. } => {
                 let Some(asked) = self.asked.take_if(|asked| asked.call == call) else { return };
                 match result {
                     Ok(Response::Answer(Answer::Bounds(bounds))) => {
-                        ctx.checker.bounds(self.partition, asked.known, bounds.high_watermark);
+                        ctx.checker.bounds(asked.begun, bounds.high_watermark);
                     }
                     Ok(_) => self.aim = ctx.any_node(),
                     Err(error) => self.aim = ctx.redirected(&error),

@@ -17,7 +17,7 @@ use levada_protocol::{
 use super::{Call, CallId, Client, Context, Input, PATIENCE_US, Response};
 use crate::{
     batches::{self, Value},
-    checker::Kind,
+    checker::{Begun, Kind},
     options::Workload,
 };
 
@@ -26,6 +26,7 @@ const BACKOFF_US: std::ops::RangeInclusive<u64> = 5_000..=60_000;
 
 #[derive(Debug)]
 struct Pending {
+    begun: Begun,
     first: Value,
     count: u32,
     batch: Bytes,
@@ -103,8 +104,8 @@ impl Producer {
             let timestamp_ms = i64::try_from(ctx.now_us / 1000).unwrap_or(0);
             let batch = batches::encode(identity.producer, first, count, filling, timestamp_ms);
             identity.next_number += count;
-            ctx.checker.sent(self.partition, first, count);
-            self.window.push_back(Pending { first, count, batch, sent_us: ctx.now_us, acked: false });
+            let begun = ctx.checker.sends(self.partition, first, count);
+            self.window.push_back(Pending { begun, first, count, batch, sent_us: ctx.now_us, acked: false });
             self.send_last(ctx);
         }
     }
@@ -137,7 +138,7 @@ impl Producer {
     fn appended(&mut self, first: Value, appended: Appended, ctx: &mut Context<'_>) {
         let Some(pending) = self.window.iter_mut().find(|pending| pending.first == first) else { return };
         // Said twice, it must be the same: the checker sees to that.
-        ctx.checker.acked(self.partition, first, pending.count, appended.base_offset);
+        ctx.checker.acked(pending.begun, first, pending.count, appended.base_offset);
         pending.acked = true;
         while self.window.front().is_some_and(|pending| pending.acked) {
             self.window.pop_front();

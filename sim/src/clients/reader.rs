@@ -3,7 +3,7 @@
 use levada_protocol::ids::{NodeId, Offset, TopicPartition};
 
 use super::{Call, CallId, Client, Context, Input, PATIENCE_US, Response};
-use crate::checker::Chunk;
+use crate::checker::{Begun, Chunk};
 
 /// How often it looks for something new.
 const PACE_US: std::ops::RangeInclusive<u64> = 10_000..=60_000;
@@ -14,7 +14,7 @@ pub struct Reader {
     partition: TopicPartition,
     aim: NodeId,
     next: Offset,
-    asked: Option<(CallId, u64)>,
+    asked: Option<(CallId, u64, Begun)>,
 }
 
 impl Reader {
@@ -25,7 +25,7 @@ impl Reader {
     }
 
     fn ask(&mut self, ctx: &mut Context<'_>) {
-        if self.asked.is_some_and(|(_, at_us)| at_us + PATIENCE_US > ctx.now_us) {
+        if self.asked.is_some_and(|(_, at_us, _)| at_us + PATIENCE_US > ctx.now_us) {
             return;
         }
         if self.asked.is_some() || ctx.dice.chance(5) {
@@ -36,14 +36,15 @@ impl Reader {
         }
         let bytes_max = if ctx.dice.chance(20) { 1 } else { 64 << 10 };
         let read = Call::Read { partition: self.partition, offset: self.next, bytes_max };
-        self.asked = Some((ctx.call(self.aim, read), ctx.now_us));
+        let begun = ctx.checker.reads(self.partition, self.aim, self.next);
+        self.asked = Some((ctx.call(self.aim, read), ctx.now_us, begun));
     }
 
-    fn shown(&mut self, from: NodeId, chunk: &Chunk, ctx: &mut Context<'_>) {
+    fn shown(&mut self, begun: Begun, chunk: &Chunk, ctx: &mut Context<'_>) {
         if self.next < chunk.log_start {
             self.next = chunk.log_start;
         } else {
-            self.next = ctx.checker.read(self.partition, from, self.next, chunk);
+            self.next = ctx.checker.read(begun, self.next, chunk);
         }
     }
 }
@@ -55,13 +56,10 @@ impl Client for Reader {
                 ctx.wake_after_us = Some(ctx.dice.between(PACE_US));
                 self.ask(ctx);
             }
-            Input::Response { call, from, result } => {
-                if self.asked.is_none_or(|(asked, _)| asked != call) {
-                    return;
-                }
-                self.asked = None;
+            Input::Response { call, result, .. } => {
+                let Some((_, _, begun)) = self.asked.take_if(|(asked, ..)| *asked == call) else { return };
                 match result {
-                    Ok(Response::Chunk(chunk)) => self.shown(from, &chunk, ctx),
+                    Ok(Response::Chunk(chunk)) => self.shown(begun, &chunk, ctx),
                     Ok(_) | Err(_) => self.aim = ctx.any_node(),
                 }
             }

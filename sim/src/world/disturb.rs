@@ -424,7 +424,7 @@ impl World {
         }
         self.run_until((night + 1) * day_us);
         let ends =
-            |world: &Self| world.partitions.iter().map(|p| (*p, world.checker.asks_bounds(*p))).collect::<Vec<_>>();
+            |world: &Self| world.partitions.iter().map(|p| (*p, world.checker.known_end(*p))).collect::<Vec<_>>();
         let before = ends(self);
         self.run_until((night + 4) * day_us);
         let still = before.into_iter().zip(ends(self)).find(|(before, now)| before == now);

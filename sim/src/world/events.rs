@@ -77,6 +77,7 @@ impl Happening {
 impl World {
     pub(super) fn happen(&mut self, happening: Happening) {
         let Some(happening) = self.reaches(happening) else { return };
+        self.checker.time_is(self.queue.now_us());
         match happening {
             Happening::Tick { node, .. } => {
                 self.next_tick(node);

@@ -245,6 +245,7 @@ impl World {
         if self.checker.anomalies().iter().all(|anomaly| anomaly.kind == Kind::Stuck) && !self.partitions.is_empty() {
             self.audit();
         }
+        self.checker.judge();
         let groups: BTreeSet<GroupId> = self.terms.iter().map(|(group, _)| *group).collect();
         Outcome {
             elections: (self.terms.len() - groups.len()) as u64,

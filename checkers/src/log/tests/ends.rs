@@ -1,5 +1,7 @@
 //! What is there at the end: `lost-write`, `unseen`, `lost-end`, `divergence`, and what is to be said when too little is known.
 
+use std::ops::Range;
+
 use crate::testing::{NODES, shown_by};
 
 use super::*;
@@ -244,4 +246,37 @@ fn values_that_are_sent_twice_leave_nothing_to_be_said() {
         story.sent(2, 10, 0).finals(&[(0, 10)]);
     });
     assert_eq!(check.verdict, Verdict::Inconclusive);
+}
+
+#[test]
+fn a_log_that_retention_has_emptied_ends_where_it_says() {
+    let options = Options { dense: true, retention: true, ..PLAIN };
+    let emptied = |range: Option<Range<Offset>>| {
+        told_with(options, |story| {
+            story.sent(1, 10, 0).ends(2, 1);
+            for node in NODES {
+                story.final_in(node, range.clone(), &[]);
+            }
+        })
+    };
+    assert_sound(&emptied(Some(1..1)));
+    assert_eq!(kinds(&emptied(Some(0..0))), [("lost-end", 1), ("unseen", 1)]);
+    assert_eq!(kinds(&emptied(None)), [("lost-end", 1), ("unseen", 1)], "nobody says that it was there");
+}
+
+#[test]
+fn a_node_shows_all_that_it_says_it_has() {
+    let shown = |options, range, records: &[(Offset, Value)]| {
+        told_with(options, |story| {
+            story.sent(1, 10, 0).sent(1, 11, 1);
+            story.final_in(1, range, records).final_in(2, 0..2, &[(0, 10), (1, 11)]);
+        })
+    };
+    let dense = Options { dense: true, retention: true, ..PLAIN };
+    assert_sound(&shown(dense, 0..2, &[(0, 10), (1, 11)]));
+    assert_sound(&shown(dense, 1..2, &[(1, 11)]));
+    assert_eq!(kinds(&shown(dense, 0..2, &[(1, 11)])), [("divergence", 1), ("poll-skip", 1)]);
+    assert_only(&shown(dense, 0..3, &[(0, 10), (1, 11)]), "poll-skip");
+    assert_eq!(kinds(&shown(dense, 1..2, &[])), [("divergence", 1), ("poll-skip", 1)]);
+    assert_sound(&shown(PLAIN, 0..3, &[(0, 10), (1, 11)]));
 }

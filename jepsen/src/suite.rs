@@ -129,6 +129,13 @@ pub const SCENARIOS: &[Scenario] = &[
         suites: &[Suite::Nightly],
     },
     Scenario {
+        name: "without-root",
+        why: "what the kernels of nodes do not see is survived, too: connections through proxies that are late, torn and stuck",
+        arguments: "--workload queue --env proxy --nemesis partition,delay,kill,pause,pause-kill,leader --time 600 --rate 1500 \
+                    --interval 8",
+        suites: &[Suite::Nightly],
+    },
+    Scenario {
         name: "everything",
         why: "all faults together",
         arguments: "--workload flight --disk loop \

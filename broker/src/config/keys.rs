@@ -122,7 +122,7 @@ pub const KEYS: &[Key] = &[
     key("journal.gather_bytes", "8388608", "about the most that one group commit gathers"),
     key(
         "journal.queue_ms",
-        "20",
+        "3",
         "about how long the journal's disk may need for what stands in line before it; more waits in front, where each producer has its turn. More for a disk whose syncs take milliseconds; 0: no bound, and no turns",
     ),
     key(

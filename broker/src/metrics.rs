@@ -347,6 +347,8 @@ pub const fn api_name(api: u16) -> &'static str {
         Some(Api::SeedState) => "seed_state",
         Some(Api::FoundCluster) => "found_cluster",
         Some(Api::Raft) => "raft",
+        Some(Api::FindCoordinator) => "find_coordinator",
+        Some(Api::Group) => "group",
         Some(Api::Newcomers) => "newcomers",
         None => "unknown",
     }

@@ -3,13 +3,16 @@
 
 mod common;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
-use common::{Client, TestNode, batch, configs, produce_request, ready};
+use common::{Client, LONG, TestNode, batch, configs, produce_request, ready};
 use levada_broker::{
     config::{Reloader, Source},
     server::{Hooks, Listeners, Running},
@@ -23,9 +26,10 @@ use levada_protocol::{
         native::{
             AdmitNodeRequest, AlterTopicRequest, BalanceRequest, ClusterStatusRequest, ClusterStatusResponse,
             CreateTopicRequest, DeleteTopicRequest, DescribeConfigRequest, DescribeReplicaRequest, DrainNodeRequest,
-            FetchRequest, HandshakeRequest, InitProducerRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse,
-            NodeAddresses, PeerIdentity, RecoverMetadataRequest, RecoverPartitionRequest, RegisterNodeRequest,
-            ReloadConfigRequest, ResizeTopicRequest, TopicInfo, TransferLeaderRequest,
+            FetchRequest, FindCoordinatorRequest, GroupCommit, GroupOffset, GroupRequest, HandshakeRequest,
+            InitProducerRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse, NodeAddresses, PeerIdentity,
+            RecoverMetadataRequest, RecoverPartitionRequest, RegisterNodeRequest, ReloadConfigRequest,
+            ResizeTopicRequest, TopicInfo, TransferLeaderRequest, find_coordinator_request, group_request,
         },
         peer::{FoundClusterRequest, JoinClusterRequest, NewcomersRequest, RaftFrame, SeedStateRequest},
     },
@@ -33,6 +37,7 @@ use levada_protocol::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::sleep,
 };
 
 /// Lets everybody do everything until it is shut, and then nobody anything.
@@ -106,6 +111,8 @@ fn fate(api: Api) -> Fate {
         | Api::ReloadConfig
         | Api::JoinCluster => Fate::Refused(Action::Alter, cluster),
         Api::ResizeTopic => Fate::Refused(Action::Alter, topic),
+        Api::FindCoordinator => Fate::Refused(Action::Describe, Resource::Group("readers")),
+        Api::Group => Fate::Refused(Action::Read, Resource::Group("readers")),
         Api::RegisterNode | Api::FoundCluster | Api::Raft | Api::Newcomers => Fate::ForNodes,
     }
 }
@@ -179,6 +186,15 @@ async fn ask(client: &mut Client, api: Api, topic: &TopicInfo) -> Result<Bytes> 
         Api::ReloadConfig => client.call(api, &ReloadConfigRequest::default(), nothing).await,
         Api::SeedState => client.call(api, &SeedStateRequest::default(), nothing).await,
         Api::FoundCluster => client.call(api, &FoundClusterRequest::default(), nothing).await,
+        Api::FindCoordinator => {
+            let of = Some(find_coordinator_request::Of::Group("readers".into()));
+            client.call(api, &FindCoordinatorRequest { of }, nothing).await
+        }
+        Api::Group => {
+            let offsets = vec![GroupOffset { topic_id, ..Default::default() }];
+            let commit = GroupCommit { group: "readers".into(), offsets, ..Default::default() };
+            client.call(api, &GroupRequest { ask: Some(group_request::Ask::Commit(commit)) }, nothing).await
+        }
         Api::Raft => client.call(api, &RaftFrame::default(), nothing).await,
         Api::Newcomers => client.call(api, &NewcomersRequest::default(), nothing).await,
     };
@@ -206,6 +222,12 @@ async fn every_request_of_a_client_is_refused_and_changes_nothing() {
     let mut topic = client.create_topic("orders", 1, 1).await.unwrap();
     client.produce(&topic, 0, batch(&["kept"])).await.unwrap();
     assert_eq!(client.fetch(&topic, 0, 0, 20_000).await.unwrap().1, 1, "what is written is seen");
+    // Before a node joins that is not there: they would have replicas on it.
+    let wait = Instant::now();
+    while let Err(error) = ask(&mut client, Api::FindCoordinator, &topic).await {
+        assert!(error.code == ErrorCode::FeatureLevel && wait.elapsed() < LONG, "{error}");
+        sleep(Duration::from_millis(20)).await;
+    }
     let producer = client.init_producer().await.unwrap();
     let (before, was) = (status(&mut client).await, client.metadata(&["orders"]).await.unwrap());
 

@@ -89,6 +89,8 @@ pub enum Resource<'a> {
     Cluster,
     /// A topic, by name.
     Topic(&'a str),
+    /// A consumer group, by name.
+    Group(&'a str),
 }
 
 /// Decides what a principal may do. Asked at every door, again at every use of a ticket.

@@ -90,6 +90,10 @@ codes! {
     ProducerFenced = 30, Fence, "PRODUCER_FENCED";
     /// A batch's sequence does not follow the last one.
     OutOfOrderSequence = 31, Fence, "OUT_OF_ORDER_SEQUENCE";
+    /// The group does not know the member, or not in this epoch: others may have its partitions. It may join again.
+    MemberFenced = 32, Fence, "MEMBER_FENCED";
+    /// The partition is not the member's, or was given to it in a later epoch than the one it names.
+    NotAssigned = 33, Fence, "NOT_ASSIGNED";
     /// The request is malformed.
     InvalidRequest = 40, FixRequest, "INVALID_REQUEST";
     /// There is no such topic.
@@ -140,6 +144,14 @@ codes! {
     NotAdmitted = 64, Stop, "NOT_ADMITTED";
     /// The node was decommissioned.
     NodeRemoved = 65, Stop, "NODE_REMOVED";
+    /// There is no such consumer group.
+    UnknownGroup = 70, FixRequest, "UNKNOWN_GROUP";
+    /// What is wanted goes only while the group has no members.
+    GroupNotEmpty = 71, FixRequest, "GROUP_NOT_EMPTY";
+    /// Another member has this static id.
+    InstanceInUse = 72, FixRequest, "INSTANCE_IN_USE";
+    /// There are as many groups, members or offsets as there may be.
+    GroupQuota = 73, FixRequest, "GROUP_QUOTA";
 }
 
 impl fmt::Display for ErrorCode {
@@ -297,6 +309,8 @@ mod tests {
                 (21, "NOT_CONTROLLER"),
                 (30, "PRODUCER_FENCED"),
                 (31, "OUT_OF_ORDER_SEQUENCE"),
+                (32, "MEMBER_FENCED"),
+                (33, "NOT_ASSIGNED"),
                 (40, "INVALID_REQUEST"),
                 (41, "UNKNOWN_TOPIC"),
                 (42, "UNKNOWN_PARTITION"),
@@ -322,6 +336,10 @@ mod tests {
                 (63, "WRONG_INCARNATION"),
                 (64, "NOT_ADMITTED"),
                 (65, "NODE_REMOVED"),
+                (70, "UNKNOWN_GROUP"),
+                (71, "GROUP_NOT_EMPTY"),
+                (72, "INSTANCE_IN_USE"),
+                (73, "GROUP_QUOTA"),
             ]
         );
     }

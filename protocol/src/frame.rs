@@ -87,6 +87,10 @@ pub enum Api {
     Raft = 22,
     /// From a node that is none of the cluster's: it wants to join.
     JoinCluster = 23,
+    /// Which node coordinates a consumer group.
+    FindCoordinator = 25,
+    /// Something about consumer groups.
+    Group = 26,
     /// Between nodes: who has joined.
     Newcomers = 27,
 }
@@ -121,6 +125,8 @@ impl Api {
             22 => Self::Raft,
             23 => Self::JoinCluster,
             24 => Self::RecoverMetadata,
+            25 => Self::FindCoordinator,
+            26 => Self::Group,
             27 => Self::Newcomers,
             _ => return None,
         })
@@ -393,6 +399,8 @@ mod tests {
             Api::Raft => 22,
             Api::JoinCluster => 23,
             Api::RecoverMetadata => 24,
+            Api::FindCoordinator => 25,
+            Api::Group => 26,
             Api::Newcomers => 27,
         }
     }
@@ -401,7 +409,7 @@ mod tests {
     fn the_numbers_are_pinned() {
         let known: Vec<_> = (0..=u16::MAX).filter_map(|value| Some((value, Api::from_u16(value)?))).collect();
         let values: Vec<_> = known.iter().map(|(value, _)| *value).collect();
-        assert_eq!(values, (0..=24).chain([27]).collect::<Vec<_>>());
+        assert_eq!(values, (0..=27).collect::<Vec<_>>());
         for (value, api) in known {
             assert_eq!((number(api), api as u16), (value, value), "{api:?}");
         }

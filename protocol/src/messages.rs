@@ -20,3 +20,7 @@ pub mod metadata {
 pub mod ticket {
     include!(concat!(env!("OUT_DIR"), "/levada.ticket.v1.rs"));
 }
+/// What coordinators of consumer groups keep: their records, and the state that follows from them.
+pub mod groups {
+    include!(concat!(env!("OUT_DIR"), "/levada.groups.v1.rs"));
+}

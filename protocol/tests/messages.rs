@@ -309,6 +309,7 @@ fn golden_state_of_a_partition() {
         log_start_offset: 2,
         producers: vec![producer],
         segment_ends: vec![SegmentEnd { offset: 9, time_ms: 10 }],
+        groups: Bytes::from_static(b"g"),
     };
     pinned(
         state,
@@ -318,6 +319,7 @@ fn golden_state_of_a_partition() {
             b"\x1a\x06\x08\x06\x10\x07\x18\x08",
             b"\x20\x05",
             b"\x22\x04\x08\x09\x10\x0a",
+            b"\x2a\x01g",
         ],
     );
 }

@@ -18,6 +18,8 @@ pub const LEVEL_RECOVERY: u32 = 3;
 /// were deleted are not made again.
 pub const LEVEL_ONCE: u32 = 4;
 const _: () = assert!(LEVEL_RECOVERY <= LEVEL_HIBERNATION);
+/// Coordinator partitions, whose replicas all apply what is in them.
+pub const LEVEL_GROUPS: u32 = 5;
 /// The highest that this build knows. (The feature `level-1` makes a build that stands for an older one, for tests of
 /// the upgrade.)
-pub const LEVEL_MAX: u32 = if cfg!(feature = "level-1") { LEVEL_FIRST } else { LEVEL_ONCE };
+pub const LEVEL_MAX: u32 = if cfg!(feature = "level-1") { LEVEL_FIRST } else { LEVEL_GROUPS };

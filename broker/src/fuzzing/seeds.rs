@@ -194,6 +194,7 @@ pub fn partitions() -> Vec<Vec<u8>> {
         log_start_offset: 10,
         producers: vec![producer(4000), producer(4001)],
         segment_ends: vec![wire::SegmentEnd { offset: 500, time_ms: 1_700_000_000_000 }],
+        groups: Bytes::new(),
     };
     let start = wire::partition_command::Kind::LogStart(wire::LogStart { offset: 5 });
     let command = wire::PartitionCommand { kind: Some(start) };

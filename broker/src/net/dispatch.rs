@@ -17,7 +17,7 @@ use levada_protocol::{
 use super::{
     admin, config,
     connection::{Handler, Session, Work},
-    fetch, metadata, nodes, produce, recovery,
+    fetch, groups, metadata, nodes, produce, recovery,
     responder::Responder,
     status,
 };
@@ -216,6 +216,8 @@ impl Handler for Dispatch {
                 beside(&frame, responder, |m, r| recovery::recover_partition(broker, session, m, r))
             }
             Api::RecoverMetadata => beside(&frame, responder, |m, r| recovery::recover_metadata(broker, session, m, r)),
+            Api::FindCoordinator => beside(&frame, responder, |m, r| groups::find_coordinator(broker, session, m, r)),
+            Api::Group => beside(&frame, responder, |m, r| groups::group(broker, session, m, r)),
             Api::TransferLeader => beside(&frame, responder, |m, r| admin::transfer_leader(broker, session, m, r)),
             Api::DescribeConfig => beside(&frame, responder, |m, r| config::describe_config(broker, session, m, r)),
             Api::ReloadConfig => beside(&frame, responder, |m, r| config::reload_config(broker, session, m, r)),

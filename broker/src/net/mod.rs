@@ -24,6 +24,8 @@ pub(crate) mod dispatch;
 pub(crate) mod door;
 pub(crate) mod fetch;
 pub(crate) mod frames;
+mod group_wire;
+pub(crate) mod groups;
 pub(crate) mod listener;
 pub(crate) mod metadata;
 pub(crate) mod nodes;

@@ -1,9 +1,12 @@
 //! What goes into the node core and what comes out of it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use levada_groups::{command::Command, state::Group};
 use levada_protocol::{
     error::Error,
-    ids::{GroupId, IncarnationId, LogIndex, NodeId, ReplicaId, Term, TopicId, TopicPartition},
+    ids::{GroupId, IncarnationId, LogIndex, NodeId, PartitionId, ReplicaId, Term, TopicId, TopicPartition},
     source::{Appended, LogBounds, NewTopic},
 };
 use levada_storage_engine::{
@@ -229,6 +232,13 @@ pub enum Request {
     RecoverMetadata,
     /// Waits until this node's metadata is as new as the call. Controller only.
     MetadataBarrier,
+    /// Something about consumer groups. Leader of the coordinator partition only.
+    Group {
+        /// The coordinator partition.
+        partition: PartitionId,
+        /// What.
+        ask: GroupAsk,
+    },
     /// Leadership of a group goes to a replica on that node. Leader only.
     TransferLeader {
         /// The group.
@@ -236,6 +246,34 @@ pub enum Request {
         /// The node.
         to: NodeId,
     },
+}
+
+/// What can be asked of a coordinator.
+#[derive(Clone, Debug)]
+pub enum GroupAsk {
+    /// Something is to change.
+    Change(Command),
+    /// A group as it is now.
+    Show {
+        /// Its name.
+        group: String,
+    },
+    /// Groups, in the order of their names.
+    List {
+        /// Those behind this name.
+        after: String,
+    },
+}
+
+/// What a coordinator answers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GroupAnswer {
+    /// To [`GroupAsk::Change`].
+    Told(levada_groups::command::Answer),
+    /// To [`GroupAsk::Show`].
+    Shown(Arc<Group>),
+    /// To [`GroupAsk::List`].
+    Listed(Vec<(String, Arc<Group>)>),
 }
 
 /// What a node answers.
@@ -251,10 +289,12 @@ pub enum Answer {
     Joined(Box<GroupState>),
     /// To [`Request::DrainNode`] and [`Request::Balance`]: what moves, or would.
     Moves(Vec<Move>),
+    /// To [`Request::Group`].
+    Group(Box<GroupAnswer>),
     /// To [`Request::DescribeReplica`].
     Replica(Box<ReplicaReport>),
     /// To the requests about topics: as it is now (as it was, for a deletion).
-    Topic(std::sync::Arc<Topic>),
+    Topic(Arc<Topic>),
     /// To the others.
     Done,
 }

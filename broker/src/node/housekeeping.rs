@@ -81,6 +81,7 @@ impl Node {
             self.see_to_unsound(out);
         }
         self.retain();
+        self.tick_coordinators();
         if self.stopping.is_some() {
             self.hand_over(out);
         } else if self.ticks.is_multiple_of(BALANCE_TICKS) {

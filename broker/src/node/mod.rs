@@ -15,6 +15,7 @@
 mod admission;
 mod alone;
 mod controller;
+mod coordinating;
 mod copying;
 pub mod event;
 mod fetching;
@@ -546,6 +547,7 @@ impl Node {
         match request {
             Request::Produce { partition, batch } => self.admission.queue(id, partition, batch),
             Request::Bounds { partition } => self.bounds(id, partition, out),
+            Request::Group { partition, ask } => self.on_group_request(id, partition, ask, out),
             Request::DescribeReplica { group } => {
                 let result = self.describe_replica(group).map(|report| Answer::Replica(Box::new(report)));
                 out.push(Effect::Reply { id, result });

@@ -28,7 +28,7 @@ use crate::{
         metadata::{self, Topic},
         view::{Leadership, PartitionView},
     },
-    partition::machine::Partition,
+    partition::{coordinating::GROUPS_TOPIC, machine::Partition},
     raft::{
         group::{Group, GroupStart},
         membership::{Conf, Membership},
@@ -239,8 +239,11 @@ impl Node {
         self.copies.give_up(group, &mut self.store);
         self.mends.give_up(group, &mut self.store);
         self.reads.fail(group, why, out);
-        if let Some(leading) = self.partitions.remove(&group).and_then(|machine| machine.leading) {
-            leading.fail(why, why, out);
+        if let Some(mut machine) = self.partitions.remove(&group) {
+            machine.refuse_group_requests(why, out);
+            if let Some(leading) = machine.leading {
+                leading.fail(why, why, out);
+            }
         }
         self.store.remove_group(group);
     }
@@ -251,6 +254,9 @@ impl Node {
             Ok(group) => {
                 if self.partitions.get(&group).is_some_and(|p| self.fitness.is_quorum_full(&p.group)) {
                     return out.push(Effect::Reply { id, result: Err(self.fitness.quorum_refusal()) });
+                }
+                if self.partitions.get(&group).is_some_and(Partition::is_coordinator) {
+                    return out.push(Effect::Reply { id, result: Err(internal_topic()) });
                 }
                 self.wake(group, Wake::Request);
                 if let Some(leading) = self.partitions.get_mut(&group).and_then(|p| p.leading.as_mut()) {
@@ -270,7 +276,7 @@ impl Node {
                 if let (Some(partition), true) = (self.partitions.get(&group), planted::is(Planted::StaleBounds)) {
                     return out.push(Effect::Reply { id, result: Ok(Answer::Bounds(bounds_of(partition))) });
                 }
-                let context = self.reads.begin(Read { id, group, refusal: None });
+                let context = self.reads.begin(Read { id, group, decided: None });
                 if let Some(partition) = self.partitions.get_mut(&group) {
                     partition.group.read_index(context);
                     self.dirty.insert(group);
@@ -281,7 +287,7 @@ impl Node {
     }
 
     /// The group of a partition that this node leads, ready to serve.
-    fn leading_partition(&self, place: TopicPartition) -> Result<GroupId, Error> {
+    pub(super) fn leading_partition(&self, place: TopicPartition) -> Result<GroupId, Error> {
         let Some(partition) = self.places.get(&place).and_then(|group| self.partitions.get(group)) else {
             return Err(self.not_here(place));
         };
@@ -343,16 +349,17 @@ impl Node {
     /// Lets a partition's group work, applies what is committed, and answers what that decides.
     pub(super) fn drive_partition(&mut self, group: GroupId, out: &mut Vec<Effect>) {
         let Some(partition) = self.partitions.get_mut(&group) else { return };
+        partition.coordinate(self.now, &self.controller.metadata(), out);
         let led = partition.leading.as_ref().map(|leading| leading.term());
         if let Some(leading) = &mut partition.leading {
             // A leader that was deposed and has not heard of it judges by an old log: the client would take its no for
             // the loss of a batch.
-            for (id, refusal) in leading.flush(&mut partition.group, out) {
+            for (id, result) in leading.flush(&mut partition.group, out) {
                 if planted::is(Planted::RefusesAlone) {
-                    out.push(Effect::Reply { id, result: Err(refusal) });
+                    out.push(Effect::Reply { id, result });
                     continue;
                 }
-                let context = self.reads.begin(Read { id, group, refusal: Some(refusal) });
+                let context = self.reads.begin(Read { id, group, decided: Some(result) });
                 partition.group.read_index(context);
             }
             self.followed.proposed(group, leading, out);
@@ -386,8 +393,8 @@ impl Node {
         let leader = partition.group.leader();
         let bounds = bounds_of(partition);
         for read in driven.reads {
-            if let Some((Read { id, refusal, .. }, _)) = self.reads.confirmed(&read) {
-                out.push(Effect::Reply { id, result: refusal.map_or(Ok(Answer::Bounds(bounds)), Err) });
+            if let Some((Read { id, decided, .. }, _)) = self.reads.confirmed(&read) {
+                out.push(Effect::Reply { id, result: decided.unwrap_or(Ok(Answer::Bounds(bounds))) });
             }
         }
         if let Some(lost) = lost.filter(|_| !planted::is(Planted::WaitersForgotten)) {
@@ -434,6 +441,14 @@ impl Node {
             self.view.lead(group, Leadership { term, node: Some(from) });
         }
     }
+}
+
+/// Nobody but coordinators writes to their partitions.
+pub(super) fn internal_topic() -> Error {
+    let why = format!(
+        "topic {GROUPS_TOPIC} belongs to the coordinators of consumer groups; use another topic, or the requests for groups"
+    );
+    Error::new(ErrorCode::InvalidRequest, why)
 }
 
 /// Up to where a leader's entries are safe.

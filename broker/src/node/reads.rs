@@ -7,7 +7,7 @@ use levada_protocol::{
     ids::{GroupId, LogIndex},
 };
 
-use super::event::{Effect, RequestId};
+use super::event::{Answer, Effect, RequestId};
 
 /// An answer that must not come from a leader that leads no more.
 #[derive(Clone, Debug)]
@@ -16,8 +16,8 @@ pub(super) struct Read {
     pub(super) id: RequestId,
     /// The group that leads here.
     pub(super) group: GroupId,
-    /// A no that was decided by this node's log; `None` asks for what is true once the read is confirmed.
-    pub(super) refusal: Option<Error>,
+    /// What was decided by this node's log; `None` asks for what is true once the read is confirmed.
+    pub(super) decided: Option<Result<Answer, Error>>,
 }
 
 /// Linearizable reads under way, by the context that raft gives back.

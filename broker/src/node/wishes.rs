@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
+use levada_groups::limits::COORDINATORS;
 use levada_protocol::{
     error::{Error, ErrorCode, NodeAddresses, Result},
     ids::{GroupId, IncarnationId, NodeId, Term, TopicId},
@@ -19,14 +20,16 @@ use super::{
     Node,
     controller::{Controller, Waiter},
     event::{Answer, Effect, Request, RequestId},
+    partitions::internal_topic,
     reads::Read,
 };
 use crate::cluster::{
     balance::{self, Move},
-    feature::{LEVEL_MEMBERSHIP, LEVEL_ONCE, LEVEL_RECOVERY},
+    feature::{LEVEL_GROUPS, LEVEL_MEMBERSHIP, LEVEL_ONCE, LEVEL_RECOVERY},
     metadata::{self, Applied, altered, command, move_command, topic_exists, unknown_topic},
     placement::{self, Standings},
 };
+use crate::partition::coordinating::GROUPS_TOPIC;
 
 /// The most that one request moves; it may be asked again.
 const BALANCE_MOVES_MAX: usize = 1_000;
@@ -122,6 +125,11 @@ fn new_partition(partition: u32, nodes: Vec<NodeId>) -> wire::Partition {
     wire::Partition { partition, replicas: replicas.collect(), ..wire::Partition::default() }
 }
 
+/// The coordinators' topic stays as it is: groups are found by the number of its partitions.
+fn check_not_internal(name: &str) -> Result<()> {
+    if name == GROUPS_TOPIC { Err(internal_topic()) } else { Ok(()) }
+}
+
 fn check_replicas(replicas: usize) -> Result<()> {
     if (1..=REPLICAS_MAX).contains(&replicas) {
         return Ok(());
@@ -153,7 +161,7 @@ impl Node {
             }
             Request::MetadataBarrier if planted::is(Planted::StaleMetadata) => return tell(id, Answer::Done, out),
             Request::MetadataBarrier => {
-                let context = self.reads.begin(Read { id, group: GroupId::METADATA, refusal: None });
+                let context = self.reads.begin(Read { id, group: GroupId::METADATA, decided: None });
                 self.controller.group.read_index(context);
                 return Ok(());
             }
@@ -171,6 +179,7 @@ impl Node {
                 Kind::AlterTopic(self.controller.plan_alteration(&name, set, unset, request)?)
             }
             Request::DeleteTopic { name, id: wanted } => {
+                check_not_internal(&name)?;
                 Kind::DeleteTopic(self.controller.plan_deletion(&name, wanted)?)
             }
             Request::RegisterNode { node } => {
@@ -235,6 +244,7 @@ impl Node {
             }
             Request::SetPartitions { name, partitions } => {
                 self.needs_membership()?;
+                check_not_internal(&name)?;
                 Kind::AddPartitions(self.controller.plan_partitions(&name, partitions, &self.standings())?)
             }
             Request::RecoverPartition { group, survivor, targets_given, forgiven_to } => {
@@ -244,6 +254,7 @@ impl Node {
             }
             Request::Produce { .. }
             | Request::Bounds { .. }
+            | Request::Group { .. }
             | Request::TransferLeader { .. }
             | Request::DescribeReplica { .. }
             | Request::CatchUpMember { .. }
@@ -256,6 +267,13 @@ impl Node {
 
     /// What makes a topic, of this id if the client wants one.
     fn plan_creation(&mut self, new: NewTopic, wanted: Option<TopicId>) -> Result<wire::command::Kind> {
+        if new.name == GROUPS_TOPIC {
+            // Replicas of older builds would not apply what is in it.
+            self.needs(LEVEL_GROUPS)?;
+            if new.partitions != COORDINATORS || new.schema_json.is_some() {
+                return Err(internal_topic());
+            }
+        }
         let nodes = u32::try_from(self.controller.nodes().count()).unwrap_or(u32::MAX);
         let default = self.config.default_replicas.min(nodes.max(1));
         let replicas = if new.replicas == 0 { default } else { new.replicas };

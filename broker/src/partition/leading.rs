@@ -25,7 +25,27 @@ use crate::{
 #[derive(Debug)]
 struct InFlight {
     end_offset: Offset,
-    waiters: Vec<(RequestId, Appended)>,
+    waiters: Vec<(RequestId, Answer)>,
+}
+
+/// What waits for the next entry.
+#[derive(Debug)]
+enum Queued {
+    /// A batch of a producer, which is told where it stands.
+    Produced(RequestId, Bytes),
+    /// A batch of a coordinator's records, and what is to be told when it is safe.
+    Records(Bytes, Option<(RequestId, Answer)>),
+    /// What a coordinator says without a record. It may rest on records that are not safe yet.
+    Said(RequestId, Result<Answer, Error>),
+}
+
+impl Queued {
+    const fn waiter(&self) -> Option<RequestId> {
+        match self {
+            Self::Produced(id, _) | Self::Records(_, Some((id, _))) | Self::Said(id, _) => Some(*id),
+            Self::Records(_, None) => None,
+        }
+    }
 }
 
 /// The leader's copy of a partition's state, ahead of what is applied by what is in flight.
@@ -38,7 +58,7 @@ pub struct Leading {
     next_offset: Offset,
     producers: Producers,
     in_flight: BTreeMap<LogIndex, InFlight>,
-    queue: Vec<(RequestId, Bytes)>,
+    queue: Vec<Queued>,
 }
 
 /// Batches that will be one entry.
@@ -46,7 +66,7 @@ pub struct Leading {
 struct Pack {
     batches: Vec<BytesMut>,
     bytes: usize,
-    waiters: Vec<(RequestId, Appended)>,
+    waiters: Vec<(RequestId, Answer)>,
 }
 
 impl Leading {
@@ -64,34 +84,66 @@ impl Leading {
 
     /// Keeps a batch until [`Leading::flush`], so that those which arrive together can share an entry.
     pub fn enqueue(&mut self, id: RequestId, batch: Bytes) {
-        self.queue.push((id, batch));
+        self.queue.push(Queued::Produced(id, batch));
+    }
+
+    /// Keeps a batch of a coordinator's records likewise; it is never refused. `told` is answered when the batch is safe.
+    pub fn enqueue_records(&mut self, batch: Bytes, told: Option<(RequestId, Answer)>) {
+        self.queue.push(Queued::Records(batch, told));
+    }
+
+    /// Keeps what a coordinator says without a record: not before what it may rest on is safe, and not if others lead.
+    pub fn enqueue_said(&mut self, id: RequestId, result: Result<Answer, Error>) {
+        self.queue.push(Queued::Said(id, result));
     }
 
     /// Proposes what is queued: judged, stamped and packed, in order, in one go with raft saying that it leads. Answers
-    /// who is refused because of what is in the log; that holds only if this is still the leader's log.
-    pub fn flush(&mut self, group: &mut Group, out: &mut Vec<Effect>) -> Vec<(RequestId, Error)> {
-        let mut refused = Vec::new();
+    /// what is said because of what is in the log (a no to a producer); that holds only if this is still the leader's log.
+    pub fn flush(&mut self, group: &mut Group, out: &mut Vec<Effect>) -> Vec<(RequestId, Result<Answer, Error>)> {
+        let mut said = Vec::new();
         let queue = std::mem::take(&mut self.queue);
         if queue.is_empty() {
-            return refused;
+            return said;
         }
-        if !group.can_propose() || group.term() != self.term {
-            for (id, _) in queue {
+        if !self.can_propose(group) {
+            for id in queue.iter().filter_map(Queued::waiter) {
                 reply(out, id, Err(Error::new(ErrorCode::NotReady, "leadership is moving; try again")));
             }
-            return refused;
+            return said;
         }
         let mut pack = Pack::default();
-        for (id, batch) in queue {
-            if pack.bytes + batch.len() > ENTRY_PACK_BYTES {
+        for queued in queue {
+            if let Queued::Produced(_, batch) | Queued::Records(batch, _) = &queued
+                && pack.bytes + batch.len() > ENTRY_PACK_BYTES
+            {
                 self.propose(std::mem::take(&mut pack), group);
             }
-            if let Err(refusal) = self.judge(id, batch, &mut pack, group, out) {
-                refused.push((id, refusal));
+            match queued {
+                Queued::Produced(id, batch) => {
+                    if let Err(refusal) = self.judge(id, batch, &mut pack, group, out) {
+                        said.push((id, Err(refusal)));
+                    }
+                }
+                Queued::Records(batch, told) => {
+                    let header = BatchHeader::parse(&batch).expect("it was made here");
+                    self.append(&header, batch, &mut pack, group);
+                    pack.waiters.extend(told);
+                }
+                Queued::Said(id, Ok(answer)) if !pack.batches.is_empty() => pack.waiters.push((id, answer)),
+                Queued::Said(id, result) => match (result, self.in_flight.last_entry()) {
+                    (Ok(answer), Some(mut last)) => last.get_mut().waiters.push((id, answer)),
+                    (result, _) => said.push((id, result)),
+                },
             }
         }
         self.propose(pack, group);
-        refused
+        said
+    }
+
+    /// Whether what is queued now will be proposed, if nothing comes between.
+    #[must_use]
+    pub fn can_propose(&self, group: &Group) -> bool {
+        group.can_propose() && group.term() == self.term
     }
 
     fn judge(
@@ -109,27 +161,33 @@ impl Leading {
             Verdict::Duplicate { base_offset, index: written } => {
                 let answer = Appended { base_offset, duplicate: true };
                 if written == index {
-                    pack.waiters.push((id, answer));
+                    pack.waiters.push((id, Answer::Appended(answer)));
                 } else if let Some(in_flight) = self.in_flight.get_mut(&written)
                     && !planted::is(Planted::DuplicateAnsweredEarly)
                 {
-                    in_flight.waiters.push((id, answer));
+                    in_flight.waiters.push((id, Answer::Appended(answer)));
                 } else {
                     reply(out, id, Ok(Answer::Appended(answer)));
                 }
             }
             Verdict::Append => {
-                let base_offset = self.next_offset;
-                self.producers.record(&header, base_offset, index);
-                self.next_offset = base_offset.plus(u64::from(header.last_offset_delta) + 1);
-                let mut batch = batch.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
-                header::stamp(&mut batch, base_offset, leader_epoch(self.term)).expect("its header parsed");
-                pack.bytes += batch.len().next_multiple_of(BATCH_ALIGN);
-                pack.batches.push(batch);
-                pack.waiters.push((id, Appended { base_offset, duplicate: false }));
+                let base_offset = self.append(&header, batch, pack, group);
+                pack.waiters.push((id, Answer::Appended(Appended { base_offset, duplicate: false })));
             }
         }
         Ok(())
+    }
+
+    /// Gives a batch its offset, as a part of the next entry.
+    fn append(&mut self, header: &BatchHeader, batch: Bytes, pack: &mut Pack, group: &Group) -> Offset {
+        let base_offset = self.next_offset;
+        self.producers.record(header, base_offset, group.last_index().next());
+        self.next_offset = base_offset.plus(u64::from(header.last_offset_delta) + 1);
+        let mut batch = batch.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+        header::stamp(&mut batch, base_offset, leader_epoch(self.term)).expect("its header parsed");
+        pack.bytes += batch.len().next_multiple_of(BATCH_ALIGN);
+        pack.batches.push(batch);
+        base_offset
     }
 
     fn propose(&mut self, pack: Pack, group: &mut Group) {
@@ -170,7 +228,7 @@ impl Leading {
             let done = first.remove();
             high_watermark = Some(done.end_offset);
             for (id, answer) in done.waiters {
-                reply(out, id, Ok(Answer::Appended(answer)));
+                reply(out, id, Ok(answer));
             }
         }
         high_watermark
@@ -182,7 +240,7 @@ impl Leading {
         for (id, _) in self.in_flight.into_values().flat_map(|in_flight| in_flight.waiters) {
             reply(out, id, Err(in_flight.clone()));
         }
-        for (id, _) in self.queue {
+        for id in self.queue.iter().filter_map(Queued::waiter) {
             reply(out, id, Err(queued.clone()));
         }
     }

@@ -16,7 +16,11 @@ use levada_storage_engine::{
 };
 use prost::Message as _;
 
-use super::{leading::Leading, producers::Producers};
+use super::{
+    coordinating::{self, Coordinating, GROUPS_TOPIC},
+    leading::Leading,
+    producers::Producers,
+};
 use crate::{
     cluster::{
         metadata::{self, Topic},
@@ -25,9 +29,20 @@ use crate::{
     raft::group::Group,
 };
 
+/// What a checkpoint kept of a partition does not parse.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The partition's own.
+    #[error(transparent)]
+    Partition(#[from] prost::DecodeError),
+    /// Its groups.
+    #[error(transparent)]
+    Groups(#[from] levada_groups::wire::Malformed),
+}
+
 /// A partition with a replica on this node.
 ///
-/// Invariants: `next_offset`, `log_start`, `producers` and `segment_ends_ms` are what the entries up to `applied` give;
+/// Invariants: `next_offset`, `log_start`, `producers`, `groups` and `segment_ends_ms` are what the entries up to `applied` give;
 /// `leading` is there only while raft leads in its term and the first entry of that term is applied.
 #[derive(Debug)]
 pub struct Partition {
@@ -49,6 +64,10 @@ pub struct Partition {
     pub absent: BTreeMap<ReplicaId, u64>,
     /// As leader: since which tick a replica answers and needs what no log has any more.
     pub stranded: BTreeMap<ReplicaId, u64>,
+    /// As leader of a coordinator partition.
+    pub(super) coordinating: Coordinating,
+    /// Of a coordinator partition: the groups.
+    pub(super) groups: Option<levada_groups::state::State>,
     applied: LogIndex,
     next_offset: Offset,
     log_start: Offset,
@@ -68,8 +87,10 @@ impl Partition {
         view: Arc<PartitionView>,
         applied: LogIndex,
         state: Bytes,
-    ) -> Result<Self, prost::DecodeError> {
+    ) -> Result<Self, StateError> {
         let state = wire::PartitionState::decode(state)?;
+        let coordinates = topic.name == GROUPS_TOPIC;
+        let groups = coordinates.then(|| levada_groups::wire::decode_state(state.groups)).transpose()?;
         let partition = Self {
             group,
             topic,
@@ -80,6 +101,8 @@ impl Partition {
             settled: false,
             absent: BTreeMap::new(),
             stranded: BTreeMap::new(),
+            coordinating: Coordinating::default(),
+            groups,
             applied,
             next_offset: Offset(state.next_offset),
             log_start: Offset(state.log_start_offset),
@@ -154,6 +177,7 @@ impl Partition {
                 .iter()
                 .map(|(offset, &time_ms)| wire::SegmentEnd { offset: offset.get(), time_ms })
                 .collect(),
+            groups: self.groups.as_ref().map(levada_groups::wire::encode_state).unwrap_or_default(),
         };
         state.encode_to_vec().into()
     }
@@ -181,10 +205,14 @@ impl Partition {
 
     fn apply_batches(&mut self, index: LogIndex, payload: &Bytes) {
         for batch in BatchIter::packed(payload) {
-            let header = batch.expect("the leader packed whole batches").header;
+            let batch = batch.expect("the leader packed whole batches");
+            let header = batch.header;
             assert_eq!(header.base_offset, self.next_offset, "offsets have no gaps");
             self.producers.record(&header, header.base_offset, index);
             self.next_offset = header.base_offset.plus(u64::from(header.last_offset_delta) + 1);
+            if let Some(groups) = &mut self.groups {
+                coordinating::apply(groups, &payload.slice_ref(batch.bytes));
+            }
         }
     }
 
@@ -239,6 +267,7 @@ impl Partition {
         self.settled = false;
         self.absent.clear();
         self.stranded.clear();
+        self.coordinating.end();
         self.leading.take()
     }
 

@@ -5,6 +5,7 @@
 //! copy that also holds what is in flight ([`leading`]), made when the first entry of its term is applied, because
 //! from then on that copy is exactly what the log will say.
 
+pub mod coordinating;
 pub mod leading;
 pub mod machine;
 pub mod producers;

@@ -39,7 +39,9 @@ const fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::OutcomeUnknown
         | ErrorCode::ShuttingDown
         | ErrorCode::Disconnected => Code::Unavailable,
-        ErrorCode::Busy | ErrorCode::DiskFull | ErrorCode::RecordTooLarge => Code::ResourceExhausted,
+        ErrorCode::Busy | ErrorCode::DiskFull | ErrorCode::RecordTooLarge | ErrorCode::GroupQuota => {
+            Code::ResourceExhausted
+        }
         ErrorCode::NotLeader
         | ErrorCode::NotController
         | ErrorCode::NotEnoughNodes
@@ -48,8 +50,12 @@ const fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::FeatureLevel
         | ErrorCode::NotNeeded
         | ErrorCode::NotAdmitted
-        | ErrorCode::NodeRemoved => Code::FailedPrecondition,
-        ErrorCode::ProducerFenced | ErrorCode::OutOfOrderSequence => Code::Aborted,
+        | ErrorCode::NodeRemoved
+        | ErrorCode::GroupNotEmpty => Code::FailedPrecondition,
+        ErrorCode::ProducerFenced
+        | ErrorCode::OutOfOrderSequence
+        | ErrorCode::MemberFenced
+        | ErrorCode::NotAssigned => Code::Aborted,
         ErrorCode::InvalidRequest
         | ErrorCode::InvalidName
         | ErrorCode::InvalidConfig
@@ -57,9 +63,11 @@ const fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::SchemaMismatch
         | ErrorCode::BadFrame
         | ErrorCode::InvalidTicket => Code::InvalidArgument,
-        ErrorCode::UnknownTopic | ErrorCode::UnknownPartition | ErrorCode::UnknownNode => Code::NotFound,
+        ErrorCode::UnknownTopic | ErrorCode::UnknownPartition | ErrorCode::UnknownNode | ErrorCode::UnknownGroup => {
+            Code::NotFound
+        }
         ErrorCode::OffsetOutOfRange => Code::OutOfRange,
-        ErrorCode::TopicExists => Code::AlreadyExists,
+        ErrorCode::TopicExists | ErrorCode::InstanceInUse => Code::AlreadyExists,
         ErrorCode::UnsupportedVersion | ErrorCode::UnknownApi => Code::Unimplemented,
         ErrorCode::Unauthorized => Code::PermissionDenied,
         ErrorCode::Damaged => Code::DataLoss,

@@ -14,6 +14,7 @@ use levada_storage_engine::{
     entry::EntryKind,
 };
 
+mod coordinating;
 mod full;
 mod hibernation;
 mod keeping;

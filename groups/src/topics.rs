@@ -1,0 +1,33 @@
+//! What a coordinator knows of topics: how many partitions there are to share out.
+
+use std::collections::BTreeMap;
+
+use levada_protocol::ids::{PartitionId, TopicId, TopicPartition};
+
+/// A topic as assignments see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicShape {
+    /// Its identity: a topic that is made again under its name is another.
+    pub id: TopicId,
+    /// How many partitions it has.
+    pub partitions: u32,
+}
+
+impl TopicShape {
+    /// Its partitions, in order.
+    pub fn places(self) -> impl Iterator<Item = TopicPartition> {
+        (0..self.partitions).map(move |partition| TopicPartition { topic: self.id, partition: PartitionId(partition) })
+    }
+}
+
+/// The topics of the cluster, as the metadata says just now.
+pub trait Topics {
+    /// A topic by its name, if there is one.
+    fn shape(&self, name: &str) -> Option<TopicShape>;
+}
+
+impl Topics for BTreeMap<String, TopicShape> {
+    fn shape(&self, name: &str) -> Option<TopicShape> {
+        self.get(name).copied()
+    }
+}

@@ -81,7 +81,10 @@ impl Client for Renewal {
                         self.is_done = true;
                     }
                     Err(error) => {
-                        if error.class() == ErrorClass::FixRequest {
+                        // It rises a moment after the cluster has come into being; nodes wait for it.
+                        let is_refused =
+                            error.class() == ErrorClass::FixRequest && error.code != ErrorCode::FeatureLevel;
+                        if is_refused {
                             let what =
                                 format!("node {} wanted another replica of the metadata and got {error}", self.node);
                             ctx.checker.report(Kind::Refused, what);

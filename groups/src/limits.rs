@@ -42,8 +42,8 @@ pub const HEARTBEATS_PER_SESSION: u32 = 9;
 /// The longest pause between two heartbeats: a change of the assignment reaches nobody sooner.
 pub const HEARTBEAT_MS_MAX: u32 = 1_000;
 
-/// Offsets of a group without members are kept for so long.
-pub const OFFSETS_KEPT_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+/// A group without members and commits is kept for so long: a week.
+pub const KEPT_HOURS: u32 = 7 * 24;
 /// Groups that are looked at each tick: for topics that have changed, and offsets that have expired.
 pub const LOOKED_AT_PER_TICK: usize = 32;
 /// Members that are fenced in one tick at most; the others are in the next.

@@ -91,8 +91,8 @@ pub struct Head {
     pub assignor: Assignor,
     /// The topics that members want and that there are, as they were then.
     pub topics: BTreeMap<String, TopicShape>,
-    /// Since when it has no members, in milliseconds since 1970.
-    pub empty_since_ms: Option<i64>,
+    /// For how many hours coordinators have seen it without members and commits; none while it has members.
+    pub idle_hours: Option<u32>,
 }
 
 /// A consumer group.

@@ -129,7 +129,7 @@ fn to_wire(record: &Record) -> wire::Record {
                     partitions: shape.partitions,
                 })
                 .collect(),
-            empty_since_ms: head.empty_since_ms,
+            idle_hours: head.idle_hours,
         }),
         Record::GroupGone { .. } => Kind::GroupGone(wire::Gone {}),
         Record::Member { id, member, .. } => Kind::Member(wire::Member {
@@ -200,7 +200,7 @@ fn head_from_wire(head: wire::GroupHead) -> Result<Head, Malformed> {
         epoch: head.epoch,
         assignor: Assignor::from_number(head.assignor).ok_or_else(|| malformed("an assignor that nobody knows"))?,
         topics,
-        empty_since_ms: head.empty_since_ms,
+        idle_hours: head.idle_hours,
     })
 }
 

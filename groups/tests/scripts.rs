@@ -4,7 +4,7 @@
 //! `rebalance=`), `beat M` says that it is there with what it was told last (`epoch=`, `seen=`, `topics=` say otherwise; `join`
 //! of a member that has joined comes once more), `lost M` does the same and loses the answer. `leave M` (`returns`). `commit M
 //! a/0=5` commits (`nobody` for no member, `epoch=`, `metadata=`); `forget a/0` deletes an offset, `delete` the group. `wait MS` lets
-//! time pass and looks after what is due. `failover` has another coordinator begin with what was written down. `show` tells
+//! time pass and looks after what is due; `hours N` lets hours pass and tells of the last, `clock MS` has the time of day jump. `failover` has another coordinator begin with what was written down. `show` tells
 //! who has what.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
@@ -76,7 +76,7 @@ impl Runner {
             Record::Head { head, .. } => {
                 let topics: Vec<String> =
                     head.topics.iter().map(|(name, shape)| format!("{name}:{}", shape.partitions)).collect();
-                let empty = if head.empty_since_ms.is_some() { ", empty" } else { "" };
+                let empty = head.idle_hours.map_or_else(String::new, |hours| format!(", empty for {hours} h"));
                 format!("epoch {} {} [{}]{empty}", head.epoch, head.assignor.name(), topics.join(" "))
             }
             Record::GroupGone { .. } => "the group is gone".to_owned(),
@@ -166,16 +166,35 @@ impl Runner {
         while self.now.mono_ms < until {
             // As often as a node ticks, or in a few steps where nothing but days pass.
             let pause = 50.max(millis / 100).min(until - self.now.mono_ms);
-            self.now.mono_ms += pause;
-            self.now.wall_ms += i64::try_from(pause)?;
-            let upkeep = self.coordinator.tick(self.now, &self.topics);
-            for fenced in upkeep.fenced {
-                let why = if fenced.held_on { "it held on to what it had" } else { "it was not heard" };
-                writeln!(out, "fences {} after {} ms: {why}", fenced.member, self.now.mono_ms)?;
-            }
-            let records = upkeep.changes.concat();
-            self.take(&records, out)?;
+            self.pass(pause, out)?;
         }
+        Ok(())
+    }
+
+    /// Hours pass, each with a tick at its end.
+    fn hours(&mut self, hours: u32, out: &mut String) -> Result<(), Failure> {
+        // What is counted is counted from the first look on.
+        self.pass(0, out)?;
+        let mut last = String::new();
+        for _ in 0..hours {
+            last.clear();
+            self.pass(3_600_000, &mut last)?;
+        }
+        out.push_str(&last);
+        Ok(())
+    }
+
+    /// Time passes, and then a tick looks after what is due.
+    fn pass(&mut self, millis: u64, out: &mut String) -> Result<(), Failure> {
+        self.now.mono_ms += millis;
+        self.now.wall_ms += i64::try_from(millis)?;
+        let upkeep = self.coordinator.tick(self.now, &self.topics);
+        for fenced in upkeep.fenced {
+            let why = if fenced.held_on { "it held on to what it had" } else { "it was not heard" };
+            writeln!(out, "fences {} after {} ms: {why}", fenced.member, self.now.mono_ms)?;
+        }
+        let records = upkeep.changes.concat();
+        self.take(&records, out)?;
         Ok(())
     }
 
@@ -235,6 +254,8 @@ impl goldenscript::Runner for Runner {
                 self.step(Command::DeleteOffsets { group: "g".into(), places }, Some(""), &mut out)?;
             }
             "delete" => self.step(Command::DeleteGroup { group: "g".into() }, Some(""), &mut out)?,
+            "hours" => self.hours(args.next_pos().ok_or("how many?")?.parse()?, &mut out)?,
+            "clock" => self.now.wall_ms += args.next_pos().ok_or("how far?")?.parse::<i64>()?,
             "wait" => self.wait(args.next_pos().ok_or("how long?")?.parse()?, &mut out)?,
             "failover" => {
                 let state = wire::decode_state(wire::encode_state(&self.written))?;

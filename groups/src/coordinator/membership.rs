@@ -37,7 +37,7 @@ impl Coordinator {
         // Who joins and is known was not answered, or this was long under way: it is told again, and nothing else.
         let is_repeated = match known {
             None if heartbeat.epoch == 0 => {
-                self.join(now, &heartbeat, topics, out)?;
+                self.join(&heartbeat, topics, out)?;
                 false
             }
             Some(member) if member.away => return Err(fenced(name, id, heartbeat.epoch, None)),
@@ -49,7 +49,7 @@ impl Coordinator {
         if let Some(wanted) = &heartbeat.topics
             && self.group(name)?.members.get(id).is_some_and(|member| member.wish < heartbeat.wish)
         {
-            self.subscribe(now, (name, id), (wanted, heartbeat.wish), topics, out)?;
+            self.subscribe((name, id), (wanted, heartbeat.wish), topics, out)?;
         }
         let group = self.group(name)?;
         let member = group.members.get(id).expect("it is known, or has joined");
@@ -62,7 +62,7 @@ impl Coordinator {
         Ok(beat(&member, heartbeat.seen))
     }
 
-    fn join(&mut self, now: Now, heartbeat: &Heartbeat, topics: &impl Topics, out: &mut Vec<Record>) -> Result<()> {
+    fn join(&mut self, heartbeat: &Heartbeat, topics: &impl Topics, out: &mut Vec<Record>) -> Result<()> {
         let (name, id) = (&heartbeat.group, &heartbeat.member);
         let wanted = check_join(heartbeat)?;
         let group = self.state.group(name);
@@ -99,12 +99,12 @@ impl Coordinator {
             away: false,
         };
         if group.is_none() {
-            let head = Head { epoch: 0, assignor: Assignor::default(), topics: BTreeMap::new(), empty_since_ms: None };
+            let head = Head { epoch: 0, assignor: Assignor::default(), topics: BTreeMap::new(), idle_hours: None };
             self.write(Record::Head { group: name.clone(), head }, out);
         }
         let Some((other, before)) = returned else {
             self.write(Record::Member { group: name.clone(), id: id.clone(), member }, out);
-            self.rebalance(now, name, topics, out);
+            self.rebalance(name, topics, out);
             return Ok(());
         };
         // What it had is still its: nobody else notices that it was away.
@@ -114,7 +114,7 @@ impl Coordinator {
         self.write(Record::Member { group: name.clone(), id: id.clone(), member }, out);
         self.write(Record::Target { group: name.clone(), id: id.clone(), places: target }, out);
         if !is_same {
-            self.rebalance(now, name, topics, out);
+            self.rebalance(name, topics, out);
         }
         Ok(())
     }
@@ -135,7 +135,6 @@ impl Coordinator {
 
     fn subscribe(
         &mut self,
-        now: Now,
         (name, id): (&str, &MemberId),
         (wanted, wish): (&BTreeSet<String>, u64),
         topics: &impl Topics,
@@ -148,7 +147,7 @@ impl Coordinator {
         member.wish = wish;
         self.write(Record::Member { group: name.to_owned(), id: id.clone(), member }, out);
         if is_other {
-            self.rebalance(now, name, topics, out);
+            self.rebalance(name, topics, out);
         }
         Ok(())
     }
@@ -177,7 +176,7 @@ impl Coordinator {
             return Ok(());
         }
         self.drop_member(name, id, out);
-        self.rebalance(now, name, topics, out);
+        self.rebalance(name, topics, out);
         Ok(())
     }
 
@@ -187,12 +186,12 @@ impl Coordinator {
     }
 
     /// Who wants what has changed: the next epoch, and its target.
-    pub(super) fn rebalance(&mut self, now: Now, name: &str, topics: &impl Topics, out: &mut Vec<Record>) {
+    pub(super) fn rebalance(&mut self, name: &str, topics: &impl Topics, out: &mut Vec<Record>) {
         let Some(group) = self.state.group(name) else { return };
         let shapes = shapes(group, topics);
         let assignor = elected(group);
-        let empty_since_ms = group.members.is_empty().then(|| group.head.empty_since_ms.unwrap_or(now.wall_ms));
-        let head = Head { epoch: group.head.epoch + 1, assignor, topics: shapes, empty_since_ms };
+        let idle_hours = group.members.is_empty().then(|| group.head.idle_hours.unwrap_or(0));
+        let head = Head { epoch: group.head.epoch + 1, assignor, topics: shapes, idle_hours };
         let nothing = BTreeSet::new();
         let wishes = group.members.iter().map(|(id, member)| {
             let order = member.instance.as_deref().unwrap_or(id.as_str());

@@ -31,6 +31,8 @@ mod reconcile;
 mod upkeep;
 mod watch;
 
+use std::collections::BTreeMap;
+
 use levada_protocol::error::{Error, ErrorCode, Result};
 
 pub use self::upkeep::{Fenced, Upkeep};
@@ -53,6 +55,8 @@ pub struct Coordinator {
     watch: Watch,
     /// The group that was looked at last.
     looked_at: String,
+    /// From when on it has counted groups as idle, beyond the hours that are written down.
+    idle: BTreeMap<String, u64>,
 }
 
 impl Coordinator {
@@ -65,7 +69,7 @@ impl Coordinator {
                 watch.heard(name, id, member, now);
             }
         }
-        Self { state, watch, looked_at: String::new() }
+        Self { state, watch, looked_at: String::new(), idle: BTreeMap::new() }
     }
 
     /// What it has decided so far. Not all of it need be durable.
@@ -102,13 +106,10 @@ impl Coordinator {
         Ok(Outcome { records, answer })
     }
 
-    /// The time until which [`Coordinator::tick`] has nothing to fence.
-    #[must_use]
-    pub fn fences_at_ms(&self) -> Option<u64> {
-        self.watch.first_ms()
-    }
-
     fn write(&mut self, record: Record, out: &mut Vec<Record>) {
+        if let Record::GroupGone { group } = &record {
+            self.idle.remove(group);
+        }
         self.state.apply(&record);
         out.push(record);
     }

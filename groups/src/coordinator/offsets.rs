@@ -38,11 +38,19 @@ impl Coordinator {
             (None, None) => {}
         }
         self.check_offsets_room(group, &offsets)?;
-        if group.is_none() {
-            let (assignor, topics) = (Assignor::default(), BTreeMap::new());
-            let head = Head { epoch: 0, assignor, topics, empty_since_ms: Some(now.wall_ms) };
+        let head = match group {
+            None => {
+                Some(Head { epoch: 0, assignor: Assignor::default(), topics: BTreeMap::new(), idle_hours: Some(0) })
+            }
+            Some(group) if group.head.idle_hours.is_some_and(|hours| hours > 0) => {
+                Some(Head { idle_hours: Some(0), ..group.head.clone() })
+            }
+            Some(_) => None,
+        };
+        if let Some(head) = head {
             self.write(Record::Head { group: name.to_owned(), head }, out);
         }
+        self.idle.remove(name);
         for (place, Position { offset, leader_epoch, metadata }) in offsets {
             let committed = Committed { offset, leader_epoch, metadata, committed_ms: now.wall_ms };
             self.write(Record::Offset { group: name.to_owned(), place, committed }, out);
@@ -71,6 +79,13 @@ impl Coordinator {
         places: BTreeSet<TopicPartition>,
         out: &mut Vec<Record>,
     ) -> Result<()> {
+        if places.len() > COMMIT_OFFSETS_MAX {
+            let why = format!(
+                "{COMMIT_OFFSETS_MAX} offsets are deleted at once, not {}; delete the group, or fewer",
+                places.len()
+            );
+            return Err(Error::new(ErrorCode::InvalidRequest, why));
+        }
         let group = self.group(name)?;
         check_empty(name, group, "offsets are deleted only while it has none")?;
         let known: Vec<_> = places.into_iter().filter(|place| group.offsets.contains_key(place)).collect();

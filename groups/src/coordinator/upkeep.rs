@@ -1,15 +1,20 @@
-//! What time brings: members that were not heard are fenced, topics change, offsets expire.
+//! What time brings: members that were not heard are fenced, topics change, groups that nobody uses go.
+//!
+//! For how long nobody used one is counted in hours, by the clock that never jumps, and written down hour by hour: a time of day that is
+//! wrong, on this node or the next that leads, lets no offset go before its time. A change of leaders loses less than an hour of it.
 
 use std::collections::BTreeSet;
 
 use super::{Coordinator, Why, membership::shapes};
 use crate::{
     command::Now,
-    limits::{COMMIT_OFFSETS_MAX, FENCED_PER_TICK, LOOKED_AT_PER_TICK, OFFSETS_KEPT_MS},
+    limits::{FENCED_PER_TICK, KEPT_HOURS, LOOKED_AT_PER_TICK},
     record::Record,
-    state::{Group, MemberId},
+    state::{Head, MemberId},
     topics::Topics,
 };
+
+const HOUR_MS: u64 = 60 * 60 * 1000;
 
 /// A member whose time was over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +78,7 @@ impl Coordinator {
         for name in groups {
             let mut change: Vec<Record> =
                 gone.iter().filter(|(group, _)| *group == name).map(|(_, record)| record.clone()).collect();
-            self.rebalance(now, &name, topics, &mut change);
+            self.rebalance(&name, topics, &mut change);
             upkeep.changes.push(change);
         }
     }
@@ -82,24 +87,20 @@ impl Coordinator {
         let Some(group) = self.state.group(name) else { return };
         if !group.members.is_empty() {
             if shapes(group, topics) != group.head.topics {
-                self.rebalance(now, name, topics, change);
+                self.rebalance(name, topics, change);
             }
+            self.idle.remove(name);
             return;
         }
-        let expired = expired(group, now);
-        if expired.len() == group.offsets.len() {
+        let since_ms = *self.idle.entry(name.to_owned()).or_insert(now.mono_ms);
+        let hours = now.mono_ms.saturating_sub(since_ms) / HOUR_MS;
+        let idle_hours = group.head.idle_hours.unwrap_or(0).saturating_add(u32::try_from(hours).unwrap_or(u32::MAX));
+        if group.offsets.is_empty() || idle_hours >= KEPT_HOURS {
             self.write(Record::GroupGone { group: name.to_owned() }, change);
-            return;
-        }
-        for place in expired.into_iter().take(COMMIT_OFFSETS_MAX) {
-            self.write(Record::OffsetGone { group: name.to_owned(), place }, change);
+        } else if hours > 0 {
+            self.idle.insert(name.to_owned(), since_ms + hours * HOUR_MS);
+            let head = Head { idle_hours: Some(idle_hours), ..group.head.clone() };
+            self.write(Record::Head { group: name.to_owned(), head }, change);
         }
     }
-}
-
-/// The offsets of a group without members that have been kept long enough: since they were committed, and since it has none.
-fn expired(group: &Group, now: Now) -> Vec<levada_protocol::ids::TopicPartition> {
-    let empty_since = group.head.empty_since_ms.unwrap_or(now.wall_ms);
-    let is_over = |committed_ms: i64| committed_ms.max(empty_since).saturating_add(OFFSETS_KEPT_MS) <= now.wall_ms;
-    group.offsets.iter().filter(|(_, offset)| is_over(offset.committed_ms)).map(|(place, _)| *place).collect()
 }

@@ -62,11 +62,6 @@ impl Watch {
         self.refused.remove(&(group.to_owned(), id.clone()));
     }
 
-    /// The first time that something is due.
-    pub(super) fn first_ms(&self) -> Option<u64> {
-        self.order.first().map(|(until, _)| *until)
-    }
-
     /// Whose time is over first, if it is over. It stays until the member is forgotten, or refused.
     pub(super) fn overdue(&self, now: Now) -> Option<(String, MemberId, Why)> {
         self.order.first().filter(|(until, _)| *until <= now.mono_ms).map(|(_, key)| key.clone())

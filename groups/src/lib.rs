@@ -11,6 +11,7 @@ pub mod limits;
 pub mod record;
 pub mod state;
 pub mod topics;
+mod weight;
 pub mod wire;
 
 use uuid::Uuid;

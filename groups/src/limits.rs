@@ -24,8 +24,11 @@ pub const GROUP_PARTITIONS_MAX: usize = 50_000;
 pub const GROUP_TOPICS_MAX: usize = 1_000;
 /// The most committed offsets of one coordinator.
 pub const OFFSETS_MAX: usize = 500_000;
-/// What the words of all committed offsets of one coordinator may take, in bytes.
-pub const METADATA_TOTAL_BYTES_MAX: usize = 16 * MIB;
+/// What the state of one coordinator takes, in bytes, when nothing more is let in. What members come to have by and by is
+/// not asked for; with it, it is [`STATE_BYTES_MAX`] at most.
+pub const STATE_BYTES_QUOTA: usize = 16 * MIB;
+/// The most that the state of one coordinator ever takes, in bytes: it is one message to another node.
+pub const STATE_BYTES_MAX: usize = 32 * MIB;
 /// The most offsets of one commit.
 pub const COMMIT_OFFSETS_MAX: usize = 10_000;
 
@@ -62,4 +65,6 @@ const _: () = assert!(
         + GROUP_TOPICS_MAX * (TOPIC_NAME_BYTES_MAX + 32)
         < CHANGE_BYTES_MAX
 );
+// For each 24 bytes that count for a partition when it is shared out, 16 come when somebody has it.
+const _: () = assert!(STATE_BYTES_QUOTA + STATE_BYTES_QUOTA / 24 * 16 < STATE_BYTES_MAX);
 const _: () = assert!(GROUP_MEMBERS_MAX <= MEMBERS_MAX);

@@ -9,7 +9,7 @@ use std::{
 
 use levada_protocol::ids::TopicPartition;
 
-use crate::{assign::Assignor, record::Record, topics::TopicShape};
+use crate::{assign::Assignor, record::Record, topics::TopicShape, weight};
 
 /// A member's id, drawn by the member when it starts and never used by another.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,6 +110,8 @@ pub struct Group {
     /// What it has committed.
     pub offsets: BTreeMap<TopicPartition, Committed>,
     owners: BTreeMap<TopicPartition, MemberId>,
+    /// What it takes ([`weight`]).
+    bytes: usize,
 }
 
 impl Group {
@@ -120,6 +122,7 @@ impl Group {
             targets: BTreeMap::new(),
             offsets: BTreeMap::new(),
             owners: BTreeMap::new(),
+            bytes: 0,
         }
     }
 
@@ -170,13 +173,13 @@ impl Group {
 
 /// All groups of one coordinator partition. Cheap to copy: groups are shared until one changes.
 ///
-/// Invariants: `members`, `offsets` and `metadata_bytes` count what is in `groups`.
+/// Invariants: `members`, `offsets` and `bytes` count what is in `groups`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     groups: BTreeMap<String, Arc<Group>>,
     members: usize,
     offsets: usize,
-    metadata_bytes: usize,
+    bytes: usize,
 }
 
 impl State {
@@ -227,10 +230,10 @@ impl State {
         self.offsets
     }
 
-    /// What the words of these take.
+    /// What all of it takes at most, in bytes.
     #[must_use]
-    pub const fn metadata_bytes(&self) -> usize {
-        self.metadata_bytes
+    pub const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Makes it as a record says.
@@ -240,47 +243,56 @@ impl State {
     /// from the same state, so replicas would differ.
     pub fn apply(&mut self, record: &Record) {
         match record {
-            Record::Head { group, head } => match self.groups.get_mut(group) {
-                Some(known) => Arc::make_mut(known).head = head.clone(),
-                None => {
-                    self.groups.insert(group.clone(), Arc::new(Group::new(head.clone())));
-                }
-            },
+            Record::Head { group: name, head } => {
+                let group = self.groups.entry(name.clone()).or_insert_with(|| Arc::new(Group::new(head.clone())));
+                let before = if group.bytes == 0 { 0 } else { weight::head(name, &group.head) };
+                Arc::make_mut(group).head = head.clone();
+                self.weigh(name, before, weight::head(name, head));
+            }
             Record::GroupGone { group } => {
                 let gone = self.groups.remove(group).expect("a group that goes is there");
                 self.members -= gone.members.len();
                 self.offsets -= gone.offsets.len();
-                self.metadata_bytes -= gone.offsets.values().map(|offset| offset.metadata.len()).sum::<usize>();
+                self.bytes -= gone.bytes;
             }
-            Record::Member { group, id, member } => {
-                let group = self.change(group);
-                let is_new = !group.members.contains_key(id);
+            Record::Member { group: name, id, member } => {
+                let group = self.change(name);
+                let before = group.members.get(id).map(|before| weight::member(name, id, before));
                 group.put_member(id, member.clone());
-                self.members += usize::from(is_new);
+                self.members += usize::from(before.is_none());
+                self.weigh(name, before.unwrap_or(0), weight::member(name, id, member));
             }
-            Record::MemberGone { group, id } => {
-                let group = self.change(group);
-                group.drop_member(id).expect("a member that goes is there");
+            Record::MemberGone { group: name, id } => {
+                let group = self.change(name);
+                let gone = group.drop_member(id).expect("a member that goes is there");
                 group.targets.remove(id);
                 self.members -= 1;
+                self.weigh(name, weight::member(name, id, &gone), 0);
             }
             Record::Target { group, id, places } => {
                 let group = self.change(group);
                 assert!(group.members.contains_key(id), "a target is a member's");
                 group.targets.insert(id.clone(), places.clone());
             }
-            Record::Offset { group, place, committed } => {
-                let before = self.change(group).offsets.insert(*place, committed.clone());
+            Record::Offset { group: name, place, committed } => {
+                let before = self.change(name).offsets.insert(*place, committed.clone());
                 self.offsets += usize::from(before.is_none());
-                self.metadata_bytes += committed.metadata.len();
-                self.metadata_bytes -= before.map_or(0, |before| before.metadata.len());
+                let before = before.map_or(0, |before| weight::offset(name, &before.metadata));
+                self.weigh(name, before, weight::offset(name, &committed.metadata));
             }
-            Record::OffsetGone { group, place } => {
-                let gone = self.change(group).offsets.remove(place).expect("an offset that goes is there");
+            Record::OffsetGone { group: name, place } => {
+                let gone = self.change(name).offsets.remove(place).expect("an offset that goes is there");
                 self.offsets -= 1;
-                self.metadata_bytes -= gone.metadata.len();
+                self.weigh(name, weight::offset(name, &gone.metadata), 0);
             }
         }
+    }
+
+    /// Something of a group takes more or less than before.
+    fn weigh(&mut self, group: &str, before: usize, now: usize) {
+        let group = self.change(group);
+        group.bytes = group.bytes + now - before;
+        self.bytes = self.bytes + now - before;
     }
 
     fn change(&mut self, group: &str) -> &mut Group {

@@ -9,22 +9,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use levada_protocol::{
     ids::{PartitionId, TopicId, TopicPartition},
-    limits::KIB,
     messages::groups as wire,
 };
 use prost::Message as _;
 
 use crate::{
     assign::Assignor,
-    limits::{CHANGE_BYTES_MAX, GROUPS_MAX, MEMBERS_MAX, METADATA_TOTAL_BYTES_MAX, NAME_BYTES_MAX, OFFSETS_MAX},
+    limits::{CHANGE_BYTES_MAX, STATE_BYTES_MAX},
     record::Record,
     state::{Committed, Head, Held, Member, MemberId, State},
     topics::TopicShape,
 };
-
-/// The largest state: what quotas allow, generously.
-pub const STATE_BYTES_MAX: usize =
-    GROUPS_MAX * 16 * KIB + MEMBERS_MAX * 4 * KIB + OFFSETS_MAX * (NAME_BYTES_MAX + 64) + METADATA_TOTAL_BYTES_MAX;
 
 /// Bytes that are no records, or records that contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,8 @@ use levada_groups::{
     coordinator::Coordinator,
     coordinator_of,
     limits::{
-        COMMIT_OFFSETS_MAX, COORDINATORS, GROUP_MEMBERS_MAX, GROUPS_MAX, METADATA_BYTES_MAX, SUBSCRIPTION_TOPICS_MAX,
+        COMMIT_OFFSETS_MAX, COORDINATORS, GROUP_MEMBERS_MAX, GROUPS_MAX, METADATA_BYTES_MAX, STATE_BYTES_MAX,
+        SUBSCRIPTION_TOPICS_MAX,
     },
     state::{MemberId, State},
     topics::TopicShape,
@@ -70,8 +71,7 @@ fn groups_made_in_a_loop_come_to_an_end() {
     }
     assert_eq!(refusal(&mut coordinator, join("another", "m")), ErrorCode::GroupQuota);
     assert_eq!(refusal(&mut coordinator, commit("another", [0], "")), ErrorCode::GroupQuota);
-    let encoded = wire::encode_state(coordinator.state());
-    assert_eq!(&wire::decode_state(encoded).unwrap(), coordinator.state());
+    assert_fits(coordinator.state());
     // Who is there already goes on, and when one goes there is room.
     coordinator.step(NOW, join("g0", "m2"), &topics()).unwrap();
     let leave = Command::Leave { group: "g1".into(), member: MemberId::new("m"), epoch: 1, returns: false };
@@ -109,13 +109,64 @@ fn what_one_request_says_is_bounded() {
 fn words_of_commits_come_to_an_end() {
     let mut coordinator = Coordinator::new(State::default(), NOW);
     let long = "m".repeat(METADATA_BYTES_MAX);
-    for number in 0..4 {
+    for number in 0..3 {
         coordinator.step(NOW, commit(&format!("g{number}"), 0..1_024, &long), &topics()).unwrap();
     }
-    assert_eq!(refusal(&mut coordinator, commit("g5", [0], "m")), ErrorCode::GroupQuota);
+    assert_eq!(refusal(&mut coordinator, commit("g3", 0..1_024, &long)), ErrorCode::GroupQuota);
+    coordinator.step(NOW, commit("g4", 0..900, &long), &topics()).unwrap();
+    assert_eq!(refusal(&mut coordinator, commit("g5", 0..100, &long)), ErrorCode::GroupQuota);
+    assert_fits(coordinator.state());
     // Shorter ones are never refused, and make room.
     coordinator.step(NOW, commit("g0", 0..1_024, "m"), &topics()).unwrap();
     coordinator.step(NOW, commit("g5", [0], "m"), &topics()).unwrap();
+}
+
+/// A state is one message to another node, whatever members come to have without asking.
+#[test]
+fn partitions_that_groups_share_come_to_an_end() {
+    let mut topics: BTreeMap<String, TopicShape> = topics();
+    let large = TopicShape { id: TopicId(Uuid::from_u128(8)), partitions: 20_000 };
+    topics.insert("large".to_owned(), large);
+    let mut coordinator = Coordinator::new(State::default(), NOW);
+    let join = |group: &str, epoch| {
+        let Command::Heartbeat(heartbeat) = join(group, "m") else { unreachable!() };
+        let topics = Some(BTreeSet::from(["a".to_owned(), "large".to_owned()]));
+        Command::Heartbeat(Heartbeat { topics, epoch, ..heartbeat })
+    };
+    let refused = (0..60).find_map(|number| {
+        let error = coordinator.step(NOW, join(&format!("g{number}"), 0), &topics).err()?;
+        Some((number, error.code))
+    });
+    // 480 kB each that are asked for, and 320 when they are there.
+    assert!(matches!(refused, Some((15..30, ErrorCode::GroupQuota))), "{refused:?}");
+    assert_fits(coordinator.state());
+
+    // More partitions, more topics: what there is no room for waits until there is.
+    topics.insert("large".to_owned(), TopicShape { partitions: 49_000, ..large });
+    for _ in 0..10 {
+        coordinator.tick(NOW, &topics);
+    }
+    assert_eq!(coordinator.state().group("g0").unwrap().head.topics["large"].partitions, 20_000);
+    assert_fits(coordinator.state());
+    for number in 0..5 {
+        let group = format!("g{number}");
+        let leave = Command::Leave { group: group.clone(), member: MemberId::new("m"), epoch: 1, returns: false };
+        coordinator.step(NOW, leave, &topics).unwrap();
+    }
+    for _ in 0..10 {
+        coordinator.tick(NOW, &topics);
+    }
+    assert_eq!(coordinator.state().group("g10").unwrap().head.topics["large"].partitions, 49_000);
+    assert_fits(coordinator.state());
+}
+
+#[track_caller]
+fn assert_fits(state: &State) {
+    let encoded = wire::encode_state(state);
+    assert!(encoded.len() <= state.bytes(), "{} of {}", encoded.len(), state.bytes());
+    assert!(state.bytes() <= STATE_BYTES_MAX, "{}", state.bytes());
+    let again = wire::decode_state(encoded).unwrap();
+    assert_eq!((again.bytes(), &again), (state.bytes(), state));
 }
 
 #[test]

@@ -227,7 +227,10 @@ impl World {
             Action::Deliver(_) => {}
             Action::Wait(millis) => self.wait(millis),
             Action::Failover => {
-                let state = wire::decode_state(wire::encode_state(&self.written)).unwrap();
+                let encoded = wire::encode_state(&self.written);
+                assert!(encoded.len() <= self.written.bytes(), "it takes no more than was counted");
+                let state = wire::decode_state(encoded).unwrap();
+                assert_eq!(state.bytes(), self.written.bytes());
                 self.coordinator = Coordinator::new(state, self.now);
             }
             Action::Grow(a) => {

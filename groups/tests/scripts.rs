@@ -258,7 +258,9 @@ impl goldenscript::Runner for Runner {
             "clock" => self.now.wall_ms += args.next_pos().ok_or("how far?")?.parse::<i64>()?,
             "wait" => self.wait(args.next_pos().ok_or("how long?")?.parse()?, &mut out)?,
             "failover" => {
-                let state = wire::decode_state(wire::encode_state(&self.written))?;
+                let encoded = wire::encode_state(&self.written);
+                assert!(encoded.len() <= self.written.bytes(), "it takes no more than was counted");
+                let state = wire::decode_state(encoded)?;
                 assert_eq!(state, self.written, "a snapshot has all of it");
                 self.coordinator = Coordinator::new(state, self.now);
             }

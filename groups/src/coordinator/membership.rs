@@ -19,6 +19,7 @@ use crate::{
     record::Record,
     state::{Group, Head, Held, Member, MemberId},
     topics::{TopicShape, Topics},
+    weight,
 };
 
 impl Coordinator {
@@ -83,6 +84,7 @@ impl Coordinator {
         if returned.is_none() {
             self.check_room(group)?;
         }
+        let is_new = returned.is_none();
         let member = Member {
             instance: heartbeat.instance.clone(),
             client: heartbeat.client.clone(),
@@ -98,6 +100,10 @@ impl Coordinator {
             revoking: Held::new(),
             away: false,
         };
+        if is_new {
+            let head = if group.is_none() { weight::name(name) } else { 0 };
+            self.check_bytes(head + weight::member(name, id, &member))?;
+        }
         if group.is_none() {
             let head = Head { epoch: 0, assignor: Assignor::default(), topics: BTreeMap::new(), idle_hours: None };
             self.write(Record::Head { group: name.clone(), head }, out);
@@ -143,7 +149,9 @@ impl Coordinator {
         check_topics(wanted)?;
         let mut member = self.group(name)?.members.get(id).expect("it is known").clone();
         let is_other = member.topics != *wanted;
+        let before = weight::member(name, id, &member);
         member.topics.clone_from(wanted);
+        self.check_bytes(weight::member(name, id, &member).saturating_sub(before))?;
         member.wish = wish;
         self.write(Record::Member { group: name.to_owned(), id: id.clone(), member }, out);
         if is_other {
@@ -188,7 +196,7 @@ impl Coordinator {
     /// Who wants what has changed: the next epoch, and its target.
     pub(super) fn rebalance(&mut self, name: &str, topics: &impl Topics, out: &mut Vec<Record>) {
         let Some(group) = self.state.group(name) else { return };
-        let shapes = shapes(group, topics);
+        let shapes = shapes(group, topics, self.room_bytes());
         let assignor = elected(group);
         let idle_hours = group.members.is_empty().then(|| group.head.idle_hours.unwrap_or(0));
         let head = Head { epoch: group.head.epoch + 1, assignor, topics: shapes, idle_hours };
@@ -207,16 +215,24 @@ impl Coordinator {
     }
 }
 
-/// The topics that members want and that there are, with as many partitions as may be shared out. A topic's partitions never
+/// The topics that members want and that there are, with as many partitions as may be shared out, and as the coordinator has room for. A topic's partitions never
 /// become fewer: a node that says so has not heard of the others yet.
-pub(super) fn shapes(group: &Group, topics: &impl Topics) -> BTreeMap<String, TopicShape> {
+pub(super) fn shapes(group: &Group, topics: &impl Topics, mut room_bytes: usize) -> BTreeMap<String, TopicShape> {
     let wanted: BTreeSet<&String> = group.members.values().flat_map(|member| &member.topics).collect();
     let mut shapes = BTreeMap::new();
     let mut partitions = 0;
     for name in wanted {
         let Some(mut shape) = topics.shape(name) else { continue };
-        if let Some(known) = group.head.topics.get(name).filter(|known| known.id == shape.id) {
-            shape.partitions = shape.partitions.max(known.partitions);
+        let known = group.head.topics.get(name).filter(|known| known.id == shape.id);
+        shape.partitions = shape.partitions.max(known.map_or(0, |known| known.partitions));
+        let known_bytes = known.map_or(0, |known| weight::topic(name, known.partitions));
+        let more_bytes = weight::topic(name, shape.partitions) - known_bytes;
+        if let Some(left) = room_bytes.checked_sub(more_bytes) {
+            room_bytes = left;
+        } else if let Some(known) = known {
+            shape = *known;
+        } else {
+            continue;
         }
         partitions += shape.partitions as usize;
         if partitions > GROUP_PARTITIONS_MAX || shapes.len() == GROUP_TOPICS_MAX {

@@ -39,7 +39,7 @@ pub use self::upkeep::{Fenced, Upkeep};
 use self::watch::{Watch, Why};
 use crate::{
     command::{Answer, Command, Now, Outcome},
-    limits::NAME_BYTES_MAX,
+    limits::{NAME_BYTES_MAX, STATE_BYTES_QUOTA},
     record::Record,
     state::{Group, State},
     topics::Topics,
@@ -112,6 +112,19 @@ impl Coordinator {
         }
         self.state.apply(&record);
         out.push(record);
+    }
+
+    /// How many bytes more have room.
+    fn room_bytes(&self) -> usize {
+        STATE_BYTES_QUOTA.saturating_sub(self.state.bytes())
+    }
+
+    /// Whether so many bytes more have room.
+    fn check_bytes(&self, more: usize) -> Result<()> {
+        if more > self.room_bytes() {
+            return Err(quota("bytes of groups", STATE_BYTES_QUOTA));
+        }
+        Ok(())
     }
 
     fn group(&self, name: &str) -> Result<&Group> {

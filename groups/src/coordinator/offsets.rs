@@ -11,11 +11,10 @@ use super::{Coordinator, check_name, membership::fenced, quota};
 use crate::{
     assign::Assignor,
     command::{Now, Position},
-    limits::{
-        CHANGE_BYTES_MAX, COMMIT_OFFSETS_MAX, GROUPS_MAX, METADATA_BYTES_MAX, METADATA_TOTAL_BYTES_MAX, OFFSETS_MAX,
-    },
+    limits::{CHANGE_BYTES_MAX, COMMIT_OFFSETS_MAX, GROUPS_MAX, METADATA_BYTES_MAX, OFFSETS_MAX},
     record::Record,
     state::{Committed, Group, Head, MemberId},
+    weight,
 };
 
 impl Coordinator {
@@ -37,7 +36,7 @@ impl Coordinator {
             (None, None) if self.state.len() >= GROUPS_MAX => return Err(quota("groups", GROUPS_MAX)),
             (None, None) => {}
         }
-        self.check_offsets_room(group, &offsets)?;
+        self.check_offsets_room(name, group, &offsets)?;
         let head = match group {
             None => {
                 Some(Head { epoch: 0, assignor: Assignor::default(), topics: BTreeMap::new(), idle_hours: Some(0) })
@@ -58,19 +57,22 @@ impl Coordinator {
         Ok(())
     }
 
-    fn check_offsets_room(&self, group: Option<&Group>, offsets: &BTreeMap<TopicPartition, Position>) -> Result<()> {
+    fn check_offsets_room(
+        &self,
+        name: &str,
+        group: Option<&Group>,
+        offsets: &BTreeMap<TopicPartition, Position>,
+    ) -> Result<()> {
         let before = |place| group.and_then(|group| group.offsets.get(place));
         let new = offsets.keys().filter(|place| before(place).is_none()).count();
         if self.state.offsets() + new > OFFSETS_MAX {
             return Err(quota("committed offsets", OFFSETS_MAX));
         }
-        let gone: usize = offsets.keys().filter_map(before).map(|before| before.metadata.len()).sum();
-        let come: usize = offsets.values().map(|position| position.metadata.len()).sum();
-        // What shortens the words is never refused.
-        if come > gone && self.state.metadata_bytes() - gone + come > METADATA_TOTAL_BYTES_MAX {
-            return Err(quota("bytes of metadata of committed offsets", METADATA_TOTAL_BYTES_MAX));
-        }
-        Ok(())
+        let gone: usize = offsets.keys().filter_map(before).map(|before| weight::offset(name, &before.metadata)).sum();
+        let come: usize = offsets.values().map(|position| weight::offset(name, &position.metadata)).sum();
+        let head = if group.is_none() { weight::name(name) } else { 0 };
+        // What takes no more than before is never refused.
+        self.check_bytes((head + come).saturating_sub(gone))
     }
 
     pub(super) fn delete_offsets(

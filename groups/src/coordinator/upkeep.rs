@@ -86,7 +86,7 @@ impl Coordinator {
     fn look_at(&mut self, now: Now, name: &str, topics: &impl Topics, change: &mut Vec<Record>) {
         let Some(group) = self.state.group(name) else { return };
         if !group.members.is_empty() {
-            if shapes(group, topics) != group.head.topics {
+            if shapes(group, topics, self.room_bytes()) != group.head.topics {
                 self.rebalance(name, topics, change);
             }
             self.idle.remove(name);

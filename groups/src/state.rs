@@ -9,7 +9,12 @@ use std::{
 
 use levada_protocol::ids::TopicPartition;
 
-use crate::{assign::Assignor, record::Record, topics::TopicShape, weight};
+use crate::{
+    assign::Assignor,
+    record::Record,
+    topics::{TopicShape, Version},
+    weight,
+};
 
 /// A member's id, drawn by the member when it starts and never used by another.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,6 +96,8 @@ pub struct Head {
     pub assignor: Assignor,
     /// The topics that members want and that there are, as they were then.
     pub topics: BTreeMap<String, TopicShape>,
+    /// The newest metadata that any of its epochs was computed from.
+    pub seen: Version,
     /// For how many hours coordinators have seen it without members and commits; none while it has members.
     pub idle_hours: Option<u32>,
 }

@@ -20,13 +20,30 @@ impl TopicShape {
     }
 }
 
-/// The topics of the cluster, as the metadata says just now.
+/// How new the metadata is that somebody knows: of two, the later says more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// The term in which the metadata went on without a majority of its replicas, if it ever did: what comes after is later than all
+    /// that was before.
+    pub branch: u64,
+    /// The last change that is known.
+    pub applied: u64,
+}
+
+/// The topics of the cluster, as the metadata says just now, as far as it is known here.
 pub trait Topics {
+    /// How far it is.
+    fn version(&self) -> Version;
+
     /// A topic by its name, if there is one.
     fn shape(&self, name: &str) -> Option<TopicShape>;
 }
 
 impl Topics for BTreeMap<String, TopicShape> {
+    fn version(&self) -> Version {
+        Version::default()
+    }
+
     fn shape(&self, name: &str) -> Option<TopicShape> {
         self.get(name).copied()
     }

@@ -18,7 +18,7 @@ use crate::{
     limits::{CHANGE_BYTES_MAX, STATE_BYTES_MAX},
     record::Record,
     state::{Committed, Head, Held, Member, MemberId, State},
-    topics::TopicShape,
+    topics::{TopicShape, Version},
 };
 
 /// Bytes that are no records, or records that contradict each other.
@@ -125,6 +125,8 @@ fn to_wire(record: &Record) -> wire::Record {
                 })
                 .collect(),
             idle_hours: head.idle_hours,
+            metadata_branch: head.seen.branch,
+            metadata_applied: head.seen.applied,
         }),
         Record::GroupGone { .. } => Kind::GroupGone(wire::Gone {}),
         Record::Member { id, member, .. } => Kind::Member(wire::Member {
@@ -196,6 +198,7 @@ fn head_from_wire(head: wire::GroupHead) -> Result<Head, Malformed> {
         assignor: Assignor::from_number(head.assignor).ok_or_else(|| malformed("an assignor that nobody knows"))?,
         topics,
         idle_hours: head.idle_hours,
+        seen: Version { branch: head.metadata_branch, applied: head.metadata_applied },
     })
 }
 

@@ -1,6 +1,7 @@
 //! Golden scripts: stories of one group's coordinator, told by what it writes down and answers.
 //!
-//! `topics NAME=PARTITIONS..` says what there is. `join M topics=a/b` has member M join (`instance=`, `assignor=`, `session=`,
+//! `topics NAME=PARTITIONS..` says what there is besides, `only` that there is nothing else any more, and `old` what a node knows
+//! that has heard of nothing since. `join M topics=a/b` has member M join (`instance=`, `assignor=`, `session=`,
 //! `rebalance=`), `beat M` says that it is there with what it was told last (`epoch=`, `seen=`, `topics=` say otherwise; `join`
 //! of a member that has joined comes once more), `lost M` does the same and loses the answer. `leave M` (`returns`). `commit M
 //! a/0=5` commits (`nobody` for no member, `epoch=`, `metadata=`); `forget a/0` deletes an offset, `delete` the group. `wait MS` lets
@@ -22,7 +23,7 @@ use levada_groups::{
     coordinator::Coordinator,
     record::Record,
     state::{Held, MemberId, State},
-    topics::TopicShape,
+    topics::{TopicShape, Topics, Version},
     wire,
 };
 use levada_protocol::ids::{PartitionId, TopicId, TopicPartition};
@@ -30,9 +31,27 @@ use uuid::Uuid;
 
 type Failure = Box<dyn StdError>;
 
+/// The metadata that a coordinator knows.
+#[derive(Default)]
+struct Known {
+    shapes: BTreeMap<String, TopicShape>,
+    version: Version,
+    newest: u64,
+}
+
+impl Topics for Known {
+    fn version(&self) -> Version {
+        self.version
+    }
+
+    fn shape(&self, name: &str) -> Option<TopicShape> {
+        self.shapes.shape(name)
+    }
+}
+
 struct Runner {
     now: Now,
-    topics: BTreeMap<String, TopicShape>,
+    topics: Known,
     coordinator: Coordinator,
     /// What followers have: only what was written down.
     written: State,
@@ -45,7 +64,7 @@ impl Runner {
         let now = Now { mono_ms: 0, wall_ms: 1_000_000_000_000 };
         Self {
             now,
-            topics: BTreeMap::new(),
+            topics: Known::default(),
             coordinator: Coordinator::new(State::default(), now),
             written: State::default(),
             told: BTreeMap::new(),
@@ -54,12 +73,12 @@ impl Runner {
 
     fn place(&self, text: &str) -> Result<TopicPartition, Failure> {
         let (topic, partition) = text.split_once('/').ok_or("a partition is TOPIC/NUMBER")?;
-        let topic = self.topics.get(topic).ok_or("which topic?")?.id;
+        let topic = self.topics.shapes.get(topic).ok_or("which topic?")?.id;
         Ok(TopicPartition { topic, partition: PartitionId(partition.parse()?) })
     }
 
     fn name(&self, place: TopicPartition) -> String {
-        let name = self.topics.iter().find(|(_, shape)| shape.id == place.topic).map_or("?", |(name, _)| name);
+        let name = self.topics.shapes.iter().find(|(_, shape)| shape.id == place.topic).map_or("?", |(name, _)| name);
         format!("{name}/{}", place.partition)
     }
 
@@ -228,10 +247,15 @@ impl goldenscript::Runner for Runner {
             String::new()
         };
         match line.name.as_str() {
-            "topics" => {
+            "topics" | "only" | "old" => {
+                if line.name != "topics" {
+                    self.topics.shapes.clear();
+                }
+                self.topics.newest += 1;
+                self.topics.version.applied = if line.name == "old" { 0 } else { self.topics.newest };
                 while let Some((name, partitions)) = args.next_key() {
                     let id = TopicId(Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()));
-                    self.topics.insert(name.to_owned(), TopicShape { id, partitions: partitions.parse()? });
+                    self.topics.shapes.insert(name.to_owned(), TopicShape { id, partitions: partitions.parse()? });
                 }
             }
             "join" | "beat" | "lost" => {

@@ -8,5 +8,5 @@ pub mod metadata;
 pub(crate) mod newcomers;
 pub mod placement;
 pub mod recovery;
-mod topics;
+pub(crate) mod topics;
 pub mod view;

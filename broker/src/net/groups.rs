@@ -15,7 +15,7 @@ use levada_protocol::{
         FindCoordinatorRequest, FindCoordinatorResponse, GroupRequest, GroupResponse, find_coordinator_request::Of,
         group_request::Ask, group_response::Answer as Told,
     },
-    source::{Catalog as _, NewTopic},
+    source::NewTopic,
 };
 
 use super::{connection::Session, group_wire as wire, produce::unexpected, responder::Responder};
@@ -23,7 +23,7 @@ use crate::{
     broker::{Broker, DEFAULT_WAIT},
     cluster::metadata::Topic,
     node::event::{Answer, GroupAnswer, GroupAsk, Request},
-    partition::coordinating::GROUPS_TOPIC,
+    partition::coordinating::{GROUPS_REQUEST, GROUPS_TOPIC, GROUPS_TOPIC_ID},
     runtime::{budget::Charge, clock},
 };
 
@@ -35,7 +35,7 @@ const RETENTION_BYTES: usize = 64 * MIB;
 impl Broker {
     /// The coordinators' topic, made if it is not there.
     async fn coordinators(&self, ctx: &RequestContext) -> Result<Arc<Topic>> {
-        if let Some(topic) = self.metadata().topic(GROUPS_TOPIC) {
+        if let Some(topic) = self.metadata().topic_by_id(*GROUPS_TOPIC_ID) {
             return Ok(Arc::clone(topic));
         }
         let settings = [("segment.bytes", SEGMENT_BYTES), ("retention.bytes", RETENTION_BYTES)];
@@ -48,15 +48,22 @@ impl Broker {
         };
         // Whoever asks need not be somebody who makes topics.
         let made_for = RequestContext::internal("groups").with_deadline(clock::deadline(ctx, DEFAULT_WAIT));
-        match self.create_topic(&made_for, new).await {
+        let deadline = clock::deadline(&made_for, DEFAULT_WAIT);
+        match self.create_anywhere(&made_for, new, Some(GROUPS_REQUEST), deadline).await {
             Err(error) if error.code != ErrorCode::TopicExists => return Err(error),
             _ => {}
         }
-        self.metadata().topic(GROUPS_TOPIC).cloned().ok_or_else(|| {
-            Error::new(
-                ErrorCode::NotReady,
-                "the coordinators are being made, and this node has not heard of it; try again",
-            )
+        let metadata = self.metadata();
+        metadata.topic_by_id(*GROUPS_TOPIC_ID).cloned().ok_or_else(|| {
+            if metadata.topic(GROUPS_TOPIC).is_some() {
+                let why = format!(
+                    "consumer groups need the name {GROUPS_TOPIC}, and somebody has made a topic of that name; copy what is in it to \
+                     another one, and delete it"
+                );
+                return Error::new(ErrorCode::TopicExists, why);
+            }
+            let why = "the coordinators are being made, and this node has not heard of it; try again";
+            Error::new(ErrorCode::NotReady, why)
         })
     }
 

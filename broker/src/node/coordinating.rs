@@ -10,7 +10,7 @@ use super::{
     event::{Effect, GroupAsk, RequestId},
     sleeping::Wake,
 };
-use crate::{cluster::health::Fullness, partition::coordinating::GROUPS_TOPIC};
+use crate::{cluster::health::Fullness, partition::coordinating::GROUPS_TOPIC_ID};
 
 impl Node {
     /// Hands a request to the coordinator that it is for, if that is here.
@@ -35,7 +35,7 @@ impl Node {
 
     fn coordinator(&self, number: PartitionId) -> Result<GroupId, Error> {
         let metadata = self.controller.metadata();
-        let topic = metadata.topic(GROUPS_TOPIC).ok_or_else(|| {
+        let topic = metadata.topic_by_id(*GROUPS_TOPIC_ID).ok_or_else(|| {
             Error::new(
                 ErrorCode::NotReady,
                 "this node knows of no coordinators yet; ask for the group's coordinator, and try again",
@@ -54,7 +54,7 @@ impl Node {
     /// Coordinators here that have groups see to them. They do not sleep meanwhile.
     pub(super) fn tick_coordinators(&mut self) {
         let metadata = self.controller.metadata();
-        let Some(topic) = metadata.topic(GROUPS_TOPIC) else { return };
+        let Some(topic) = metadata.topic_by_id(*GROUPS_TOPIC_ID) else { return };
         for partition in &topic.partitions {
             let group = partition.group;
             if self.partitions.get(&group).is_some_and(|here| here.leading.is_some() && here.has_groups()) {

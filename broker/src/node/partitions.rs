@@ -26,6 +26,7 @@ use super::{
 use crate::{
     cluster::{
         metadata::{self, Topic},
+        topics::KnownTopics,
         view::{Leadership, PartitionView},
     },
     partition::{coordinating::GROUPS_TOPIC, machine::Partition},
@@ -349,7 +350,9 @@ impl Node {
     /// Lets a partition's group work, applies what is committed, and answers what that decides.
     pub(super) fn drive_partition(&mut self, group: GroupId, out: &mut Vec<Effect>) {
         let Some(partition) = self.partitions.get_mut(&group) else { return };
-        partition.coordinate(self.now, &self.controller.metadata(), out);
+        let metadata = self.controller.metadata();
+        let topics = KnownTopics { metadata: &metadata, applied: self.controller.applied() };
+        partition.coordinate(self.now, &topics, out);
         let led = partition.leading.as_ref().map(|leading| leading.term());
         if let Some(leading) = &mut partition.leading {
             // A leader that was deposed and has not heard of it judges by an old log: the client would take its no for

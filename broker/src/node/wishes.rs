@@ -29,7 +29,7 @@ use crate::cluster::{
     metadata::{self, Applied, altered, command, move_command, topic_exists, unknown_topic},
     placement::{self, Standings},
 };
-use crate::partition::coordinating::GROUPS_TOPIC;
+use crate::partition::coordinating::{GROUPS_TOPIC, GROUPS_TOPIC_ID};
 
 /// The most that one request moves; it may be asked again.
 const BALANCE_MOVES_MAX: usize = 1_000;
@@ -125,11 +125,6 @@ fn new_partition(partition: u32, nodes: Vec<NodeId>) -> wire::Partition {
     wire::Partition { partition, replicas: replicas.collect(), ..wire::Partition::default() }
 }
 
-/// The coordinators' topic stays as it is: groups are found by the number of its partitions.
-fn check_not_internal(name: &str) -> Result<()> {
-    if name == GROUPS_TOPIC { Err(internal_topic()) } else { Ok(()) }
-}
-
 fn check_replicas(replicas: usize) -> Result<()> {
     if (1..=REPLICAS_MAX).contains(&replicas) {
         return Ok(());
@@ -176,10 +171,11 @@ impl Node {
                 create
             }
             Request::AlterTopic { name, set, unset, request } => {
+                self.check_not_internal(&name)?;
                 Kind::AlterTopic(self.controller.plan_alteration(&name, set, unset, request)?)
             }
             Request::DeleteTopic { name, id: wanted } => {
-                check_not_internal(&name)?;
+                self.check_not_internal(&name)?;
                 Kind::DeleteTopic(self.controller.plan_deletion(&name, wanted)?)
             }
             Request::RegisterNode { node } => {
@@ -244,7 +240,7 @@ impl Node {
             }
             Request::SetPartitions { name, partitions } => {
                 self.needs_membership()?;
-                check_not_internal(&name)?;
+                self.check_not_internal(&name)?;
                 Kind::AddPartitions(self.controller.plan_partitions(&name, partitions, &self.standings())?)
             }
             Request::RecoverPartition { group, survivor, targets_given, forgiven_to } => {
@@ -265,12 +261,19 @@ impl Node {
         self.controller.propose(&command(kind), Waiter::Request(id))
     }
 
+    /// The coordinators' topic stays as it is: groups are found by the number of its partitions.
+    fn check_not_internal(&self, name: &str) -> Result<()> {
+        let is_internal = self.controller.current().topic(name).is_some_and(|topic| topic.id == *GROUPS_TOPIC_ID);
+        if is_internal { Err(internal_topic()) } else { Ok(()) }
+    }
+
     /// What makes a topic, of this id if the client wants one.
     fn plan_creation(&mut self, new: NewTopic, wanted: Option<TopicId>) -> Result<wire::command::Kind> {
         if new.name == GROUPS_TOPIC {
             // Replicas of older builds would not apply what is in it.
             self.needs(LEVEL_GROUPS)?;
-            if new.partitions != COORDINATORS || new.schema_json.is_some() {
+            let is_theirs = wanted == Some(*GROUPS_TOPIC_ID);
+            if !is_theirs || new.partitions != COORDINATORS || new.schema_json.is_some() {
                 return Err(internal_topic());
             }
         }

@@ -5,6 +5,8 @@
 //! between the two nothing can come that makes raft refuse them. What it says without a record waits for what it may rest on,
 //! or, if nothing is in flight, for a quorum's word that this node leads ([`Leading::enqueue_said`](super::leading::Leading::enqueue_said)).
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use levada_groups::{
     command::Now as GroupsNow,
@@ -16,17 +18,23 @@ use levada_groups::{
 use levada_protocol::{
     batch::{Attributes, BatchProducer, NewRecord, Rows, RowsBuilder},
     error::{Error, ErrorCode},
+    ids::TopicId,
 };
+use uuid::Uuid;
 
 use super::machine::Partition;
 use crate::{
-    cluster::metadata::Metadata,
+    cluster::topics::KnownTopics,
     node::event::{Answer, Effect, GroupAnswer, GroupAsk, Now, RequestId},
     raft::TICK_MS,
 };
 
 /// The internal topic whose partitions are the coordinators.
 pub const GROUPS_TOPIC: &str = "__levada_groups";
+/// The request that makes it, whichever node is the first to need it.
+pub const GROUPS_REQUEST: Uuid = Uuid::from_u128(0x6c65_7661_6461_8067_b26f_7570_7300_0001);
+/// The topic that this request makes. One that somebody made under the name before there were coordinators is none of theirs.
+pub static GROUPS_TOPIC_ID: LazyLock<TopicId> = LazyLock::new(|| TopicId::of_request(GROUPS_REQUEST, GROUPS_TOPIC));
 /// Groups that one answer lists.
 pub(crate) const LISTED_MAX: usize = 1_000;
 
@@ -72,7 +80,7 @@ impl Partition {
 
     /// As leader of a coordinator partition: carries out what was asked and what is due. What follows is queued, and must be
     /// proposed before anything else happens to the partition.
-    pub fn coordinate(&mut self, now: Now, metadata: &Metadata, out: &mut Vec<Effect>) {
+    pub fn coordinate(&mut self, now: Now, topics: &KnownTopics<'_>, out: &mut Vec<Effect>) {
         let Some(groups) = &self.groups else { return };
         let Some(leading) = self.leading.as_mut().filter(|leading| leading.can_propose(&self.group)) else {
             let moving = Error::new(ErrorCode::NotReady, "leadership is moving; try again");
@@ -84,7 +92,7 @@ impl Partition {
         let coordinator = coordinator.get_or_insert_with(|| Coordinator::new(groups.clone(), at));
         if now.mono_ms >= *ticked_ms + TICK_MS {
             *ticked_ms = now.mono_ms;
-            let upkeep = coordinator.tick(at, metadata);
+            let upkeep = coordinator.tick(at, topics);
             upkeep.fenced.iter().for_each(tell_fenced);
             for change in upkeep.changes {
                 leading.enqueue_records(batch(&change, now.wall_ms), None);
@@ -92,7 +100,7 @@ impl Partition {
         }
         for (id, ask) in asked.drain(..) {
             match ask {
-                GroupAsk::Change(command) => match coordinator.step(at, command, metadata) {
+                GroupAsk::Change(command) => match coordinator.step(at, command, topics) {
                     Ok(outcome) if outcome.records.is_empty() => {
                         leading.enqueue_said(id, Ok(told(GroupAnswer::Told(outcome.answer))));
                     }

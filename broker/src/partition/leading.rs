@@ -25,7 +25,7 @@ use crate::{
 #[derive(Debug)]
 struct InFlight {
     end_offset: Offset,
-    waiters: Vec<(RequestId, Answer)>,
+    waiters: Vec<(RequestId, Result<Answer, Error>)>,
 }
 
 /// What waits for the next entry.
@@ -66,7 +66,7 @@ pub struct Leading {
 struct Pack {
     batches: Vec<BytesMut>,
     bytes: usize,
-    waiters: Vec<(RequestId, Answer)>,
+    waiters: Vec<(RequestId, Result<Answer, Error>)>,
 }
 
 impl Leading {
@@ -127,12 +127,12 @@ impl Leading {
                 Queued::Records(batch, told) => {
                     let header = BatchHeader::parse(&batch).expect("it was made here");
                     self.append(&header, batch, &mut pack, group);
-                    pack.waiters.extend(told);
+                    pack.waiters.extend(told.map(|(id, answer)| (id, Ok(answer))));
                 }
-                Queued::Said(id, Ok(answer)) if !pack.batches.is_empty() => pack.waiters.push((id, answer)),
-                Queued::Said(id, result) => match (result, self.in_flight.last_entry()) {
-                    (Ok(answer), Some(mut last)) => last.get_mut().waiters.push((id, answer)),
-                    (result, _) => said.push((id, result)),
+                Queued::Said(id, result) if !pack.batches.is_empty() => pack.waiters.push((id, result)),
+                Queued::Said(id, result) => match self.in_flight.last_entry() {
+                    Some(mut last) => last.get_mut().waiters.push((id, result)),
+                    None => said.push((id, result)),
                 },
             }
         }
@@ -161,18 +161,18 @@ impl Leading {
             Verdict::Duplicate { base_offset, index: written } => {
                 let answer = Appended { base_offset, duplicate: true };
                 if written == index {
-                    pack.waiters.push((id, Answer::Appended(answer)));
+                    pack.waiters.push((id, Ok(Answer::Appended(answer))));
                 } else if let Some(in_flight) = self.in_flight.get_mut(&written)
                     && !planted::is(Planted::DuplicateAnsweredEarly)
                 {
-                    in_flight.waiters.push((id, Answer::Appended(answer)));
+                    in_flight.waiters.push((id, Ok(Answer::Appended(answer))));
                 } else {
                     reply(out, id, Ok(Answer::Appended(answer)));
                 }
             }
             Verdict::Append => {
                 let base_offset = self.append(&header, batch, pack, group);
-                pack.waiters.push((id, Answer::Appended(Appended { base_offset, duplicate: false })));
+                pack.waiters.push((id, Ok(Answer::Appended(Appended { base_offset, duplicate: false }))));
             }
         }
         Ok(())
@@ -227,8 +227,8 @@ impl Leading {
         {
             let done = first.remove();
             high_watermark = Some(done.end_offset);
-            for (id, answer) in done.waiters {
-                reply(out, id, Ok(answer));
+            for (id, result) in done.waiters {
+                reply(out, id, result);
             }
         }
         high_watermark

@@ -17,7 +17,7 @@ use levada_storage_engine::{
 use prost::Message as _;
 
 use super::{
-    coordinating::{self, Coordinating, GROUPS_TOPIC},
+    coordinating::{self, Coordinating, GROUPS_TOPIC_ID},
     leading::Leading,
     producers::Producers,
 };
@@ -89,7 +89,7 @@ impl Partition {
         state: Bytes,
     ) -> Result<Self, StateError> {
         let state = wire::PartitionState::decode(state)?;
-        let coordinates = topic.name == GROUPS_TOPIC;
+        let coordinates = topic.id == *GROUPS_TOPIC_ID;
         let groups = coordinates.then(|| levada_groups::wire::decode_state(state.groups)).transpose()?;
         let partition = Self {
             group,

@@ -12,6 +12,7 @@ use levada_protocol::{
     source::{BoxFuture, Catalog, NewTopic, TopicDescription},
 };
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use crate::{
     broker::{Broker, DEFAULT_WAIT},
@@ -56,11 +57,19 @@ impl Broker {
         Ok(self.describe(&topic))
     }
 
-    async fn create_anywhere(&self, ctx: &RequestContext, new: NewTopic, deadline: Instant) -> Result<TopicId> {
+    /// Has the controller make a topic, as this request asks for if it has an id.
+    pub(crate) async fn create_anywhere(
+        &self,
+        ctx: &RequestContext,
+        new: NewTopic,
+        request: Option<Uuid>,
+        deadline: Instant,
+    ) -> Result<TopicId> {
+        let id = request.map(|request| TopicId::of_request(request, &new.name));
         loop {
             let controller = self.find_leader(GroupId::METADATA, deadline).await?;
             let asked = if controller == self.node() {
-                let topic = self.create_topic_here(ctx, new.clone(), false, None).await;
+                let topic = self.create_topic_here(ctx, new.clone(), false, id).await;
                 topic.map(|topic| topic.id).map_err(|error| CallError { error, in_doubt: false })
             } else {
                 let request = CreateTopicRequest {
@@ -70,7 +79,7 @@ impl Broker {
                     config: new.config.clone(),
                     schema_json: new.schema_json.clone().unwrap_or_default(),
                     dry_run: false,
-                    request_id: Bytes::new(),
+                    request_id: request.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
                 };
                 let answer: std::result::Result<TopicResponse, CallError> =
                     self.forwarder.call(controller, Api::CreateTopic, request, Bytes::new(), deadline).await;
@@ -128,7 +137,7 @@ impl Catalog for Broker {
             // Asked here: to the controller, this node is the one who asks.
             self.authorize(ctx, Action::Create, Resource::Topic(&new.name))?;
             let deadline = clock::deadline(ctx, DEFAULT_WAIT);
-            let id = self.create_anywhere(ctx, new, deadline).await?;
+            let id = self.create_anywhere(ctx, new, None, deadline).await?;
             let topic = self.await_metadata(deadline, |metadata| metadata.topic_by_id(id).cloned()).await?;
             self.await_leaders(&topic, deadline).await;
             Ok(self.describe(&topic))

@@ -18,7 +18,7 @@ use crate::{
     },
     record::Record,
     state::{Group, Head, Held, Member, MemberId},
-    topics::{TopicShape, Topics},
+    topics::{TopicShape, Topics, Version},
     weight,
 };
 
@@ -105,7 +105,13 @@ impl Coordinator {
             self.check_bytes(head + weight::member(name, id, &member))?;
         }
         if group.is_none() {
-            let head = Head { epoch: 0, assignor: Assignor::default(), topics: BTreeMap::new(), idle_hours: None };
+            let head = Head {
+                epoch: 0,
+                assignor: Assignor::default(),
+                topics: BTreeMap::new(),
+                seen: Version::default(),
+                idle_hours: None,
+            };
             self.write(Record::Head { group: name.clone(), head }, out);
         }
         let Some((other, before)) = returned else {
@@ -199,7 +205,8 @@ impl Coordinator {
         let shapes = shapes(group, topics, self.room_bytes());
         let assignor = elected(group);
         let idle_hours = group.members.is_empty().then(|| group.head.idle_hours.unwrap_or(0));
-        let head = Head { epoch: group.head.epoch + 1, assignor, topics: shapes, idle_hours };
+        let seen = topics.version().max(group.head.seen);
+        let head = Head { epoch: group.head.epoch + 1, assignor, topics: shapes, seen, idle_hours };
         let nothing = BTreeSet::new();
         let wishes = group.members.iter().map(|(id, member)| {
             let order = member.instance.as_deref().unwrap_or(id.as_str());
@@ -215,15 +222,20 @@ impl Coordinator {
     }
 }
 
-/// The topics that members want and that there are, with as many partitions as may be shared out, and as the coordinator has room for. A topic's partitions never
-/// become fewer: a node that says so has not heard of the others yet.
+/// The topics that members want and that there are, with as many partitions as may be shared out, and as the coordinator has room
+/// for. What is shared out already stays as it is while the metadata here is older than what it was computed from: a new leader
+/// may not have heard of a topic, or of all its partitions.
 pub(super) fn shapes(group: &Group, topics: &impl Topics, mut room_bytes: usize) -> BTreeMap<String, TopicShape> {
     let wanted: BTreeSet<&String> = group.members.values().flat_map(|member| &member.topics).collect();
+    let is_behind = topics.version() < group.head.seen;
     let mut shapes = BTreeMap::new();
     let mut partitions = 0;
     for name in wanted {
-        let Some(mut shape) = topics.shape(name) else { continue };
-        let known = group.head.topics.get(name).filter(|known| known.id == shape.id);
+        let known = group.head.topics.get(name);
+        let said = if is_behind { known.copied().or_else(|| topics.shape(name)) } else { topics.shape(name) };
+        let Some(mut shape) = said else { continue };
+        let known = known.filter(|known| known.id == shape.id);
+        // No topic ever has fewer.
         shape.partitions = shape.partitions.max(known.map_or(0, |known| known.partitions));
         let known_bytes = known.map_or(0, |known| weight::topic(name, known.partitions));
         let more_bytes = weight::topic(name, shape.partitions) - known_bytes;

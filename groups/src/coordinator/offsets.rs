@@ -14,6 +14,7 @@ use crate::{
     limits::{CHANGE_BYTES_MAX, COMMIT_OFFSETS_MAX, GROUPS_MAX, METADATA_BYTES_MAX, OFFSETS_MAX},
     record::Record,
     state::{Committed, Group, Head, MemberId},
+    topics::Version,
     weight,
 };
 
@@ -38,9 +39,13 @@ impl Coordinator {
         }
         self.check_offsets_room(name, group, &offsets)?;
         let head = match group {
-            None => {
-                Some(Head { epoch: 0, assignor: Assignor::default(), topics: BTreeMap::new(), idle_hours: Some(0) })
-            }
+            None => Some(Head {
+                epoch: 0,
+                assignor: Assignor::default(),
+                topics: BTreeMap::new(),
+                seen: Version::default(),
+                idle_hours: Some(0),
+            }),
             Some(group) if group.head.idle_hours.is_some_and(|hours| hours > 0) => {
                 Some(Head { idle_hours: Some(0), ..group.head.clone() })
             }

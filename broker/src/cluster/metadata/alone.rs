@@ -22,6 +22,12 @@ impl Metadata {
         (self.alone_at, self.alone_term) = (last, term);
     }
 
+    /// The term in which it went on alone last; 0 if it never did.
+    #[must_use]
+    pub const fn alone_term(&self) -> Term {
+        self.alone_term
+    }
+
     /// Whether an entry is of the log from before: what it says of the membership counts no more.
     #[must_use]
     pub fn is_from_before(&self, index: LogIndex) -> bool {

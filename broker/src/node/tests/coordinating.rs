@@ -14,11 +14,11 @@ use prost::Message as _;
 use super::{super::*, batch, world::World};
 use crate::{
     node::event::{GroupAnswer, GroupAsk},
-    partition::coordinating::GROUPS_TOPIC,
+    partition::coordinating::{GROUPS_TOPIC, GROUPS_TOPIC_ID},
 };
 
 fn coordinators(world: &mut World) -> TopicPartition {
-    world.until(|world| world.nodes.values().all(|node| node.controller.current().feature_level() >= 4));
+    world.until(|world| world.nodes.values().all(|node| node.controller.current().feature_level() >= 5));
     let new = NewTopic {
         name: GROUPS_TOPIC.into(),
         partitions: COORDINATORS,
@@ -26,7 +26,7 @@ fn coordinators(world: &mut World) -> TopicPartition {
         config: BTreeMap::from([("segment.bytes".to_owned(), "1048576".to_owned())]),
         schema_json: None,
     };
-    let made = world.ask_controller(Request::CreateTopic { new, dry_run: false, id: None }).unwrap();
+    let made = world.ask_controller(Request::CreateTopic { new, dry_run: false, id: Some(*GROUPS_TOPIC_ID) }).unwrap();
     let Answer::Topic(topic) = made else { panic!("{made:?}") };
     let place = TopicPartition { topic: topic.id, partition: PartitionId(coordinator_of("g")) };
     world.until(|world| world.leader(place).is_some());
@@ -155,10 +155,14 @@ fn nobody_else_writes_to_a_coordinators_partition() {
     ] {
         assert_eq!(world.ask_controller(request).unwrap_err().code, ErrorCode::InvalidRequest);
     }
-    let new =
-        NewTopic { name: GROUPS_TOPIC.into(), partitions: 3, replicas: 3, config: BTreeMap::new(), schema_json: None };
-    let refused = world.ask_controller(Request::CreateTopic { new, dry_run: true, id: None }).unwrap_err();
-    assert_eq!(refused.code, ErrorCode::InvalidRequest);
+    for (partitions, id) in [(3, Some(*GROUPS_TOPIC_ID)), (COORDINATORS, None), (COORDINATORS, Some(place.topic))] {
+        let (name, config) = (GROUPS_TOPIC.into(), BTreeMap::new());
+        let new = NewTopic { name, partitions, replicas: 3, config, schema_json: None };
+        let made = world.ask_controller(Request::CreateTopic { new, dry_run: true, id });
+        let is_theirs = partitions == COORDINATORS && id == Some(*GROUPS_TOPIC_ID);
+        let expected = if is_theirs { ErrorCode::TopicExists } else { ErrorCode::InvalidRequest };
+        assert_eq!(made.unwrap_err().code, expected);
+    }
     let unknown = ask(&mut world, place, GroupAsk::Show { group: "g".into() }).unwrap_err();
     assert_eq!(unknown.code, ErrorCode::UnknownGroup);
 }

@@ -1,5 +1,6 @@
 //! Requests for coordinators go to the partitions that they are, and time passes for these.
 
+use levada_groups::command::Command;
 use levada_protocol::{
     error::{Error, ErrorCode},
     ids::{GroupId, PartitionId, TopicPartition},
@@ -21,7 +22,7 @@ impl Node {
         ask: GroupAsk,
         out: &mut Vec<Effect>,
     ) {
-        match self.coordinator(number) {
+        match self.coordinator(number).and_then(|group| self.check_room_for(&ask).map(|()| group)) {
             Ok(group) => {
                 self.wake(group, Wake::Request);
                 if let Some(partition) = self.partitions.get_mut(&group) {
@@ -41,14 +42,26 @@ impl Node {
                 "this node knows of no coordinators yet; ask for the group's coordinator, and try again",
             )
         })?;
-        let group = self.leading_partition(TopicPartition { topic: topic.id, partition: number })?;
-        if self.space.fullness() == Fullness::Full {
+        self.leading_partition(TopicPartition { topic: topic.id, partition: number })
+    }
+
+    /// What makes more of it waits for room, as producers do. Who is there already is heard all the same: fenced for a full
+    /// disk, members would read everything again that they cannot commit meanwhile.
+    fn check_room_for(&self, ask: &GroupAsk) -> Result<(), Error> {
+        let grows = match ask {
+            GroupAsk::Change(Command::Heartbeat(heartbeat)) => heartbeat.epoch == 0,
+            GroupAsk::Change(Command::Commit { .. }) => true,
+            GroupAsk::Change(Command::Leave { .. } | Command::DeleteOffsets { .. } | Command::DeleteGroup { .. })
+            | GroupAsk::Show { .. }
+            | GroupAsk::List { .. } => false,
+        };
+        if grows && self.space.fullness() == Fullness::Full {
             return Err(self.space.refusal(self.config.node));
         }
-        if self.store.room_bytes() == 0 {
+        if grows && self.store.room_bytes() == 0 {
             return Err(Error::new(ErrorCode::Busy, "the disk or the other replicas do not keep up; try again"));
         }
-        Ok(group)
+        Ok(())
     }
 
     /// Coordinators here that have groups see to them. They do not sleep meanwhile.

@@ -24,7 +24,7 @@ use crate::{
         balance,
         feature::{LEVEL_MAX, LEVEL_MEMBERSHIP},
         health::{Fullness, Health},
-        metadata::{self, Metadata, command, move_command},
+        metadata::{self, Metadata, command, spread_command},
         placement::{Standing, Standings},
     },
     partition::machine::Partition,
@@ -228,7 +228,7 @@ impl Node {
         {
             let moves = balance::balance(&metadata, &self.standings(), MOVES_AT_ONCE);
             if !moves.is_empty() {
-                self.do_duty(Duty::Cluster, &move_command(&moves));
+                self.do_duty(Duty::Cluster, &spread_command(&moves, &metadata));
             }
         }
     }
@@ -415,7 +415,7 @@ fn drain_next(metadata: &Metadata, standings: &Standings, voters: &BTreeSet<Node
     let free = MOVES_AT_ONCE.saturating_sub(balance::moving(metadata));
     // Without a node that could take them they stay, and whoever asks is told.
     let moves = balance::drain(metadata, standings, free).unwrap_or_default();
-    (!moves.is_empty()).then(|| move_command(&moves))
+    (!moves.is_empty()).then(|| spread_command(&moves, metadata))
 }
 
 #[cfg(test)]

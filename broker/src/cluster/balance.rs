@@ -215,7 +215,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::cluster::metadata::{Node, command, move_command, register_command};
+    use crate::cluster::{
+        feature::LEVEL_ONCE,
+        metadata::{Node, command, move_command, register_command, spread_command},
+    };
 
     /// Nodes by their racks, and partitions by their nodes.
     fn cluster(racks: &[&str], partitions: &[&[u64]]) -> Metadata {
@@ -276,6 +279,29 @@ mod tests {
         }
         assert_eq!(balance(&metadata, &Standings::new(), usize::MAX), []);
         assert_eq!(moving(&metadata), 0);
+    }
+
+    /// The cluster evened out replicas, by a plan from a moment before, and took back that there should be three of each.
+    #[test]
+    fn what_was_planned_before_undoes_nothing() {
+        let mut metadata = cluster(&[""; 3], &[[1].as_slice(), &[1]]);
+        let set = wire::SetFeatureLevel { level: LEVEL_ONCE };
+        metadata.apply(command(wire::command::Kind::SetFeatureLevel(set))).unwrap();
+        let spread = balance(&metadata, &Standings::new(), usize::MAX);
+        assert!(!spread.is_empty());
+        let spread = spread_command(&spread, &metadata);
+        let topic = Arc::clone(metadata.topic("t").unwrap());
+        let three = set_replicas(&metadata, &Standings::new(), &topic, 3).unwrap();
+        metadata.apply(move_command(&three)).unwrap();
+        metadata.apply(spread.clone()).unwrap();
+        let wanted = |metadata: &Metadata| -> Vec<usize> {
+            let topic = metadata.topic("t").unwrap();
+            topic.partitions.iter().map(|partition| partition.wanted().len()).collect()
+        };
+        assert_eq!(wanted(&metadata), [3, 3]);
+        carry_out(&mut metadata, Vec::new());
+        metadata.apply(spread).unwrap();
+        assert_eq!(wanted(&metadata), [3, 3], "nor when it has come about");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::{
     Node, NodeConfig, NodeOpenError,
     event::{Answer, Effect, RequestId},
     placing::Duty,
+    reads::Read,
     recovered_applied,
     renewal::Need,
 };
@@ -53,7 +54,7 @@ pub(super) struct Controller {
     leading: Option<Term>,
     waiters: BTreeMap<LogIndex, Waiter>,
     /// Barriers whose index is not applied yet.
-    barriers: Vec<(LogIndex, RequestId)>,
+    barriers: Vec<(LogIndex, Read)>,
     producer_ids: std::ops::Range<i64>,
     wants_producer_id: Vec<RequestId>,
     founders: BTreeSet<NodeId>,
@@ -391,7 +392,7 @@ impl Controller {
         }
         let moved = self.not_controller();
         self.fail_producer_ids(&moved, out);
-        for (_, id) in std::mem::take(&mut self.barriers) {
+        for (_, Read { id, .. }) in std::mem::take(&mut self.barriers) {
             out.push(Effect::Reply { id, result: Err(moved.clone()) });
         }
     }
@@ -431,16 +432,13 @@ impl Node {
         }
         for read in driven.reads {
             if let Some((read, index)) = self.reads.confirmed(&read) {
-                self.controller.barriers.push((index, read.id));
+                self.controller.barriers.push((index, read));
             }
         }
         let applied = self.controller.applied;
-        self.controller.barriers.retain(|(index, id)| {
-            if *index <= applied {
-                out.push(Effect::Reply { id: *id, result: Ok(Answer::Done) });
-            }
-            *index > applied
-        });
+        for (_, Read { id, refusal, .. }) in self.controller.barriers.extract_if(.., |(index, _)| *index <= applied) {
+            out.push(Effect::Reply { id, result: refusal.map_or(Ok(Answer::Done), Err) });
+        }
         if self.controller.is_leading() {
             self.controller.give_producer_ids(out);
         }

@@ -24,7 +24,7 @@ use crate::{
         balance,
         feature::{LEVEL_MAX, LEVEL_MEMBERSHIP},
         health::{Fullness, Health},
-        metadata::{self, Metadata, command, move_command},
+        metadata::{self, Metadata, command, spread_command},
         placement::{Standing, Standings},
     },
     partition::machine::Partition,
@@ -197,11 +197,7 @@ impl Node {
         let present: BTreeSet<ReplicaId> = members.keys().copied().collect();
         let target = metadata_target(group.conf(), &present, may_vote, |replica| group.has_caught_up(replica));
         let has_arrived = group.approach(&target, false);
-        // A learner on its way is in its place for now, and whoever it is to follow may be gone.
-        let able: BTreeSet<ReplicaId> = present.iter().copied().filter(|replica| may_vote(*replica)).collect();
-        let voters = &group.conf().voters;
-        self.metadata_settled =
-            has_arrived && voters.is_subset(&able) && voters.len() >= metadata_voters_wanted(able.len());
+        self.metadata_settled = has_arrived && all_vote_who_are_to(&group.conf().voters, &present, may_vote);
         if group.has_ready() {
             self.dirty.insert(GroupId::METADATA);
         }
@@ -232,7 +228,7 @@ impl Node {
         {
             let moves = balance::balance(&metadata, &self.standings(), MOVES_AT_ONCE);
             if !moves.is_empty() {
-                self.do_duty(Duty::Cluster, &move_command(&moves));
+                self.do_duty(Duty::Cluster, &spread_command(&moves, &metadata));
             }
         }
     }
@@ -387,6 +383,17 @@ fn metadata_target(
     Target { voters, learners }
 }
 
+/// Whether group 0 needs no other voters. A learner on its way is in its place for now, and whoever it is to follow may be gone.
+fn all_vote_who_are_to(
+    voters: &BTreeSet<ReplicaId>,
+    present: &BTreeSet<ReplicaId>,
+    may: impl Fn(ReplicaId) -> bool,
+) -> bool {
+    let able = present.iter().filter(|replica| may(**replica)).count();
+    let all_are_able = voters.iter().all(|voter| present.contains(voter) && may(*voter));
+    all_are_able && voters.len() >= metadata_voters_wanted(able)
+}
+
 /// How many of so many are to vote in group 0: an odd number.
 fn metadata_voters_wanted(able: usize) -> usize {
     able.saturating_sub(usize::from(able.is_multiple_of(2))).clamp(1, METADATA_VOTERS_MAX)
@@ -408,7 +415,7 @@ fn drain_next(metadata: &Metadata, standings: &Standings, voters: &BTreeSet<Node
     let free = MOVES_AT_ONCE.saturating_sub(balance::moving(metadata));
     // Without a node that could take them they stay, and whoever asks is told.
     let moves = balance::drain(metadata, standings, free).unwrap_or_default();
-    (!moves.is_empty()).then(|| move_command(&moves))
+    (!moves.is_empty()).then(|| spread_command(&moves, metadata))
 }
 
 #[cfg(test)]
@@ -434,6 +441,30 @@ mod tests {
         assert_eq!(target(&[1, 2, 3], &[4, 5], &[1, 2, 3, 4, 5]), (vec![1, 2, 3, 4, 5], vec![]));
         assert_eq!(target(&[1, 2, 3], &[4, 9], &[1, 2, 3, 4, 9]), (vec![1, 2, 3], vec![4, 9]), "9 is not ready");
         assert_eq!(target(&[1, 2, 3, 4, 5], &[6, 7], &[1, 2, 3, 4, 5, 6, 7]).0, [1, 2, 3, 4, 5]);
+    }
+
+    /// With a learner that is still to take the place of one that is gone, the loss of one more would be that of a majority.
+    #[test]
+    fn it_is_settled_when_those_vote_who_are_to() {
+        let settled = |voters, present| all_vote_who_are_to(&ids(voters), &ids(present), |replica| replica.get() != 8);
+        for (voters, present) in [
+            ([1, 2, 3].as_slice(), [1, 2, 3].as_slice()),
+            (&[1, 2, 3], &[1, 2, 3, 4]),
+            (&[1, 2], &[1, 2]),
+            (&[1, 2, 3, 4], &[1, 2, 3, 4]),
+            (&[1], &[1, 2]),
+            (&[1, 2, 3], &[1, 2, 3, 8]),
+        ] {
+            assert!(settled(voters, present), "{voters:?} of {present:?}");
+        }
+        for (voters, present) in [
+            ([1, 2, 3].as_slice(), [1, 2, 9].as_slice()),
+            (&[1, 2], &[1, 2, 9]),
+            (&[1, 2, 8], &[1, 2, 4, 8]),
+            (&[1], &[1, 2, 3]),
+        ] {
+            assert!(!settled(voters, present), "{voters:?} of {present:?}");
+        }
     }
 
     #[test]

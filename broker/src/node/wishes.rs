@@ -26,7 +26,7 @@ use super::{
 use crate::cluster::{
     balance::{self, Move},
     feature::{LEVEL_GROUPS, LEVEL_MEMBERSHIP, LEVEL_ONCE, LEVEL_RECOVERY},
-    metadata::{self, Applied, altered, command, move_command, topic_exists, unknown_topic},
+    metadata::{self, Applied, altered, command, move_command, spread_command, topic_exists, unknown_topic},
     placement::{self, Standings},
 };
 use crate::partition::coordinating::{GROUPS_TOPIC, GROUPS_TOPIC_ID};
@@ -136,15 +136,19 @@ fn check_replicas(replicas: usize) -> Result<()> {
 impl Node {
     /// A request that only the controller answers.
     pub(super) fn on_controller_request(&mut self, id: RequestId, request: Request, out: &mut Vec<Effect>) {
-        let result = if self.controller.is_leading() {
-            self.plan_controller_request(id, request, out)
-        } else {
-            Err(self.controller.not_controller())
-        };
-        if let Err(error) = result {
-            out.push(Effect::Reply { id, result: Err(error) });
-        }
         self.dirty.insert(GroupId::METADATA);
+        if !self.controller.is_leading() {
+            return out.push(Effect::Reply { id, result: Err(self.controller.not_controller()) });
+        }
+        match self.plan_controller_request(id, request, out) {
+            Ok(()) => {}
+            Err(error) if planted::is(Planted::RefusesAlone) => out.push(Effect::Reply { id, result: Err(error) }),
+            // One that was deposed and has not heard of it yet judges by old metadata.
+            Err(error) => {
+                let context = self.reads.begin(Read { id, group: GroupId::METADATA, refusal: Some(error) });
+                self.controller.group.read_index(context);
+            }
+        }
     }
 
     fn plan_controller_request(&mut self, id: RequestId, request: Request, out: &mut Vec<Effect>) -> Result<()> {
@@ -225,7 +229,9 @@ impl Node {
                 if dry_run || moves.is_empty() {
                     return tell(id, Answer::Moves(moves), out);
                 }
-                return self.controller.propose(&move_command(&moves), Waiter::Request(id));
+                return self
+                    .controller
+                    .propose(&spread_command(&moves, self.controller.current()), Waiter::Request(id));
             }
             Request::SetReplicas { name, replicas } => {
                 self.needs_membership()?;

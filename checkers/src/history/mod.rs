@@ -69,7 +69,8 @@ pub enum Op {
     Final {
         /// Which.
         key: Key,
-        /// The offsets that the log is said to have on that node; unknown in an invocation, and in histories of before.
+        /// The offsets that the log is said to have, by that node or, where it does not say, by its leader; unknown in an
+        /// invocation, and in histories of before.
         range: Option<Range<Offset>>,
         /// All of it, in order.
         records: Vec<(Offset, Value)>,

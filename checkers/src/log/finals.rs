@@ -62,9 +62,17 @@ fn records(event: &Event) -> &[(Offset, Value)] {
     }
 }
 
+/// The offsets that a node says it has.
+const fn told_range(event: &Event) -> Option<&Range<Offset>> {
+    match &event.op {
+        Op::Final { range, .. } => range.as_ref(),
+        _ => None,
+    }
+}
+
 /// The offsets that a node has: as it says, or that its records have.
 fn range(event: &Event) -> Option<Range<Offset>> {
-    if let Op::Final { range: Some(range), .. } = &event.op {
+    if let Some(range) = told_range(event) {
         return Some(range.clone());
     }
     let records = records(event);
@@ -107,17 +115,17 @@ impl Log<'_> {
 }
 
 /// How the log of one node differs from that of another.
-fn difference(one: &Event, other: &Event, options: &Options) -> Option<String> {
-    let (mut ours, mut theirs) = (records(one), records(other));
+fn difference(one_event: &Event, other_event: &Event, options: &Options) -> Option<String> {
+    let (mut ours, mut theirs) = (records(one_event), records(other_event));
     if options.retention
-        && let (Some(our_range), Some(their_range)) = (range(one), range(other))
+        && let (Some(our_range), Some(their_range)) = (range(one_event), range(other_event))
     {
         // Each node drops its beginning in its own time.
         let start = our_range.start.max(their_range.start);
         ours = &ours[ours.partition_point(|&(offset, _)| offset < start)..];
         theirs = &theirs[theirs.partition_point(|&(offset, _)| offset < start)..];
     }
-    let (one, other) = (node(one), node(other));
+    let (one, other) = (node(one_event), node(other_event));
     let apart = ours.iter().zip(theirs).find(|(our, their)| our != their);
     if let Some(((our_offset, ours), (their_offset, theirs))) = apart {
         return Some(if our_offset == their_offset {
@@ -127,5 +135,9 @@ fn difference(one: &Event, other: &Event, options: &Options) -> Option<String> {
         });
     }
     let (ours, theirs) = (ours.len(), theirs.len());
-    (ours != theirs).then(|| format!("{one} has {ours} records, {other} has {theirs}"))
+    if ours != theirs {
+        return Some(format!("{one} has {ours} records, {other} has {theirs}"));
+    }
+    let (our_end, their_end) = (told_range(one_event)?.end, told_range(other_event)?.end);
+    (our_end != their_end).then(|| format!("{one} ends at {our_end}, {other} at {their_end}"))
 }

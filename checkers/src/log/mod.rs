@@ -59,7 +59,7 @@ pub struct Options {
     pub linearizable_polls: bool,
     /// Every offset has a record: there are no transactions and no compaction.
     pub dense: bool,
-    /// A log may lose its beginning meanwhile. What stood below the first record of all final reads may be gone, and a read may begin
+    /// A log may lose its beginning meanwhile. What stood below the lowest start of all final reads may be gone, and a read may begin
     /// later than it was asked to.
     pub retention: bool,
     /// What a process sends to a key is one stream whose order holds also for sends of which it heard nothing certain, and of which

@@ -222,7 +222,7 @@ impl Checker {
                     return None;
                 }
             };
-            if seen.base > next || seen.next > chunk.high_watermark {
+            if seen.base > next || seen.next <= next || seen.next > chunk.high_watermark {
                 let (base, end, high_watermark) = (seen.base, seen.next, chunk.high_watermark);
                 let what = format!(
                     "{partition}: node {node} showed {base}..{end} where {next} follows; its high watermark is {high_watermark}"
@@ -291,10 +291,11 @@ impl Checker {
         }
     }
 
-    /// Everything is told: judges it.
+    /// Everything is told: judges it. What was told of logs and is not so comes first: what else is wrong may have come of it.
     pub fn judge(&mut self) {
-        let found = self.history.judge();
-        self.anomalies.extend(found);
+        let mut found = self.history.judge();
+        found.append(&mut self.anomalies);
+        self.anomalies = found;
     }
 }
 

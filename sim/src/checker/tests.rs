@@ -192,6 +192,7 @@ fn replicas_have_the_same_bytes() {
 fn a_read_has_no_holes_and_ends_at_the_high_watermark() {
     for (from, high_watermark, log) in [
         (0, 2, vec![batch(1, 0, 1, 1)]),
+        (1, 1, vec![batch(1, 0, 1, 0)]),
         (0, 9, vec![batch(1, 0, 1, 0), batch(1, 1, 1, 2)]),
         (0, 1, vec![batch(1, 0, 2, 0)]),
     ] {

@@ -27,6 +27,7 @@ mod checkpointing;
 mod doubt;
 mod group;
 mod incoming;
+mod played;
 mod reclaiming;
 mod recovery;
 mod renewal;

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use levada_protocol::ids::{GroupId, LogIndex, Lsn, Offset, Term, TopicPartition};
+use levada_protocol::ids::{GroupId, LogIndex, Lsn, Offset, TopicPartition};
 
 use super::{
     Store, StoreConfig, TailBytes,
@@ -22,17 +22,17 @@ use super::{
     checkpointing::Checkpointing,
     group::{Captured, Group, created},
     incoming::Incoming,
+    played::Played,
     space::Space,
 };
 use crate::{
     checkpoint::{Checkpoint, GroupRecord},
     disk::{Disk, FileName},
-    entry::{Entry, HardState},
+    entry::HardState,
     error::OpenError,
     identity::DirIdentity,
     journal::{Doubt, JournalWriter, Replay, ReplayStart, ReplayedBlock},
     log::{Log, suspects::Suspects, writer::LogRecord, writer::LogWriter},
-    payload,
     planted::{self, Planted},
     segment,
 };
@@ -264,6 +264,9 @@ impl Recovery {
                     let group = self.make(id, topic_partition, &LogRecord::EMPTY);
                     self.groups.insert(id, group);
                 }
+                if self.groups.get(&id).is_some_and(|group| block.lsn > group.born) {
+                    self.played.entry(id).or_default().begins_again();
+                }
             } else if let Some(group) = self.groups.get(&id).filter(|group| block.lsn > group.born) {
                 let applied = group.captured.applied;
                 self.played.entry(id).or_default().play(block.lsn, entry, applied);
@@ -284,7 +287,7 @@ impl Recovery {
     fn finish(mut self) -> Self {
         for (id, played) in std::mem::take(&mut self.played) {
             let Some(group) = self.groups.get_mut(&id) else { continue };
-            let end = played.entries.iter().filter_map(|(_, entry)| payload::end_of(entry)).max();
+            let end = played.end();
             if let Err(cause) = played.into_tail(group) {
                 let seen = self.seen.entry(id).or_default();
                 *seen = end.unwrap_or_default().max(*seen);
@@ -298,79 +301,5 @@ impl Recovery {
             *commit = (*commit).max(group.captured.applied).min(last);
         }
         self
-    }
-}
-
-/// What the journal has of a group's log above its segments.
-///
-/// Blocks have entries in the order in which they were written, so one that comes later replaces what stood in its place and behind.
-/// But they may also be written again, unchanged, and a power cut may have ended that anywhere ([`Group::submit_again`]). What
-/// tells both apart is the term: an entry that replaces another is of a later term than everything behind its place, as only a
-/// log that the new leader does not have is cut.
-#[derive(Debug, Default)]
-struct Played {
-    /// Those above the segments, without gaps.
-    entries: VecDeque<(Lsn, Entry)>,
-    /// The term of the segments' last entry, as the journal said last.
-    term_below: Option<Term>,
-    has_gap: bool,
-}
-
-impl Played {
-    fn first(&self) -> Option<LogIndex> {
-        self.entries.front().map(|(_, entry)| entry.index)
-    }
-
-    /// The next entry in the order of writing. One that is there changes nothing, one that differs replaces all from
-    /// there on.
-    fn play(&mut self, lsn: Lsn, entry: Entry, applied: LogIndex) {
-        if entry.index <= applied {
-            return self.play_below(&entry, applied);
-        }
-        let at = self.first().and_then(|first| entry.index.get().checked_sub(first.get()));
-        let at = at.map_or(0, crate::codec::to_usize);
-        let is_there = |there: &Entry| {
-            there.index == entry.index && (there.term == entry.term || planted::is(Planted::ReplacedEntriesReplayed))
-        };
-        if self.entries.get(at).is_some_and(|(_, there)| is_there(there)) {
-            return;
-        }
-        self.has_gap |= at > self.entries.len();
-        self.entries.truncate(at);
-        self.entries.push_back((lsn, entry));
-    }
-
-    /// A segment has this one. What stands above may have been replaced with it.
-    fn play_below(&mut self, entry: &Entry, applied: LogIndex) {
-        if entry.index == applied {
-            self.term_below = Some(entry.term);
-        }
-        let is_replaced = self.entries.front().is_some_and(|(_, first)| first.term < entry.term);
-        if is_replaced && !planted::is(Planted::ReplacedEntriesReplayed) {
-            self.entries.clear();
-        }
-    }
-
-    /// What stands above the group's segments becomes its tail.
-    fn into_tail(self, group: &mut Group) -> Result<(), &'static str> {
-        let (applied, mut term) = group.log.last();
-        if self.has_gap || self.first().is_some_and(|first| first > applied.next()) {
-            return Err("entries are missing");
-        }
-        let known = group.log.log().term(applied).unwrap_or(Term(0));
-        if self.term_below.is_some_and(|below| below != known) {
-            return Err("the entry that the checkpoint ends with is another");
-        }
-        for (lsn, entry) in self.entries {
-            if entry.term < term {
-                return Err("terms fall");
-            }
-            term = entry.term;
-            let (index, term) = (entry.index, entry.term);
-            group.log.append(&[entry]).map_err(|_| "an entry is not one of this log")?;
-            group.log.persist(index, term);
-            group.in_block(index, lsn);
-        }
-        Ok(())
     }
 }

@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use self::wire::{malformed, node_to_wire, topic_from_wire};
 pub use self::{
-    moves::{Move, move_command},
+    moves::{Move, move_command, spread_command},
     nodes::{MEMBERS_FIRST, removed, unknown_node},
     recovery::Recovery,
     wire::topic_info,

@@ -18,6 +18,8 @@ use levada_protocol::{
     messages::metadata as messages,
 };
 
+use crate::cluster::feature::LEVEL_ONCE;
+
 use super::{Applied, Metadata, Partition, Replica, Topic, malformed, unknown_node, wire::partition_from_wire};
 
 /// A partition is to have other replicas, or another order of them.
@@ -59,9 +61,9 @@ impl Metadata {
     }
 
     pub(super) fn move_replicas(&mut self, command: messages::MoveReplicas) -> Result<Applied> {
-        let mut moves: BTreeMap<TopicId, Vec<(PartitionId, Vec<NodeId>)>> = BTreeMap::new();
+        let mut moves: BTreeMap<TopicId, Vec<messages::Move>> = BTreeMap::new();
         for wanted in command.moves {
-            let nodes: Vec<NodeId> = wanted.nodes.into_iter().map(NodeId).collect();
+            let nodes: Vec<NodeId> = wanted.nodes.iter().copied().map(NodeId).collect();
             if nodes.is_empty() {
                 return Err(malformed("a partition without replicas"));
             }
@@ -69,15 +71,21 @@ impl Metadata {
                 return Err(unknown_node(*unknown));
             }
             let topic = TopicId::from_slice(&wanted.topic_id).ok_or_else(|| malformed("topic id"))?;
-            moves.entry(topic).or_default().push((PartitionId(wanted.partition), nodes));
+            moves.entry(topic).or_default().push(wanted);
         }
         let mut topics = Vec::new();
         for (topic, moves) in moves {
             // It may be gone since the command was made.
             let Some(topic) = self.topics.get(&topic).cloned() else { continue };
             let mut moved = (*topic).clone();
-            for (number, nodes) in moves {
-                if let Some(partition) = moved.partitions.iter_mut().find(|partition| partition.partition == number) {
+            for wanted in moves {
+                let number = PartitionId(wanted.partition);
+                let partition = moved.partitions.iter_mut().find(|partition| partition.partition == number);
+                // What was planned on another target knows nothing of this one.
+                let is_meant =
+                    |partition: &&mut Partition| wanted.targets_given.is_none_or(|on| on == partition.targets_given);
+                if let Some(partition) = partition.filter(is_meant) {
+                    let nodes: Vec<NodeId> = wanted.nodes.iter().copied().map(NodeId).collect();
                     self.retarget(partition, &nodes);
                 }
             }
@@ -212,13 +220,28 @@ impl Partition {
     }
 }
 
-/// A command that moves partitions.
+/// A command that moves partitions, whatever has become of them meanwhile.
 #[must_use]
 pub fn move_command(moves: &[Move]) -> messages::Command {
+    moves_as(moves, |_| None)
+}
+
+/// A command that moves those partitions which nobody has given another target since this was planned: what the cluster does by
+/// itself does not undo what somebody has asked for meanwhile.
+#[must_use]
+pub fn spread_command(moves: &[Move], metadata: &Metadata) -> messages::Command {
+    if metadata.feature_level() < LEVEL_ONCE {
+        return move_command(moves);
+    }
+    moves_as(moves, |planned| Some(planned.topic.partition(planned.partition)?.targets_given))
+}
+
+fn moves_as(moves: &[Move], planned_on: impl Fn(&Move) -> Option<u64>) -> messages::Command {
     let moves = moves.iter().map(|planned| messages::Move {
         topic_id: Bytes::copy_from_slice(&planned.topic.id.to_bytes()),
         partition: planned.partition.get(),
         nodes: planned.to.iter().map(|node| node.get()).collect(),
+        targets_given: planned_on(planned),
     });
     super::command(messages::command::Kind::MoveReplicas(messages::MoveReplicas { moves: moves.collect() }))
 }

@@ -191,7 +191,7 @@ fn command_bytes(kind: &Kind) -> Vec<u8> {
         Kind::JoinNode(_) => &[b"\x42\x23", b"\x0a\x21", NODE],
         Kind::DrainNode(_) => &[b"\x4a\x04\x08\x03\x10\x01"],
         Kind::RemoveNode(_) => &[b"\x52\x02\x08\x03"],
-        Kind::MoveReplicas(_) => &[b"\x5a\x0c", b"\x0a\x0a", b"\x0a\x02id\x10\x07\x1a\x02\x08\x09"],
+        Kind::MoveReplicas(_) => &[b"\x5a\x0e", b"\x0a\x0c", b"\x0a\x02id\x10\x07\x1a\x02\x08\x09\x20\x0a"],
         Kind::FinishMove(_) => &[b"\x62\x08\x08\x08\x12\x02\x09\x0a\x18\x0b"],
         Kind::ReplaceReplica(_) => &[b"\x6a\x04\x08\x08\x10\x09"],
         Kind::AddPartitions(_) => &[b"\x72\x2d", b"\x0a\x02id", b"\x12\x27", PARTITION],
@@ -222,7 +222,7 @@ fn golden_commands() {
         Kind::DrainNode(DrainNode { node_id: 3, drain: true }),
         Kind::RemoveNode(RemoveNode { node_id: 3 }),
         Kind::MoveReplicas(MoveReplicas {
-            moves: vec![Move { topic_id: topic_id.clone(), partition: 7, nodes: vec![8, 9] }],
+            moves: vec![Move { topic_id: topic_id.clone(), partition: 7, nodes: vec![8, 9], targets_given: Some(10) }],
         }),
         Kind::FinishMove(FinishMove { group: 8, voters: vec![9, 10], targets_given: 11 }),
         Kind::ReplaceReplica(ReplaceReplica { group: 8, replica_id: 9 }),

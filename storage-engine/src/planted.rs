@@ -53,8 +53,6 @@ bugs! {
     HardStateNotReplayed,
     /// Replay keeps an entry that another one replaced.
     ReplacedEntriesReplayed,
-    /// A replica that was made anew takes what the journal has of the one before for its own.
-    EarlierReplicaReplayed,
     // --- logs and segments
     /// Entries go into segments when they are durable, committed or not.
     UncommittedWritten,

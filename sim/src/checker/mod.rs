@@ -1,12 +1,12 @@
 //! What must be true of everything that clients were told.
 //!
 //! The checker hears what clients hear, in the order of (virtual) real time: batches sent, acknowledgements, reads, bounds. It
-//! writes them down as a [`history`], which in the end is judged by the rules that the harness has too, [`levada_checkers::log`]:
+//! writes them down as a history, which in the end is judged by the rules that the harness has too, [`levada_checkers::log`]:
 //! nothing that was told of a log is taken back.
 //!
 //! What only a simulator can see is judged as it happens:
 //!
-//! - a batch has the same bytes on every replica and at every time, and they are sound ([`batches`]);
+//! - a batch has the same bytes on every replica and at every time, and they are sound;
 //! - a node shows nothing beyond its high watermark and leaves nothing out, and a process never takes its high watermark back;
 //! - a producer id is given once.
 //!

@@ -76,6 +76,6 @@ pub const fn of(bug: Planted) -> &'static [Trial] {
         P::RecycledTooSoon => SLOW,
         P::SegmentUnchecked => ROT,
         P::DamageCut | P::DoubtIgnored => JOURNAL,
-        P::EarlierReplicaReplayed | P::ReplicasNotRenewed | P::MembershipNotCheckpointed => MEMBERSHIP,
+        P::ReplicasNotRenewed | P::MembershipNotCheckpointed => MEMBERSHIP,
     }
 }

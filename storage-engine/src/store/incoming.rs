@@ -16,7 +16,7 @@
 //! nothing is its own.
 
 use bytes::Bytes;
-use levada_protocol::ids::{GroupId, LogIndex, Lsn};
+use levada_protocol::ids::{GroupId, LogIndex};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -25,7 +25,6 @@ use crate::{
     disk::{Disk, DiskOp, FileName},
     error::OpenError,
     log::{Log, writer::LogWriter},
-    planted::{self, Planted},
     segment,
 };
 
@@ -202,7 +201,7 @@ impl Store {
         let mut state = Group::new(log);
         state.hard_state = hard_state;
         // Nothing of an earlier replica is under way; and a block that is may never be, and its number come again.
-        state.born = if planted::is(Planted::EarlierReplicaReplayed) { Lsn(0) } else { self.journal.synced_lsn() };
+        state.born = self.journal.synced_lsn();
         state.captured = Captured {
             applied: record.applied,
             log: record.log,

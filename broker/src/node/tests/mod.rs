@@ -388,27 +388,6 @@ fn a_topic_waits_for_the_nodes_that_its_replicas_need() {
     assert_eq!(topic.id, id, "whoever asked for it knows it again");
 }
 
-/// A controller that stood still while another took its place denied topics that this one had made, as soon as it went on. Without
-/// a quorum's word that it still is the controller it says nothing.
-#[test]
-fn a_controller_that_may_be_deposed_denies_nothing() {
-    let mut world = World::new(3);
-    world.until(|world| world.controller().is_some());
-    let old = world.controller().unwrap();
-    world.cut.insert(old);
-    let requests = [
-        Request::AlterTopic { name: "orders".into(), set: BTreeMap::new(), unset: Vec::new(), request: None },
-        Request::DeleteTopic { name: "orders".into(), id: None },
-        Request::SetPartitions { name: "orders".into(), partitions: 5 },
-    ];
-    let ids = requests.map(|request| world.send(old, request));
-    world.until(|world| ids.iter().all(|id| world.replies.contains_key(id)));
-    for id in ids {
-        let error = world.replies[&id].clone().unwrap_err();
-        assert_eq!(error.code, ErrorCode::NotController, "{error}");
-    }
-}
-
 #[test]
 fn leadership_stays_where_an_operator_put_it_until_it_is_lost() {
     let mut world = World::new(3);

@@ -88,8 +88,10 @@ fn a_journal_that_does_not_sync_is_found_out() {
 
 #[test]
 fn a_journal_that_reports_too_early_is_found_out() {
-    let consequences = [Kind::Lost, Kind::TwoValues, Kind::Stale, Kind::Died, Kind::Unopened];
-    is_found_out(Lie::EarlyCompletion, Mix::POWER, &consequences);
+    // What was acknowledged goes, replicas part, or a node notices that its journal lacks what was durable.
+    let told = [Kind::Lost, Kind::TwoValues, Kind::Stale, Kind::Diverged];
+    let noticed = [Kind::Damaged, Kind::Died, Kind::Unopened];
+    is_found_out(Lie::EarlyCompletion, Mix::POWER, &[told.as_slice(), &noticed].concat());
 }
 
 #[test]

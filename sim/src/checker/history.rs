@@ -54,8 +54,8 @@ impl History {
 
     /// What must not be. Without final reads, that is what is wrong with or without them.
     pub(super) fn judge(&self) -> Vec<Anomaly> {
-        // There are no transactions and no compaction here, the operator sets a retention, and a producer that lost its
-        // identity begins another stream.
+        // There are no transactions and no compaction here. Logs may lose their beginnings in any world: topics keep records for
+        // a week if nothing else is said, and clocks jump. A producer that lost its identity begins another stream.
         let options = Options { dense: true, retention: true, whole_streams: true, linearizable_polls: false };
         let check = log::check_with(&self.events, &options);
         let mut found: Vec<Anomaly> = check.anomalies.iter().map(|anomaly| self.tell(anomaly)).collect();
